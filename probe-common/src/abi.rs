@@ -1,0 +1,185 @@
+//! Records on the ring and counters in the per-CPU map.
+
+#[cfg(feature = "zerocopy")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of every layout in this crate. A record of another version is refused by user space.
+pub const ABI_VERSION: u16 = 1;
+
+/// Hook numbers: the index into the counters.
+pub mod hook {
+    /// `sock:inet_sock_set_state`
+    pub const INET_SOCK_SET_STATE: u16 = 0;
+    /// `tcp:tcp_retransmit_skb`
+    pub const TCP_RETRANSMIT_SKB: u16 = 1;
+    /// `tcp:tcp_retransmit_synack`
+    pub const TCP_RETRANSMIT_SYNACK: u16 = 2;
+    /// `tcp:tcp_receive_reset`
+    pub const TCP_RECEIVE_RESET: u16 = 3;
+    /// `tcp:tcp_send_reset`
+    pub const TCP_SEND_RESET: u16 = 4;
+    /// `sock:inet_sk_error_report`
+    pub const INET_SK_ERROR_REPORT: u16 = 5;
+    /// How many hooks there are.
+    pub const COUNT: usize = 6;
+}
+
+/// Address families as the kernel numbers them (`AF_INET`, `AF_INET6`).
+pub mod family {
+    /// `AF_INET`
+    pub const INET: u16 = 2;
+    /// `AF_INET6`
+    pub const INET6: u16 = 10;
+}
+
+/// `SocketRecord::result` when the hook has no result to tell.
+pub const NO_RESULT: i32 = i32::MIN;
+
+/// One suspicious event on one socket, as written to the ring. All integers are in the host's byte order unless said.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "zerocopy", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+#[repr(C)]
+pub struct SocketRecord {
+    /// [`ABI_VERSION`].
+    pub abi_version: u16,
+    /// The hook that raised it, one of [`hook`].
+    pub hook: u16,
+    /// Size of the whole record in bytes.
+    pub size: u32,
+    /// `bpf_ktime_get_ns()`: `CLOCK_MONOTONIC`, nanoseconds.
+    pub ktime_ns: u64,
+    /// `bpf_jiffies64()` at the same moment.
+    pub jiffies: u64,
+    /// Set of [`crate::fields::Field::bit`]s that were read; a field whose bit is clear is unavailable, whatever it holds.
+    pub available: u64,
+    /// Socket cookie; 0 when the kernel has not given one yet.
+    pub cookie: u64,
+    /// `sk_flags`, a set of `enum sock_flags` bits.
+    pub sk_flags: u64,
+    /// Local address in network order, IPv4 mapped into IPv6.
+    pub local_address: [u8; 16],
+    /// Remote address in network order, IPv4 mapped into IPv6.
+    pub remote_address: [u8; 16],
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// State before, for a state change; otherwise the state.
+    pub old_state: u8,
+    /// State after, for a state change; otherwise the state.
+    pub new_state: u8,
+    /// `icsk_retransmits`.
+    pub retransmits: u8,
+    /// `icsk_backoff`.
+    pub backoff: u8,
+    /// `icsk_probes_out`.
+    pub probes_out: u8,
+    /// `tp->keepalive_probes`; 0 means the namespace's default.
+    pub keepalive_probes: u8,
+    /// `net->ipv4.sysctl_tcp_retries2`.
+    pub tcp_retries2: u8,
+    /// `net->ipv4.sysctl_tcp_orphan_retries`.
+    pub tcp_orphan_retries: u8,
+    /// `icsk_rto`, jiffies.
+    pub rto_jiffies: u32,
+    /// `icsk_rto_max`, jiffies.
+    pub rto_max_jiffies: u32,
+    /// `icsk_user_timeout`, milliseconds.
+    pub user_timeout_ms: u32,
+    /// `tp->snd_una`.
+    pub snd_una: u32,
+    /// `tp->snd_nxt`.
+    pub snd_nxt: u32,
+    /// `tp->write_seq`.
+    pub write_seq: u32,
+    /// `tp->snd_wnd`, bytes.
+    pub snd_wnd: u32,
+    /// `tp->packets_out`, segments.
+    pub packets_out: u32,
+    /// `tp->total_retrans`, segments.
+    pub total_retrans: u32,
+    /// `tp->retrans_stamp`: low 32 bits of `CLOCK_MONOTONIC` in milliseconds, or microseconds with `usec_ts`; 0 for none.
+    pub retrans_stamp: u32,
+    /// `tp->rcv_tstamp`: low 32 bits of jiffies at the last acceptable ACK.
+    pub rcv_tstamp_jiffies: u32,
+    /// `tp->keepalive_time`, jiffies; 0 means the namespace's default.
+    pub keepalive_time_jiffies: u32,
+    /// `tp->keepalive_intvl`, jiffies; 0 means the namespace's default.
+    pub keepalive_intvl_jiffies: u32,
+    /// `sk_rx_dst_ifindex`.
+    pub ingress_ifindex: u32,
+    /// `sk_dst_cache->dev->ifindex`.
+    pub egress_ifindex: u32,
+    /// `sk_err`, a positive errno.
+    pub error: i32,
+    /// The hook's own result: what sending the retransmission returned, or [`NO_RESULT`].
+    pub result: i32,
+    /// `tp->tcp_usec_ts`: 1 when `retrans_stamp` is in microseconds.
+    pub usec_ts: u8,
+    /// Always zero.
+    pub padding: [u8; 3],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(SocketRecord, abi_version) == 0);
+    assert!(offset_of!(SocketRecord, hook) == 2);
+    assert!(offset_of!(SocketRecord, size) == 4);
+    assert!(offset_of!(SocketRecord, ktime_ns) == 8);
+    assert!(offset_of!(SocketRecord, jiffies) == 16);
+    assert!(offset_of!(SocketRecord, available) == 24);
+    assert!(offset_of!(SocketRecord, cookie) == 32);
+    assert!(offset_of!(SocketRecord, sk_flags) == 40);
+    assert!(offset_of!(SocketRecord, local_address) == 48);
+    assert!(offset_of!(SocketRecord, remote_address) == 64);
+    assert!(offset_of!(SocketRecord, local_port) == 80);
+    assert!(offset_of!(SocketRecord, remote_port) == 82);
+    assert!(offset_of!(SocketRecord, netns) == 84);
+    assert!(offset_of!(SocketRecord, old_state) == 88);
+    assert!(offset_of!(SocketRecord, new_state) == 89);
+    assert!(offset_of!(SocketRecord, retransmits) == 90);
+    assert!(offset_of!(SocketRecord, backoff) == 91);
+    assert!(offset_of!(SocketRecord, probes_out) == 92);
+    assert!(offset_of!(SocketRecord, keepalive_probes) == 93);
+    assert!(offset_of!(SocketRecord, tcp_retries2) == 94);
+    assert!(offset_of!(SocketRecord, tcp_orphan_retries) == 95);
+    assert!(offset_of!(SocketRecord, rto_jiffies) == 96);
+    assert!(offset_of!(SocketRecord, rto_max_jiffies) == 100);
+    assert!(offset_of!(SocketRecord, user_timeout_ms) == 104);
+    assert!(offset_of!(SocketRecord, snd_una) == 108);
+    assert!(offset_of!(SocketRecord, snd_nxt) == 112);
+    assert!(offset_of!(SocketRecord, write_seq) == 116);
+    assert!(offset_of!(SocketRecord, snd_wnd) == 120);
+    assert!(offset_of!(SocketRecord, packets_out) == 124);
+    assert!(offset_of!(SocketRecord, total_retrans) == 128);
+    assert!(offset_of!(SocketRecord, retrans_stamp) == 132);
+    assert!(offset_of!(SocketRecord, rcv_tstamp_jiffies) == 136);
+    assert!(offset_of!(SocketRecord, keepalive_time_jiffies) == 140);
+    assert!(offset_of!(SocketRecord, keepalive_intvl_jiffies) == 144);
+    assert!(offset_of!(SocketRecord, ingress_ifindex) == 148);
+    assert!(offset_of!(SocketRecord, egress_ifindex) == 152);
+    assert!(offset_of!(SocketRecord, error) == 156);
+    assert!(offset_of!(SocketRecord, result) == 160);
+    assert!(offset_of!(SocketRecord, usec_ts) == 164);
+    assert!(offset_of!(SocketRecord, padding) == 165);
+    assert!(size_of::<SocketRecord>() == 168);
+};
+
+/// What one hook did on one CPU. `seen == emitted + lost`; what was held back by a limit is counted apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "zerocopy", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+#[repr(C)]
+pub struct HookCounters {
+    /// Suspicious events that passed filter and limit and asked for a place on the ring.
+    pub seen: u64,
+    /// Those that got it.
+    pub emitted: u64,
+    /// Those that did not because the ring was full.
+    pub lost: u64,
+    /// Suspicious events held back by the limit per connection or per CPU.
+    pub suppressed: u64,
+}
+
+const _: () = assert!(size_of::<HookCounters>() == 32);

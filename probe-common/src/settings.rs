@@ -1,0 +1,67 @@
+//! What user space tells the programs once, before they are loaded (read-only globals).
+
+#[cfg(feature = "zerocopy")]
+use zerocopy::{Immutable, IntoBytes};
+
+/// How many ports a filter can name. More would make every suspicious event slower for a case nobody has asked for.
+pub const MAX_FILTER_PORTS: usize = 16;
+/// How many peer prefixes a filter can name.
+pub const MAX_FILTER_PREFIXES: usize = 8;
+
+/// A peer prefix: an address matches when `address & mask == network`, each 16 bytes in network order with IPv4 mapped into
+/// IPv6 (`::ffff:a.b.c.d`).
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "zerocopy", derive(IntoBytes, Immutable))]
+#[repr(C)]
+pub struct Prefix {
+    /// The network, masked.
+    pub network: [u8; 16],
+    /// The mask.
+    pub mask: [u8; 16],
+}
+
+/// Which connections are observed, and what the running kernel's tracepoints look like.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "zerocopy", derive(IntoBytes, Immutable))]
+#[repr(C)]
+pub struct Settings {
+    /// Only this namespace (inode number); 0 for all.
+    pub netns: u32,
+    /// How many of `ports` are used; 0 for all ports. A port matches either end.
+    pub port_count: u32,
+    /// How many of `prefixes` are used; 0 for all peers.
+    pub prefix_count: u32,
+    /// 1 when `tcp_retransmit_skb` passes the result of sending as its third argument (from Linux 6.17).
+    pub retransmit_has_result: u32,
+    /// Offsets of `skaddr` within the records of the classic tracepoints, by [`crate::abi::hook`] number.
+    pub classic_skaddr_offset: [u32; crate::abi::hook::COUNT],
+    /// Offsets of `oldstate` and `newstate` within the classic record of `inet_sock_set_state`.
+    pub classic_oldstate_offset: u32,
+    /// See `classic_oldstate_offset`.
+    pub classic_newstate_offset: u32,
+    /// Offset of `req` (a pointer) within the classic record of `tcp_retransmit_synack`.
+    pub classic_req_offset: u32,
+    /// Offset of `err` within the classic record of `tcp_retransmit_skb`, where `retransmit_has_result` is 1.
+    pub classic_err_offset: u32,
+    /// The ports, in host order.
+    pub ports: [u16; MAX_FILTER_PORTS],
+    /// The peer prefixes.
+    pub prefixes: [Prefix; MAX_FILTER_PREFIXES],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Prefix>() == 32);
+    assert!(offset_of!(Settings, netns) == 0);
+    assert!(offset_of!(Settings, port_count) == 4);
+    assert!(offset_of!(Settings, prefix_count) == 8);
+    assert!(offset_of!(Settings, retransmit_has_result) == 12);
+    assert!(offset_of!(Settings, classic_skaddr_offset) == 16);
+    assert!(offset_of!(Settings, classic_oldstate_offset) == 40);
+    assert!(offset_of!(Settings, classic_newstate_offset) == 44);
+    assert!(offset_of!(Settings, classic_req_offset) == 48);
+    assert!(offset_of!(Settings, classic_err_offset) == 52);
+    assert!(offset_of!(Settings, ports) == 56);
+    assert!(offset_of!(Settings, prefixes) == 88);
+    assert!(size_of::<Settings>() == 344);
+};

@@ -1,0 +1,142 @@
+//! The one place that reserves ring-buffer space, and the one that counts.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
+    helpers::bpf_ktime_get_ns,
+    macros::map,
+    maps::{PerCpuArray, RingBuf},
+};
+use connprobe_common::{
+    abi::{ABI_VERSION, HookCounters, NO_RESULT, SocketRecord, hook},
+    fields::Field,
+};
+
+use crate::{
+    filter, limit,
+    socket::{self, Address},
+};
+
+/// Bytes of the ring; user space may set another size before loading. 1 MiB holds 6,000 records: a second of the worst storm
+/// measured, while user space reads every few hundredths of a second.
+const RING_BYTES: u32 = 1 << 20;
+
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(hook::COUNT as u32, 0);
+
+/// What kind of socket an event is about; they share only `struct sock_common`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A full TCP socket.
+    Full,
+    /// A request socket: SYN received, not yet accepted.
+    Request,
+}
+
+/// What budget an event is taken from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// None: the kernel's own backoff spaces these events out.
+    Backoff,
+    /// So many a second from one connection.
+    Connection,
+    /// So many from one CPU: repeats of SYN and SYN-ACK, of which a flood makes millions.
+    Handshake,
+}
+
+/// A suspicious event on a socket.
+#[derive(Clone, Copy)]
+pub struct SocketEvent {
+    pub hook: u16,
+    pub kind: Kind,
+    pub limit: Limit,
+    pub old_state: u8,
+    pub new_state: u8,
+    /// The hook's own result, or [`NO_RESULT`].
+    pub result: i32,
+}
+
+impl SocketEvent {
+    /// An event in which the socket's state does not change.
+    #[inline(always)]
+    pub fn new(hook: u16, kind: Kind, limit: Limit, state: u8) -> Self {
+        Self { hook, kind, limit, old_state: state, new_state: state, result: NO_RESULT }
+    }
+}
+
+/// Filters, limits, counts, fills and submits. `cookie` is called only for what is really written.
+#[inline(always)]
+pub fn socket_event(event: SocketEvent, sk: Address, cookie: impl FnOnce() -> u64) {
+    let Some(tuple) = socket::tuple(sk) else { return };
+    if !filter::passes(&tuple) {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(event.hook)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+
+    if event.kind == Kind::Full {
+        limit::watch(sk, now_ns);
+    }
+    let within_limit = match event.limit {
+        Limit::Backoff => true,
+        Limit::Connection => limit::take_from_connection(sk, now_ns),
+        Limit::Handshake => limit::take_from_handshakes(now_ns),
+    };
+    if !within_limit {
+        counters.suppressed += 1;
+        return;
+    }
+
+    counters.seen += 1;
+    let Some(mut entry) = EVENTS.reserve::<SocketRecord>(0) else {
+        counters.lost += 1;
+        return;
+    };
+    counters.emitted += 1;
+
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reservation is as large as the record, aligned to 8 bytes, and ours until submitted; zero bytes are a valid
+    // record.
+    let record = unsafe {
+        record.write_bytes(0, 1);
+        &mut *record
+    };
+    record.abi_version = ABI_VERSION;
+    record.hook = event.hook;
+    record.size = size_of::<SocketRecord>() as u32;
+    record.ktime_ns = now_ns;
+    record.old_state = event.old_state;
+    record.new_state = event.new_state;
+    record.result = event.result;
+    record.netns = tuple.netns;
+    record.local_port = tuple.local_port;
+    record.remote_port = tuple.remote_port;
+    record.local_address = tuple.local_address;
+    record.remote_address = tuple.remote_address;
+    record.cookie = match sk.read::<u64>(Field::SkCookie) {
+        Some(0) | None => cookie(),
+        Some(given) => given,
+    };
+    socket::fill_common(record, sk);
+    match event.kind {
+        Kind::Full => socket::fill_full(record, sk),
+        Kind::Request => socket::fill_request(record, sk),
+    }
+    entry.submit(wakeup());
+}
+
+/// A wakeup costs some microseconds, a record some dozen nanoseconds: user space reads by a timer, and is woken only by the
+/// record that makes the ring half full.
+#[inline(always)]
+fn wakeup() -> u64 {
+    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let half = EVENTS.query(u64::from(BPF_RB_RING_SIZE)) / 2;
+    // A record takes 8 bytes more on the ring than its own size.
+    let before = waiting.saturating_sub(size_of::<SocketRecord>() as u64 + 8);
+    if before < half && waiting >= half { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
+}

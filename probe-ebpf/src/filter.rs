@@ -1,0 +1,66 @@
+//! Which connections the operator asked about.
+
+use connprobe_common::settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix};
+
+use crate::{
+    globals::{read, settings},
+    socket::Tuple,
+};
+
+/// Whether the tuple passes the namespace, port and peer filters. Each that is empty lets everything pass.
+#[inline(always)]
+pub fn passes(tuple: &Tuple) -> bool {
+    passes_netns(tuple) && passes_port(tuple) && passes_peer(tuple)
+}
+
+#[inline(always)]
+fn passes_netns(tuple: &Tuple) -> bool {
+    // SAFETY: points into the settings.
+    let wanted = unsafe { read(&raw const (*settings()).netns) };
+    wanted == 0 || wanted == tuple.netns
+}
+
+#[inline(always)]
+fn passes_port(tuple: &Tuple) -> bool {
+    // SAFETY: points into the settings.
+    let count = unsafe { read(&raw const (*settings()).port_count) };
+    if count == 0 {
+        return true;
+    }
+    // SAFETY: points at the first of `MAX_FILTER_PORTS` ports.
+    let ports = unsafe { &raw const (*settings()).ports } as *const u16;
+    for index in 0..MAX_FILTER_PORTS {
+        if index as u32 >= count {
+            break;
+        }
+        // SAFETY: `index` is below the array's length.
+        let port = unsafe { read(ports.add(index)) };
+        if port == tuple.local_port || port == tuple.remote_port {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn passes_peer(tuple: &Tuple) -> bool {
+    // SAFETY: points into the settings.
+    let count = unsafe { read(&raw const (*settings()).prefix_count) };
+    if count == 0 {
+        return true;
+    }
+    let address = u128::from_ne_bytes(tuple.remote_address);
+    // SAFETY: points at the first of `MAX_FILTER_PREFIXES` prefixes.
+    let prefixes = unsafe { &raw const (*settings()).prefixes } as *const Prefix;
+    for index in 0..MAX_FILTER_PREFIXES {
+        if index as u32 >= count {
+            break;
+        }
+        // SAFETY: `index` is below the array's length.
+        let prefix = unsafe { read(prefixes.add(index)) };
+        if address & u128::from_ne_bytes(prefix.mask) == u128::from_ne_bytes(prefix.network) {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,135 @@
+//! `tcp:tcp_retransmit_skb`, `tcp:tcp_retransmit_synack`, `tcp:tcp_receive_reset`, `tcp:tcp_send_reset`.
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use connprobe_common::{
+    abi::{NO_RESULT, hook},
+    fields::Field,
+};
+
+use super::{classic_field, classic_socket, cookie, no_cookie, socket_argument};
+use crate::{
+    emit::{self, Kind, Limit, SocketEvent},
+    globals::{read, settings},
+    socket::{Address, state},
+};
+
+/// A segment was sent again.
+///
+/// Kernel function `__tcp_retransmit_skb` (`net/ipv4/tcp_output.c`), since 4.15; from 6.17 with the result of sending, and
+/// then also when sending failed. Ordinary: fast retransmit and tail loss probes, which come with `icsk_retransmits` 0
+/// (`tcp_retransmit_timer` counts before it retransmits; an ACK of new data resets the count). Blind spot: before 6.17 a
+/// retransmission that cannot leave the host is not seen here. Cost of an ordinary one: one field read.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    let Some((sk, raw)) = socket_argument(&ctx, 0) else { return 0 };
+    // SAFETY: points into the settings.
+    let result = if unsafe { read(&raw const (*settings()).retransmit_has_result) } == 1 {
+        ctx.arg::<i32>(2)
+    } else {
+        NO_RESULT
+    };
+    on_retransmit(sk, result, || cookie(raw));
+    0
+}
+
+#[tracepoint]
+fn tcp_retransmit_skb_classic(ctx: TracePointContext) -> u32 {
+    let Some(sk) = classic_socket(&ctx, hook::TCP_RETRANSMIT_SKB) else { return 0 };
+    // SAFETY: points into the settings.
+    let offset = unsafe { &raw const (*settings()).classic_err_offset };
+    on_retransmit(sk, classic_field(&ctx, offset).unwrap_or(NO_RESULT), no_cookie);
+    0
+}
+
+#[inline(always)]
+fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
+    if sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0) == 0 {
+        return;
+    }
+    let Some(state) = sk.state() else { return };
+    let limit = if state == state::SYN_SENT { Limit::Handshake } else { Limit::Backoff };
+    let event = SocketEvent { result, ..SocketEvent::new(hook::TCP_RETRANSMIT_SKB, Kind::Full, limit, state) };
+    emit::socket_event(event, sk, cookie);
+}
+
+/// A SYN-ACK was sent again.
+///
+/// Kernel function `tcp_rtx_synack` (`net/ipv4/tcp_output.c`), since 4.15. There is no ordinary case: a SYN-ACK is repeated
+/// only when its timer has run out (or, with TCP_DEFER_ACCEPT, when no data has come). The listener is argument 0, the
+/// request socket argument 1. Blind spot: SYN cookies keep no request socket and repeat nothing.
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    if let Some((req, _)) = socket_argument(&ctx, 1) {
+        on_retransmit_synack(req);
+    }
+    0
+}
+
+#[tracepoint]
+fn tcp_retransmit_synack_classic(ctx: TracePointContext) -> u32 {
+    // SAFETY: points into the settings.
+    let offset = unsafe { &raw const (*settings()).classic_req_offset };
+    if let Some(req) = classic_field::<u64>(&ctx, offset).filter(|req| *req != 0) {
+        on_retransmit_synack(Address(req));
+    }
+    0
+}
+
+#[inline(always)]
+fn on_retransmit_synack(req: Address) {
+    let event = SocketEvent::new(hook::TCP_RETRANSMIT_SYNACK, Kind::Request, Limit::Handshake, state::NEW_SYN_RECV);
+    // The cookie helper takes full sockets only; `SocketRecord::cookie` is still set when the kernel has given one.
+    emit::socket_event(event, req, no_cookie);
+}
+
+/// An acceptable RST came in.
+///
+/// Kernel function `tcp_reset` (`net/ipv4/tcp_input.c`), since 4.15, before the state changes. Ordinary: a RST that answers
+/// a SYN (port closed) or ends an embryonic connection.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    if let Some((sk, raw)) = socket_argument(&ctx, 0) {
+        on_reset(hook::TCP_RECEIVE_RESET, sk, || cookie(raw));
+    }
+    0
+}
+
+#[tracepoint]
+fn tcp_receive_reset_classic(ctx: TracePointContext) -> u32 {
+    if let Some(sk) = classic_socket(&ctx, hook::TCP_RECEIVE_RESET) {
+        on_reset(hook::TCP_RECEIVE_RESET, sk, no_cookie);
+    }
+    0
+}
+
+/// This host sends a RST.
+///
+/// Kernel functions `tcp_v4_send_reset`, `tcp_v6_send_reset` and `tcp_send_active_reset`, since 4.15; the layout of the
+/// tracepoint's arguments after the first differs between kernels and is not used. Ordinary: no socket (closed port), a
+/// socket whose application closed it with unread data (its state is CLOSE by then), an embryonic connection.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    if let Some((sk, raw)) = socket_argument(&ctx, 0) {
+        on_reset(hook::TCP_SEND_RESET, sk, || cookie(raw));
+    }
+    0
+}
+
+#[tracepoint]
+fn tcp_send_reset_classic(ctx: TracePointContext) -> u32 {
+    if let Some(sk) = classic_socket(&ctx, hook::TCP_SEND_RESET) {
+        on_reset(hook::TCP_SEND_RESET, sk, no_cookie);
+    }
+    0
+}
+
+#[inline(always)]
+fn on_reset(hook: u16, sk: Address, cookie: impl FnOnce() -> u64) {
+    let Some(state) = sk.state() else { return };
+    if state::is_synchronized(state) {
+        emit::socket_event(SocketEvent::new(hook, Kind::Full, Limit::Connection, state), sk, cookie);
+    }
+}

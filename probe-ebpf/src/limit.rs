@@ -1,0 +1,93 @@
+//! Who is under suspicion, and how much one connection or one kind of event may say.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{LruHashMap, PerCpuArray},
+};
+
+use crate::socket::Address;
+
+/// Sockets under suspicion at once. The oldest is forgotten first; then only its later state changes go unseen, and the
+/// socket witness still finds them out. 16,384 entries cost about 2 MB of kernel memory.
+const MAX_WATCHED: u32 = 16_384;
+/// Events a second from one connection beside retransmission timeouts, which the kernel itself spaces out by backing off.
+/// A connection that ends makes at most six.
+const PER_CONNECTION_PER_SECOND: u32 = 8;
+/// Handshake repeats a CPU may report in a tenth of a second: enough for every real handshake in trouble, little enough that
+/// a SYN flood, which makes one repeat per request socket, cannot fill the ring.
+const HANDSHAKE_PER_CPU_PER_TENTH: u32 = 100;
+
+const SECOND_NS: u64 = 1_000_000_000;
+const TENTH_NS: u64 = SECOND_NS / 10;
+
+/// A count within a window of time.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Budget {
+    window_start_ns: u64,
+    used: u32,
+    padding: u32,
+}
+
+impl Budget {
+    #[inline(always)]
+    fn take(&mut self, now_ns: u64, window_ns: u64, limit: u32) -> bool {
+        if now_ns.wrapping_sub(self.window_start_ns) >= window_ns {
+            self.window_start_ns = now_ns;
+            self.used = 0;
+        }
+        if self.used >= limit {
+            return false;
+        }
+        self.used += 1;
+        true
+    }
+}
+
+/// Keyed by the address of the `struct sock`; entries go when the socket closes, so that a reused address starts afresh.
+#[map]
+static WATCHED: LruHashMap<u64, Budget> = LruHashMap::with_max_entries(MAX_WATCHED, 0);
+
+#[map]
+static HANDSHAKES: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether the socket has raised an event before.
+#[inline(always)]
+pub fn is_watched(sk: Address) -> bool {
+    WATCHED.get_ptr(&sk.0).is_some()
+}
+
+/// Puts the socket under suspicion.
+#[inline(always)]
+pub fn watch(sk: Address, now_ns: u64) {
+    if !is_watched(sk) {
+        // A full table makes room by itself; a failure only means that this socket's state changes stay unseen.
+        let _ = WATCHED.insert(&sk.0, &Budget { window_start_ns: now_ns, used: 0, padding: 0 }, 0);
+    }
+}
+
+/// Ends the suspicion: the socket is closed and its address may be used again.
+#[inline(always)]
+pub fn unwatch(sk: Address) {
+    let _ = WATCHED.remove(&sk.0);
+}
+
+/// Takes one event from the connection's budget; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_connection(sk: Address, now_ns: u64) -> bool {
+    match WATCHED.get_ptr_mut(&sk.0) {
+        // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one.
+        Some(budget) => unsafe { &mut *budget }.take(now_ns, SECOND_NS, PER_CONNECTION_PER_SECOND),
+        None => true,
+    }
+}
+
+/// Takes one event from this CPU's budget of handshake repeats; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_handshakes(now_ns: u64) -> bool {
+    match HANDSHAKES.get_ptr_mut(0) {
+        // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+        Some(budget) => unsafe { &mut *budget }.take(now_ns, TENTH_NS, HANDSHAKE_PER_CPU_PER_TENTH),
+        None => true,
+    }
+}

@@ -1,0 +1,65 @@
+use crate::{
+    kernel::{HookTotals, Totals},
+    model::{Event, Hook, LossPlace, MonoTime},
+};
+
+/// Tells new losses from those already told: the kernel's counters only grow.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    told: Vec<(Hook, u64)>,
+    undecodable: u64,
+    undecodable_told: u64,
+}
+
+impl Losses {
+    /// Counts a record that could not be decoded.
+    pub(super) fn undecodable(&mut self) {
+        self.undecodable += 1;
+    }
+
+    pub(super) fn undecodable_total(&self) -> u64 {
+        self.undecodable
+    }
+
+    /// What has been lost since the last call.
+    pub(super) fn new_since(&mut self, at: MonoTime, totals: &Totals) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (hook, HookTotals { lost, .. }) in totals {
+            let told = self.told.iter().find(|(this, _)| this == hook).map_or(0, |(_, lost)| *lost);
+            if *lost > told {
+                events.push(Event::Lost { at, place: LossPlace::Ring(*hook), count: lost - told });
+            }
+        }
+        self.told = totals.iter().map(|(hook, totals)| (*hook, totals.lost)).collect();
+        if self.undecodable > self.undecodable_told {
+            let count = self.undecodable - self.undecodable_told;
+            events.push(Event::Lost { at, place: LossPlace::Decode, count });
+            self.undecodable_told = self.undecodable;
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_is_told_once() {
+        let mut losses = Losses::default();
+        let at = MonoTime::from_ns(1);
+        let mut totals = Hook::ALL.map(|hook| (hook, HookTotals::default()));
+        assert_eq!(losses.new_since(at, &totals), []);
+        totals[1].1.lost = 3;
+        losses.undecodable();
+        let expected = [
+            Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 3 },
+            Event::Lost { at, place: LossPlace::Decode, count: 1 },
+        ];
+        assert_eq!(losses.new_since(at, &totals), expected);
+        assert_eq!(losses.new_since(at, &totals), []);
+        totals[1].1.lost = 5;
+        let expected = [Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 2 }];
+        assert_eq!(losses.new_since(at, &totals), expected);
+    }
+}

@@ -1,0 +1,50 @@
+use crate::judge::Evidence;
+
+/// How a case began is never forgotten: the first pieces of evidence are kept.
+const KEPT_FIRST: usize = 4;
+/// And how it stands: the latest. Sixteen together hold every timeout of a connection with the default `tcp_retries2`.
+const KEPT_LATEST: usize = 12;
+
+/// The evidence of one case in time order, bounded: the first pieces and the latest.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EvidenceLog {
+    kept: Vec<Evidence>,
+    left_out: u64,
+}
+
+impl EvidenceLog {
+    /// Adds a piece at its place in time; a late one goes before those that are newer.
+    pub(super) fn add(&mut self, evidence: Evidence) {
+        let place = self.kept.partition_point(|earlier| earlier.at <= evidence.at);
+        self.kept.insert(place, evidence);
+        if self.kept.len() > KEPT_FIRST + KEPT_LATEST {
+            self.kept.remove(KEPT_FIRST);
+            self.left_out += 1;
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[Evidence] {
+        &self.kept
+    }
+
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{judge::EvidenceKind, model::MonoTime};
+
+    #[test]
+    fn the_first_and_the_latest_are_kept_in_time_order() {
+        let mut log = EvidenceLog::default();
+        for at in [1, 0, 2, 3].into_iter().chain(4..40) {
+            log.add(Evidence { at: MonoTime::from_ns(at), kind: EvidenceKind::ResetReceived });
+        }
+        let times: Vec<_> = log.as_slice().iter().map(|evidence| evidence.at.as_ns()).collect();
+        assert_eq!(times, [0, 1, 2, 3].into_iter().chain(28..40).collect::<Vec<_>>());
+        assert_eq!(log.left_out(), 24);
+    }
+}

@@ -1,0 +1,101 @@
+use crate::{
+    judge::{Evidence, Ruling},
+    model::{ConnectionKey, MonoTime, Owner, SocketCookie, SocketView},
+};
+
+/// What names a finding: stable over its whole life, unique on one boot of one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FindingId {
+    /// The connection.
+    pub key: ConnectionKey,
+    /// The socket, where known.
+    pub cookie: Option<SocketCookie>,
+    /// When the finding was opened.
+    pub opened_at: MonoTime,
+    /// Which case of its tracker it belongs to, counted from 0.
+    pub case: u64,
+}
+
+/// Where a finding is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FindingState {
+    /// New.
+    Opened,
+    /// Something a reader acts on has changed: cause, confidence, owner or deadline.
+    Updated,
+    /// Over.
+    Closed(Outcome),
+}
+
+/// How a finding ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// The peer acknowledges data again.
+    Recovered,
+    /// The application closed the connection.
+    ClosedNormally,
+    /// A RST ended the connection.
+    Reset,
+    /// The kernel gave up.
+    TimedOut,
+    /// The tracker had no room left for it; it may go on.
+    Evicted,
+    /// The socket is gone, and how it ended was not seen.
+    Unobserved,
+}
+
+impl Outcome {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Recovered => "recovered",
+            Self::ClosedNormally => "closed_normally",
+            Self::Reset => "reset",
+            Self::TimedOut => "timed_out",
+            Self::Evicted => "evicted",
+            Self::Unobserved => "unobserved",
+        }
+    }
+
+    /// Whether the connection turned out well, so that nobody has to act on the finding any more.
+    pub const fn is_resolved(self) -> bool {
+        match self {
+            Self::Recovered | Self::ClosedNormally => true,
+            Self::Reset | Self::TimedOut | Self::Evicted | Self::Unobserved => false,
+        }
+    }
+}
+
+/// What is known of who holds the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnerKnowledge {
+    /// Not asked, or not answered yet.
+    NotAsked,
+    /// This process.
+    Process(Owner),
+    /// No process: the application has closed it, or has not accepted it yet.
+    NoProcess,
+    /// It cannot be known, for this reason.
+    Unavailable(String),
+}
+
+/// One change in the life of one verdict on one connection, whole: a reader needs no earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which finding.
+    pub id: FindingId,
+    /// What this change is.
+    pub state: FindingState,
+    /// When it changed.
+    pub at: MonoTime,
+    /// The latest view of the socket.
+    pub socket: SocketView,
+    /// What is wrong, as last judged.
+    pub ruling: Ruling,
+    /// Who holds the socket.
+    pub owner: OwnerKnowledge,
+    /// What was seen, in time order.
+    pub evidence: Vec<Evidence>,
+    /// How many pieces of evidence between the first and the latest are left out.
+    pub evidence_left_out: u64,
+}

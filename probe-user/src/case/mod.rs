@@ -1,0 +1,14 @@
+//! Connections under suspicion: their evidence, their timers, the questions asked about them, and their findings. Pure.
+
+#![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
+
+mod evidence_log;
+mod finding;
+mod record;
+mod tracker;
+
+pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
+pub use tracker::{MAX_CASES, Output, Tracker};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::{
+    evidence_log::EvidenceLog,
+    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
+};
+use crate::{
+    judge::{Evidence, EvidenceKind, History, MissingEvidence, Ruling, Timeout, judge},
+    model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, SocketCookie, SocketView, TcpState},
+};
+
+/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
+const SAME_DEADLINE: Duration = Duration::from_secs(1);
+/// A case without a finding is kept so long after its last event, when no timer of the connection says more.
+const LINGER: Duration = Duration::from_secs(1);
+/// How much later than computed a kernel timer may fire: the wheel rounds up by at most an eighth
+/// (`kernel/time/timer.c`, "the maximum granularity error is 12.5%"), and events reach the tracker in batches.
+const TIMER_SLACK: Duration = Duration::from_millis(300);
+/// After a retransmission an answer takes a round trip: look for it after a quarter of the next wait, within these bounds.
+const EARLIEST_LOOK: Duration = Duration::from_millis(200);
+const LATEST_LOOK: Duration = Duration::from_secs(1);
+/// `TCP_RTO_MAX` where the socket does not tell its own.
+const RTO_MAX: Duration = Duration::from_secs(120);
+
+/// What the case's timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// The retransmission may have been answered: look.
+    LookForAnswer,
+    /// The next timeout should have come: look whether the connection has recovered.
+    Overdue,
+    /// Nothing more is expected: forget the case.
+    Forget,
+    /// The socket is gone, and no event has told how.
+    Gone,
+}
+
+/// A finding as last reported, to tell what has changed.
+#[derive(Clone, Debug)]
+struct Reported {
+    id: FindingId,
+    ruling: Ruling,
+    owner: OwnerKnowledge,
+}
+
+/// One connection under suspicion.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    number: u64,
+    pub(super) key: ConnectionKey,
+    pub(super) cookie: Option<SocketCookie>,
+    /// Whether a socket question is on its way.
+    pub(super) asked_socket: bool,
+    pub(super) owner: OwnerKnowledge,
+    /// When to wake up, and what for.
+    pub(super) wake: Option<(MonoTime, Wake)>,
+    /// The last event, answer or timer: the least recently touched case is the first to be evicted.
+    pub(super) touched: MonoTime,
+    socket: SocketView,
+    evidence: EvidenceLog,
+    lost_before: u64,
+    socket_unknown: Option<String>,
+    reported: Option<Reported>,
+}
+
+impl Case {
+    /// The tracker's `number`th case; `lost_before` is how many events had been lost by then.
+    pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64) -> Self {
+        Self {
+            number,
+            key: event.key,
+            cookie: event.socket.cookie,
+            asked_socket: false,
+            owner: OwnerKnowledge::NotAsked,
+            wake: None,
+            touched: event.at,
+            socket: event.socket.clone(),
+            evidence: EvidenceLog::default(),
+            lost_before,
+            socket_unknown: None,
+            reported: None,
+        }
+    }
+
+    pub(super) fn has_finding(&self) -> bool {
+        self.reported.is_some()
+    }
+
+    /// Whether `event` is about another socket on the same tuple.
+    pub(super) fn is_other_socket(&self, event: &ConnectionEvent) -> bool {
+        matches!((self.cookie, event.socket.cookie), (Some(ours), Some(theirs)) if ours != theirs)
+    }
+
+    /// Whether `event` shows that new data was acknowledged since the last timeout.
+    pub(super) fn shows_progress(&self, event: &ConnectionEvent) -> bool {
+        let EventKind::RetransmissionTimeout { .. } = event.kind else { return false };
+        match (self.socket.snd_una, event.socket.snd_una, self.socket.retransmits, event.socket.retransmits) {
+            // SND.UNA moves only forward, and the count of timeouts starts again with it.
+            (Some(before), Some(now), Some(counted), Some(count)) => before != now && count <= counted,
+            (_, _, _, _) => false,
+        }
+    }
+
+    /// Takes an event in as evidence.
+    pub(super) fn take(&mut self, event: &ConnectionEvent) {
+        self.cookie = self.cookie.or(event.socket.cookie);
+        self.socket = event.socket.clone();
+        let kind = match event.kind {
+            EventKind::RetransmissionTimeout { send_result } => {
+                EvidenceKind::RetransmissionTimeout(Box::new(Timeout { send_result, socket: event.socket.clone() }))
+            }
+            EventKind::SynAckRetransmission => EvidenceKind::SynAckRetransmission,
+            EventKind::StateChange { from, to } => EvidenceKind::StateChange { from, to, error: event.socket.error },
+            EventKind::ResetReceived => EvidenceKind::ResetReceived,
+            EventKind::ResetSent => EvidenceKind::ResetSent,
+            EventKind::SocketError => EvidenceKind::SocketError { error: event.socket.error },
+        };
+        self.note(event.at, kind);
+        self.wake = self.next_wake(event);
+    }
+
+    /// Adds evidence that is not an event.
+    pub(super) fn note(&mut self, at: MonoTime, kind: EvidenceKind) {
+        self.evidence.add(Evidence { at, kind });
+    }
+
+    /// Remembers that the socket cannot be looked up, and why; `None` when it could be.
+    pub(super) fn set_socket_unknown(&mut self, why: Option<String>) {
+        self.socket_unknown = why;
+    }
+
+    fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
+        match event.kind {
+            EventKind::RetransmissionTimeout { .. } => {
+                let next = self.next_timeout_in();
+                Some(if self.has_finding() {
+                    (event.at + (next / 4).clamp(EARLIEST_LOOK, LATEST_LOOK), Wake::LookForAnswer)
+                } else {
+                    (event.at + with_slack(next), Wake::Forget)
+                })
+            }
+            EventKind::SynAckRetransmission
+            | EventKind::StateChange { .. }
+            | EventKind::ResetReceived
+            | EventKind::ResetSent
+            | EventKind::SocketError => match self.wake {
+                Some((at, wake)) if at > event.at => Some((at, wake)),
+                Some(_) | None => Some((event.at + LINGER, Wake::Forget)),
+            },
+        }
+    }
+
+    /// The wait before the next timeout, after the kernel has doubled the RTO.
+    fn next_timeout_in(&self) -> Duration {
+        let max = self.socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX);
+        self.socket.rto.map_or(max, |rto| rto.saturating_mul(2).min(max))
+    }
+
+    /// Looks again after the next timeout is due: `pending` is the wait the kernel told, when it did.
+    pub(super) fn look_when_overdue(&mut self, now: MonoTime, pending: Option<Duration>) {
+        let wait = pending.unwrap_or_else(|| self.next_timeout_in());
+        self.wake = Some((now + with_slack(wait), Wake::Overdue));
+    }
+
+    /// Judges the case as it stands. `Some` when there is something new to report.
+    pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
+        let mut ruling = judge(&History {
+            key: &self.key,
+            socket: &self.socket,
+            evidence: self.evidence.as_slice(),
+            events_lost: events_lost.saturating_sub(self.lost_before),
+        })?;
+        if let Some(why) = &self.socket_unknown {
+            ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
+        }
+        let state = match &self.reported {
+            None => FindingState::Opened,
+            Some(reported) if reported.owner != self.owner || differs(&reported.ruling, &ruling) => {
+                FindingState::Updated
+            }
+            Some(_) => return None,
+        };
+        let id =
+            self.reported.as_ref().map_or(
+                FindingId { key: self.key, cookie: self.cookie, opened_at: at, case: self.number },
+                |reported| reported.id,
+            );
+        if state == FindingState::Opened {
+            // From now on a recovery matters: look for it.
+            let look = (self.next_timeout_in() / 4).clamp(EARLIEST_LOOK, LATEST_LOOK);
+            self.wake = Some((at + look, Wake::LookForAnswer));
+        }
+        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone() });
+        Some(self.finding(id, state, at, ruling))
+    }
+
+    /// Ends the case. `Some` when it had a finding.
+    pub(super) fn close(self, at: MonoTime, outcome: Outcome) -> Option<Finding> {
+        let reported = self.reported.clone()?;
+        Some(self.finding(reported.id, FindingState::Closed(outcome), at, reported.ruling))
+    }
+
+    fn finding(&self, id: FindingId, state: FindingState, at: MonoTime, ruling: Ruling) -> Finding {
+        Finding {
+            id,
+            state,
+            at,
+            socket: self.socket.clone(),
+            ruling,
+            owner: self.owner.clone(),
+            evidence: self.evidence.as_slice().to_vec(),
+            evidence_left_out: self.evidence.left_out(),
+        }
+    }
+
+    /// How a socket ended that has gone to CLOSE.
+    pub(super) fn outcome(&self) -> Outcome {
+        let seen = self.evidence.as_slice();
+        let error = seen.iter().rev().find_map(|evidence| evidence.kind.error());
+        match error {
+            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Outcome::Reset,
+            Some(_) => Outcome::TimedOut,
+            None if seen.iter().any(|evidence| is_reset(&evidence.kind)) => Outcome::Reset,
+            None => Outcome::ClosedNormally,
+        }
+    }
+}
+
+fn is_reset(kind: &EvidenceKind) -> bool {
+    matches!(kind, EvidenceKind::ResetReceived | EvidenceKind::ResetSent)
+}
+
+fn with_slack(wait: Duration) -> Duration {
+    wait.saturating_add(wait / 8).saturating_add(TIMER_SLACK)
+}
+
+fn differs(before: &Ruling, now: &Ruling) -> bool {
+    let deadline_moved = match (before.deadline, now.deadline) {
+        (Some(before), Some(now)) => {
+            before.set_by != now.set_by
+                || before.timer != now.timer
+                || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
+        }
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    let missing = |ruling: &Ruling| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
+    deadline_moved
+        || missing(before) != missing(now)
+        || before.verdict != now.verdict
+        || before.cause != now.cause
+        || before.confidence != now.confidence
+}
+
+/// Whether the event says that the socket is closed.
+pub(super) fn is_closing(event: &ConnectionEvent) -> bool {
+    event.socket.state == Some(TcpState::Close)
+}

@@ -1,0 +1,437 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    judge::{Cause, Confidence, MissingEvidence, Verdict},
+    model::{
+        Answer, ConnectionEvent, ConnectionKey, Event, EventKind, Hook, LossPlace, MonoTime, Owner, Question,
+        SocketCookie, SocketLookup, SocketStatus, SocketView, TcpState,
+    },
+};
+
+fn at(ms: u64) -> MonoTime {
+    MonoTime::from_ns(1_000_000_000_000 + ms * 1_000_000)
+}
+
+fn key(port: u16) -> ConnectionKey {
+    ConnectionKey { netns: 4_026_532_177, local: ([10, 0, 0, 1], port).into(), remote: ([10, 0, 0, 2], 5672).into() }
+}
+
+/// The socket at its `count`th timeout in a row, first sent 200 ms before the first.
+fn socket(count: u8) -> SocketView {
+    let rto = Duration::from_millis(200 << count.saturating_sub(1).min(20));
+    SocketView {
+        state: Some(TcpState::Established),
+        cookie: Some(SocketCookie(7)),
+        snd_una: Some(1_000),
+        snd_nxt: Some(1_100),
+        write_seq: Some(1_100),
+        snd_wnd_bytes: Some(64_000),
+        retransmits: Some(count),
+        rto: Some(rto),
+        retransmitting_for: Some(Duration::from_millis(200 * ((1u64 << count.clamp(1, 30)) - 2))),
+        last_ack_ago: Some(Duration::from_secs(3_600)),
+        user_timeout: Some(Duration::ZERO),
+        orphaned: Some(false),
+        tcp_retries2: Some(15),
+        tcp_orphan_retries: Some(0),
+        error: Some(0),
+        ..SocketView::default()
+    }
+}
+
+fn timeout_event(port: u16, count: u8) -> Event {
+    // Timeouts 1, 2, 3, … come 0.2, 0.6, 1.4, … s after the segment was first sent.
+    let ms = 200 * ((1 << count) - 1);
+    Event::Connection(ConnectionEvent {
+        at: at(ms),
+        key: key(port),
+        socket: socket(count),
+        kind: EventKind::RetransmissionTimeout { send_result: Some(0) },
+    })
+}
+
+fn closed(ms: u64, error: i32) -> Event {
+    Event::Connection(ConnectionEvent {
+        at: at(ms),
+        key: key(1),
+        socket: SocketView { state: Some(TcpState::Close), error: Some(error), ..socket(4) },
+        kind: EventKind::StateChange { from: TcpState::Established, to: TcpState::Close },
+    })
+}
+
+fn status(retransmits: u8) -> SocketStatus {
+    SocketStatus { state: TcpState::Established, inode: 99, retransmits, timer: None }
+}
+
+fn found(retransmits: u8) -> Answer {
+    Answer::Socket { key: key(1), lookup: SocketLookup::Found(status(retransmits)) }
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    questions: Vec<Question>,
+    findings: Vec<Finding>,
+}
+
+fn said(tracker: &mut Tracker) -> Said {
+    let mut said = Said::default();
+    while let Some(output) = tracker.poll_output() {
+        match output {
+            Output::Question(question) => said.questions.push(question),
+            Output::Finding(finding) => said.findings.push(*finding),
+        }
+    }
+    said
+}
+
+/// A tracker that has seen the first `count` timeouts of one connection.
+fn stalled(count: u8) -> (Tracker, Said) {
+    let mut tracker = Tracker::new();
+    for count in 1..=count {
+        tracker.handle_event(timeout_event(1, count));
+    }
+    let said = said(&mut tracker);
+    (tracker, said)
+}
+
+fn states(said: &Said) -> Vec<FindingState> {
+    said.findings.iter().map(|finding| finding.state).collect()
+}
+
+// ---- opening -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn three_timeouts_make_no_finding_but_ask_for_the_owner() {
+    let (mut tracker, said_so_far) = stalled(3);
+    assert!(said_so_far.findings.is_empty());
+    assert_eq!(said_so_far.questions, [Question::Socket { key: key(1), cookie: Some(SocketCookie(7)) }]);
+    tracker.handle_answer(at(1_401), found(3));
+    assert_eq!(said(&mut tracker).questions, [Question::Owner { key: key(1), inode: 99 }]);
+}
+
+#[test]
+fn the_fourth_opens_a_suspicion_that_names_owner_since_and_deadline() {
+    let (mut tracker, _) = stalled(3);
+    tracker.handle_answer(at(1_401), found(3));
+    let owner = Owner { pid: 812, comm: "haproxy".to_owned(), cgroup: None, container_id: None };
+    tracker.handle_answer(at(1_402), Answer::Owner { key: key(1), owner: Ok(Some(owner.clone())) });
+    tracker.handle_event(timeout_event(1, 4));
+    let said = said(&mut tracker);
+    let [finding] = said.findings.as_slice() else { panic!("{said:?}") };
+    assert_eq!(finding.state, FindingState::Opened);
+    assert_eq!((finding.ruling.verdict, finding.ruling.cause), (Verdict::RetransmitStalled, Cause::PeerSilent));
+    assert_eq!(finding.ruling.confidence, Confidence::Suspected);
+    assert_eq!(finding.owner, OwnerKnowledge::Process(owner));
+    assert_eq!(finding.ruling.since, at(200));
+    // The first timeout past 924.6 s after the first retransmission: 200 ms x (2^10 - 2) doubled up to 120 s, then 120 s each.
+    assert_eq!(finding.ruling.deadline.unwrap().at, at(200 + 924_400 + 120_000 - 120_000 + 120_000 - 1_200 + 1_200));
+    assert_eq!(finding.evidence.len(), 4);
+}
+
+#[test]
+fn a_connection_that_was_dying_before_we_looked_is_found_at_its_next_timeout() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(timeout_event(1, 9));
+    let said = said(&mut tracker);
+    assert_eq!(states(&said), [FindingState::Opened]);
+    assert_eq!(said.findings[0].ruling.confidence, Confidence::Confirmed);
+    assert_eq!(said.findings[0].ruling.since, at(200));
+}
+
+#[test]
+fn further_timeouts_update_the_finding_only_when_something_changes() {
+    let (mut tracker, first) = stalled(4);
+    assert_eq!(states(&first), [FindingState::Opened]);
+    tracker.handle_event(timeout_event(1, 5));
+    assert_eq!(states(&said(&mut tracker)), []);
+    tracker.handle_event(timeout_event(1, 6));
+    let sixth = said(&mut tracker);
+    assert_eq!(states(&sixth), [FindingState::Updated]);
+    assert_eq!(sixth.findings[0].ruling.confidence, Confidence::Confirmed);
+    assert_eq!(sixth.findings[0].id, first.findings[0].id);
+    tracker.handle_event(timeout_event(1, 7));
+    assert_eq!(states(&said(&mut tracker)), []);
+}
+
+#[test]
+fn the_same_tuple_in_two_namespaces_is_two_cases() {
+    let (mut tracker, _) = stalled(4);
+    let Event::Connection(mut other) = timeout_event(1, 4) else { unreachable!() };
+    other.key.netns = 1;
+    tracker.handle_event(Event::Connection(other));
+    assert_eq!(tracker.open_cases(), 2);
+}
+
+// ---- closing -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_socket_without_timeouts_has_recovered() {
+    let (mut tracker, _) = stalled(4);
+    let due = tracker.poll_timeout().unwrap();
+    assert!(due <= at(3_000) + Duration::from_secs(1), "a recovery is looked for soon after each retransmission");
+    tracker.handle_timeout(due);
+    tracker.handle_answer(due, found(0));
+    let said = said(&mut tracker);
+    assert_eq!(states(&said), [FindingState::Closed(Outcome::Recovered)]);
+    assert_eq!((tracker.open_cases(), tracker.poll_timeout()), (0, None));
+}
+
+#[test]
+fn a_socket_still_retransmitting_is_looked_at_again_only_when_the_next_timeout_is_overdue() {
+    let (mut tracker, _) = stalled(4);
+    let first_look = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(first_look);
+    said(&mut tracker);
+    tracker.handle_answer(first_look, found(4));
+    assert!(tracker.poll_timeout().unwrap() > at(3_000 + 3_200), "the next timeout is due 3.2 s after the fourth");
+}
+
+#[test]
+fn new_data_acknowledged_between_two_timeouts_closes_as_recovered_and_starts_afresh() {
+    let (mut tracker, _) = stalled(4);
+    let Event::Connection(mut progress) = timeout_event(1, 4) else { unreachable!() };
+    progress.at = at(9_000);
+    progress.socket = SocketView { snd_una: Some(1_100), snd_nxt: Some(1_200), ..socket(1) };
+    tracker.handle_event(Event::Connection(progress));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Recovered)]);
+    assert_eq!(tracker.open_cases(), 1);
+}
+
+#[test]
+fn the_kernel_giving_up_closes_as_timed_out() {
+    let (mut tracker, _) = stalled(6);
+    tracker.handle_event(closed(900_000, 110));
+    let said = said(&mut tracker);
+    assert_eq!(states(&said), [FindingState::Closed(Outcome::TimedOut)]);
+    assert_eq!(tracker.open_cases(), 0);
+}
+
+#[test]
+fn a_short_user_timeout_is_reported_though_it_ends_before_a_suspicion() {
+    let (mut tracker, before) = stalled(2);
+    assert!(before.findings.is_empty());
+    tracker.handle_event(closed(1_000, 110));
+    let said = said(&mut tracker);
+    assert_eq!(states(&said), [FindingState::Opened, FindingState::Closed(Outcome::TimedOut)]);
+    assert_eq!(said.findings[0].ruling.confidence, Confidence::Confirmed);
+}
+
+#[test]
+fn an_application_that_closes_ends_the_finding_normally_and_a_reset_as_reset() {
+    let (mut tracker, _) = stalled(4);
+    tracker.handle_event(closed(5_000, 0));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::ClosedNormally)]);
+
+    let (mut tracker, _) = stalled(4);
+    let Event::Connection(reset) = timeout_event(1, 4) else { unreachable!() };
+    tracker.handle_event(Event::Connection(ConnectionEvent { at: at(5_000), kind: EventKind::ResetReceived, ..reset }));
+    tracker.handle_event(closed(5_000, 104));
+    let said = said(&mut tracker);
+    assert_eq!(said.findings.last().unwrap().state, FindingState::Closed(Outcome::Reset));
+}
+
+#[test]
+fn a_socket_gone_without_a_word_is_unobserved_but_only_after_a_grace() {
+    let (mut tracker, _) = stalled(4);
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    tracker.handle_answer(due, Answer::Socket { key: key(1), lookup: SocketLookup::Gone });
+    assert_eq!(states(&said(&mut tracker)), []);
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Unobserved)]);
+}
+
+#[test]
+fn another_socket_on_the_same_tuple_ends_the_old_ones_finding() {
+    let (mut tracker, _) = stalled(4);
+    let Event::Connection(mut other) = timeout_event(1, 1) else { unreachable!() };
+    other.at = at(9_000);
+    other.socket.cookie = Some(SocketCookie(8));
+    tracker.handle_event(Event::Connection(other));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Unobserved)]);
+    assert_eq!(tracker.open_cases(), 1);
+}
+
+#[test]
+fn the_end_of_an_unsuspected_connection_is_nothing() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(closed(1, 110));
+    assert_eq!((said(&mut tracker).findings.len(), tracker.open_cases()), (0, 0));
+}
+
+#[test]
+fn a_single_timeout_is_forgotten_when_the_next_does_not_come() {
+    let (mut tracker, _) = stalled(1);
+    assert_eq!(tracker.open_cases(), 1);
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    let said = said(&mut tracker);
+    assert_eq!((said.questions.len(), said.findings.len(), tracker.open_cases()), (0, 0, 0));
+}
+
+// ---- what is missing -----------------------------------------------------------------------------------------------
+
+#[test]
+fn lost_events_keep_later_cases_confirmed_and_earlier_ones_suspected() {
+    let (mut tracker, _) = stalled(4);
+    tracker.handle_event(Event::Lost { at: at(3_001), place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 5 });
+    tracker.handle_event(timeout_event(1, 6));
+    let before = said(&mut tracker);
+    assert!(before.findings.iter().all(|finding| finding.ruling.confidence == Confidence::Suspected), "{before:?}");
+    tracker.handle_event(timeout_event(2, 6));
+    let after = said(&mut tracker);
+    assert_eq!(after.findings[0].ruling.confidence, Confidence::Confirmed);
+}
+
+#[test]
+fn a_witness_that_cannot_say_stands_in_the_finding() {
+    let (mut tracker, _) = stalled(6);
+    let unknown = SocketLookup::Unknown("no permission".to_owned());
+    tracker.handle_answer(at(13_000), Answer::Socket { key: key(1), lookup: unknown });
+    let findings = said(&mut tracker).findings;
+    let last = findings.last().unwrap();
+    assert_eq!(last.ruling.missing, [MissingEvidence::Socket { why: "no permission".to_owned() }]);
+}
+
+// ---- contract ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_timeout_handed_in_early_or_twice_does_nothing() {
+    let (mut tracker, _) = stalled(4);
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due.before(Duration::from_nanos(1)));
+    assert!(said(&mut tracker).questions.is_empty());
+    tracker.handle_timeout(due);
+    let asked = said(&mut tracker).questions.len();
+    tracker.handle_timeout(due);
+    assert_eq!((asked <= 1, said(&mut tracker).questions.len()), (true, 0));
+}
+
+#[test]
+fn one_case_more_than_fits_evicts_the_oldest_and_says_so() {
+    let mut tracker = Tracker::new();
+    for index in 0..=u32::try_from(MAX_CASES).unwrap() {
+        let Event::Connection(mut event) = timeout_event(1, 6) else { unreachable!() };
+        event.at = at(20_000 + u64::from(index));
+        event.key.netns = index;
+        event.socket.cookie = Some(SocketCookie(u64::from(index) + 1));
+        tracker.handle_event(Event::Connection(event));
+    }
+    let said = said(&mut tracker);
+    let evicted: Vec<_> =
+        said.findings.iter().filter(|finding| finding.state == FindingState::Closed(Outcome::Evicted)).collect();
+    assert_eq!((evicted.len(), tracker.open_cases()), (1, MAX_CASES));
+    assert_eq!(evicted[0].id.key.netns, 0);
+}
+
+#[derive(Clone, Debug)]
+enum Input {
+    Event { port: u16, ms: u64, cookie: u64, count: u8, una: u32, kind: u8, error: i32 },
+    Found { port: u16, ms: u64, retransmits: u8, inode: u32 },
+    Gone { port: u16, ms: u64 },
+    Unknown { port: u16, ms: u64 },
+    Owner { port: u16, ms: u64, known: bool },
+    Lost { ms: u64 },
+    Timeout { ms: u64 },
+    TimeoutWhenDue,
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let (port, ms) = (1u16..4, 0u64..2_000_000);
+    prop_oneof![
+        8 => (port.clone(), ms.clone(), 0u64..3, 0u8..12, 0u32..3, 0u8..8, prop_oneof![Just(0), Just(110), Just(104)])
+            .prop_map(|(port, ms, cookie, count, una, kind, error)| Input::Event { port, ms, cookie, count, una, kind, error }),
+        2 => (port.clone(), ms.clone(), 0u8..5, 0u32..2)
+            .prop_map(|(port, ms, retransmits, inode)| Input::Found { port, ms, retransmits, inode }),
+        1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Gone { port, ms }),
+        1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Unknown { port, ms }),
+        1 => (port, ms.clone(), any::<bool>()).prop_map(|(port, ms, known)| Input::Owner { port, ms, known }),
+        1 => ms.clone().prop_map(|ms| Input::Lost { ms }),
+        1 => ms.prop_map(|ms| Input::Timeout { ms }),
+        4 => Just(Input::TimeoutWhenDue),
+    ]
+}
+
+fn apply(tracker: &mut Tracker, input: Input) {
+    match input {
+        Input::Event { port, ms, cookie, count, una, kind, error } => {
+            let kind = match kind {
+                0 => EventKind::SynAckRetransmission,
+                1 => EventKind::ResetReceived,
+                2 => EventKind::ResetSent,
+                3 => EventKind::SocketError,
+                4 => EventKind::StateChange { from: TcpState::Established, to: TcpState::Close },
+                _ => EventKind::RetransmissionTimeout { send_result: None },
+            };
+            let state = if let EventKind::StateChange { to, .. } = kind { to } else { TcpState::Established };
+            let socket = SocketView {
+                state: Some(state),
+                cookie: (cookie > 0).then_some(SocketCookie(cookie)),
+                snd_una: Some(una),
+                error: Some(error),
+                ..socket(count)
+            };
+            tracker.handle_event(Event::Connection(ConnectionEvent { at: at(ms), key: key(port), socket, kind }));
+        }
+        Input::Found { port, ms, retransmits, inode } => {
+            let lookup = SocketLookup::Found(SocketStatus { inode, ..status(retransmits) });
+            tracker.handle_answer(at(ms), Answer::Socket { key: key(port), lookup });
+        }
+        Input::Gone { port, ms } => {
+            tracker.handle_answer(at(ms), Answer::Socket { key: key(port), lookup: SocketLookup::Gone });
+        }
+        Input::Unknown { port, ms } => {
+            let lookup = SocketLookup::Unknown(String::new());
+            tracker.handle_answer(at(ms), Answer::Socket { key: key(port), lookup });
+        }
+        Input::Owner { port, ms, known } => {
+            let owner = if known { Ok(None) } else { Err("no".to_owned()) };
+            tracker.handle_answer(at(ms), Answer::Owner { key: key(port), owner });
+        }
+        Input::Lost { ms } => {
+            tracker.handle_event(Event::Lost { at: at(ms), place: LossPlace::Decode, count: 1 });
+        }
+        Input::Timeout { ms } => tracker.handle_timeout(at(ms)),
+        Input::TimeoutWhenDue => {
+            if let Some(due) = tracker.poll_timeout() {
+                tracker.handle_timeout(due);
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Whatever comes in, in whatever order: no panic, every finding is opened once before anything else is said of it and
+    /// closed at most once, after which nothing more is said; and left alone, the tracker comes to rest.
+    #[test]
+    fn findings_live_from_one_opening_to_one_end(inputs in proptest::collection::vec(input(), 0..200)) {
+        let mut tracker = Tracker::new();
+        let mut life: std::collections::BTreeMap<FindingId, bool> = std::collections::BTreeMap::new();
+        for input in inputs {
+            apply(&mut tracker, input);
+            for finding in said(&mut tracker).findings {
+                match finding.state {
+                    FindingState::Opened => prop_assert_eq!(life.insert(finding.id, false), None),
+                    FindingState::Updated => prop_assert_eq!(life.get(&finding.id), Some(&false)),
+                    FindingState::Closed(_) => prop_assert_eq!(life.insert(finding.id, true), Some(false)),
+                }
+            }
+            prop_assert!(tracker.open_cases() <= 3);
+            prop_assert!(tracker.open_cases() == 0 || tracker.poll_timeout().is_some(), "every case waits for something");
+        }
+        for _ in 0..100 {
+            let Some(due) = tracker.poll_timeout() else { break };
+            tracker.handle_timeout(due);
+            for question in said(&mut tracker).questions {
+                if let Question::Socket { key, .. } = question {
+                    tracker.handle_answer(due, Answer::Socket { key, lookup: SocketLookup::Gone });
+                }
+            }
+        }
+        prop_assert_eq!(tracker.open_cases(), 0);
+    }
+}

@@ -1,0 +1,283 @@
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    finding::{Finding, Outcome, OwnerKnowledge},
+    record::{Case, Wake, is_closing},
+};
+use crate::{
+    judge::EvidenceKind,
+    model::{
+        Answer, ConnectionEvent, ConnectionKey, Event, MonoTime, Question, SocketLookup, SocketStatus, SocketTimer,
+    },
+};
+
+/// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
+/// a host with more connections in limbo than this has one cause, not 16,384.
+pub const MAX_CASES: usize = 16_384;
+/// From this many timeouts in a row on the owner is asked for, so that a finding can name it when it is opened.
+const ASK_OWNER_AT_RETRANSMITS: u8 = 3;
+/// An event that tells how a socket ended may still be on the ring when a witness finds the socket gone.
+const GRACE_FOR_LAST_EVENT: Duration = Duration::from_millis(500);
+
+/// What the tracker has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ask a witness and hand the answer to [`Tracker::handle_answer`]. At most one question of a kind is open per case.
+    Question(Question),
+    /// A finding was opened, changed or closed.
+    Finding(Box<Finding>),
+}
+
+/// Follows every connection under suspicion from its first suspicious event to its end.
+///
+/// The tracker does no IO and has no clock. To drive it:
+///
+/// 1. Hand in what happens, each with its time: [`handle_event`](Self::handle_event) for what the kernel tells,
+///    [`handle_answer`](Self::handle_answer) for what a witness says, [`handle_timeout`](Self::handle_timeout) when the time
+///    of [`poll_timeout`](Self::poll_timeout) has come.
+/// 2. After each, take what it has to say by [`poll_output`](Self::poll_output) until that gives `None`: questions to be put
+///    to witnesses, findings to be reported.
+/// 3. Then wait until [`poll_timeout`](Self::poll_timeout), or for the next event or answer.
+///
+/// Rules:
+///
+/// - Time never goes back: a `now` or an event's time before the latest one counts as the latest one. Events may come a
+///   little out of order (each CPU writes its own); evidence is kept in the order of their times.
+/// - A timeout handed in early or twice does nothing. A question may stay unanswered for ever, and an answer may come for a
+///   case that is closed: neither does harm.
+/// - No sequence of inputs panics. At most [`MAX_CASES`] cases are open; one more evicts the least recently touched, first of
+///   those without a finding. An evicted finding is reported as closed with [`Outcome::Evicted`].
+#[derive(Debug, Default)]
+pub struct Tracker {
+    now: MonoTime,
+    cases: HashMap<ConnectionKey, Case>,
+    /// When each case wakes up.
+    wakes: BTreeSet<(MonoTime, ConnectionKey)>,
+    /// In the order of eviction.
+    by_touch: BTreeSet<(bool, MonoTime, ConnectionKey)>,
+    outputs: VecDeque<Output>,
+    events_lost: u64,
+    cases_opened: u64,
+}
+
+impl Tracker {
+    /// A tracker that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many cases are open.
+    pub fn open_cases(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// The next thing to say; `None` when there is nothing more.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next; `None` when no case waits for anything.
+    pub fn poll_timeout(&self) -> Option<MonoTime> {
+        self.wakes.first().map(|(at, _)| *at)
+    }
+
+    /// Takes in what the kernel tells.
+    pub fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Connection(event) => self.handle_connection_event(event),
+            Event::Lost { at, place: _, count } => {
+                self.advance(at);
+                self.events_lost = self.events_lost.saturating_add(count);
+            }
+        }
+    }
+
+    /// Takes in what a witness says at `now`.
+    pub fn handle_answer(&mut self, now: MonoTime, answer: Answer) {
+        self.advance(now);
+        match answer {
+            Answer::Socket { key, lookup } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                case.asked_socket = false;
+                match lookup {
+                    SocketLookup::Found(status) => self.socket_found(case, &status),
+                    SocketLookup::Gone => {
+                        case.set_socket_unknown(None);
+                        case.wake = Some((self.now + GRACE_FOR_LAST_EVENT, Wake::Gone));
+                        self.keep(case);
+                    }
+                    SocketLookup::Unknown(why) => {
+                        case.set_socket_unknown(Some(why));
+                        case.look_when_overdue(self.now, None);
+                        self.judge_and_keep(case);
+                    }
+                }
+            }
+            Answer::Owner { key, owner } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                case.owner = match owner {
+                    Ok(Some(owner)) => OwnerKnowledge::Process(owner),
+                    Ok(None) => OwnerKnowledge::NoProcess,
+                    Err(why) => OwnerKnowledge::Unavailable(why),
+                };
+                if case.has_finding() { self.judge_and_keep(case) } else { self.keep(case) }
+            }
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: MonoTime) {
+        self.advance(now);
+        while let Some((at, key)) = self.wakes.first().copied() {
+            if at > self.now {
+                return;
+            }
+            let Some(mut case) = self.take_case(&key) else {
+                // The two tables are always changed together; this only keeps a mistake from looping.
+                self.wakes.remove(&(at, key));
+                continue;
+            };
+            let wake = case.wake.take();
+            match wake.map(|(_, wake)| wake) {
+                Some(wake @ (Wake::LookForAnswer | Wake::Overdue)) if case.has_finding() => {
+                    // A whole backoff step without an answer: the question or the answer was lost.
+                    case.asked_socket &= wake != Wake::Overdue;
+                    self.ask_socket(&mut case);
+                    case.look_when_overdue(self.now, None);
+                    self.keep(case);
+                }
+                Some(Wake::Gone) => {
+                    case.note(self.now, EvidenceKind::SocketGone);
+                    self.close(case, Outcome::Unobserved);
+                }
+                Some(Wake::LookForAnswer | Wake::Overdue | Wake::Forget) | None if !case.has_finding() => {}
+                Some(Wake::LookForAnswer | Wake::Overdue | Wake::Forget) | None => {
+                    case.look_when_overdue(self.now, None);
+                    self.keep(case);
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, now: MonoTime) {
+        self.now = self.now.max(now);
+    }
+
+    fn handle_connection_event(&mut self, event: ConnectionEvent) {
+        self.advance(event.at);
+        let known = match self.take_case(&event.key) {
+            Some(mut case) if case.is_other_socket(&event) => {
+                case.note(self.now, EvidenceKind::SocketGone);
+                self.close(case, Outcome::Unobserved);
+                None
+            }
+            Some(mut case) if case.shows_progress(&event) => {
+                case.note(event.at, EvidenceKind::AcknowledgmentsResumed);
+                self.close(case, Outcome::Recovered);
+                None
+            }
+            Some(case) => Some(case),
+            None => None,
+        };
+        let mut case = match known {
+            Some(case) => case,
+            // The end of a connection that was never suspected, or the second word about one that is over.
+            None if is_closing(&event) => return,
+            None => {
+                let number = self.cases_opened;
+                self.cases_opened += 1;
+                Case::open(number, &event, self.events_lost)
+            }
+        };
+        case.take(&event);
+        case.touched = self.now;
+        if let Some(finding) = case.judge(self.now, self.events_lost) {
+            self.outputs.push_back(Output::Finding(Box::new(finding)));
+        }
+        if is_closing(&event) {
+            let outcome = case.outcome();
+            self.close(case, outcome);
+            return;
+        }
+        let retransmits = event.socket.retransmits.unwrap_or(0);
+        if case.owner == OwnerKnowledge::NotAsked && (case.has_finding() || retransmits >= ASK_OWNER_AT_RETRANSMITS) {
+            // The socket's inode comes first; the owner is asked for when it is known.
+            self.ask_socket(&mut case);
+        }
+        self.keep(case);
+    }
+
+    fn socket_found(&mut self, mut case: Case, status: &SocketStatus) {
+        case.set_socket_unknown(None);
+        case.touched = self.now;
+        if case.owner == OwnerKnowledge::NotAsked {
+            match status.inode {
+                0 => case.owner = OwnerKnowledge::NoProcess,
+                inode => {
+                    self.outputs.push_back(Output::Question(Question::Owner { key: case.key, inode }));
+                }
+            }
+        }
+        if !case.has_finding() {
+            self.keep(case);
+        } else if status.retransmits == 0 {
+            case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
+            self.close(case, Outcome::Recovered);
+        } else {
+            let pending = match status.timer {
+                Some((SocketTimer::Retransmission, wait)) => Some(wait),
+                Some((SocketTimer::Keepalive | SocketTimer::Persist, _)) | None => None,
+            };
+            case.look_when_overdue(self.now, pending);
+            self.judge_and_keep(case);
+        }
+    }
+
+    fn ask_socket(&mut self, case: &mut Case) {
+        if !case.asked_socket {
+            case.asked_socket = true;
+            self.outputs.push_back(Output::Question(Question::Socket { key: case.key, cookie: case.cookie }));
+        }
+    }
+
+    fn judge_and_keep(&mut self, mut case: Case) {
+        if let Some(finding) = case.judge(self.now, self.events_lost) {
+            self.outputs.push_back(Output::Finding(Box::new(finding)));
+        }
+        self.keep(case);
+    }
+
+    fn close(&mut self, case: Case, outcome: Outcome) {
+        if let Some(finding) = case.close(self.now, outcome) {
+            self.outputs.push_back(Output::Finding(Box::new(finding)));
+        }
+    }
+
+    /// Takes a case out of all tables; [`keep`](Self::keep) puts it back.
+    fn take_case(&mut self, key: &ConnectionKey) -> Option<Case> {
+        let case = self.cases.remove(key)?;
+        if let Some((at, _)) = case.wake {
+            self.wakes.remove(&(at, case.key));
+        }
+        self.by_touch.remove(&(case.has_finding(), case.touched, case.key));
+        // What the tables are sorted by may change now: the copy taken out is the only one.
+        Some(case)
+    }
+
+    fn keep(&mut self, case: Case) {
+        if self.cases.len() >= MAX_CASES
+            && let Some((_, _, oldest)) = self.by_touch.first().copied()
+            && let Some(evicted) = self.take_case(&oldest)
+        {
+            self.close(evicted, Outcome::Evicted);
+        }
+        if let Some((at, _)) = case.wake {
+            self.wakes.insert((at, case.key));
+        }
+        self.by_touch.insert((case.has_finding(), case.touched, case.key));
+        self.cases.insert(case.key, case);
+    }
+}

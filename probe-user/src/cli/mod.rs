@@ -1,0 +1,130 @@
+//! The command line: arguments as typed, then as resolved; one file per subcommand; exit codes decided in one place.
+
+mod check;
+mod diagnose;
+mod prepare;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::Mechanism;
+
+/// Tells which TCP connections of this host are in limbo, why, since when, how long the kernel will go on waiting, and what to
+/// do about it.
+#[derive(Debug, Parser)]
+#[command(name = "connprobe", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Say more about what connprobe itself does, on standard error (twice for every event)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch for a while and report the connections in limbo
+    Diagnose(diagnose::DiagnoseArgs),
+    /// Say what can be observed on this kernel, by which mechanism, and what is missing
+    Check,
+}
+
+/// How to meet this kernel.
+#[derive(Clone, Debug, Args)]
+struct KernelArgs {
+    /// Read the kernel's type information from this file instead of /sys/kernel/btf/vmlinux
+    #[arg(long, value_name = "PATH", global = true)]
+    btf: Option<PathBuf>,
+    /// Attach by this mechanism only, to try a fallback where it is not needed
+    #[arg(long, value_name = "MECHANISM", global = true)]
+    force_mechanism: Option<MechanismArg>,
+    /// Load the kernel programs from this object file instead of the built-in one
+    #[arg(long, value_name = "PATH", global = true, hide = true, env = "CONNPROBE_BPF_OBJECT")]
+    bpf_object: Option<PathBuf>,
+    /// Size of the ring between kernel and user space, in bytes
+    #[arg(long, value_name = "BYTES", global = true, hide = true, value_parser = ring_bytes)]
+    ring_bytes: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum MechanismArg {
+    /// BTF tracepoints
+    TpBtf,
+    /// Classic tracepoints
+    Tracepoint,
+}
+
+impl From<MechanismArg> for Mechanism {
+    fn from(mechanism: MechanismArg) -> Self {
+        match mechanism {
+            MechanismArg::TpBtf => Self::TpBtf,
+            MechanismArg::Tracepoint => Self::Tracepoint,
+        }
+    }
+}
+
+/// The kernel takes ring sizes that are a power of two and a multiple of the page size (`ringbuf_map_alloc`).
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if bytes.is_power_of_two() && bytes >= 4096 {
+        Ok(bytes)
+    } else {
+        Err("a ring's size is a power of two of at least 4096 bytes".to_owned())
+    }
+}
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Nothing was found; everything can be observed.
+    Clean,
+    /// Something was found; something cannot be observed.
+    Found,
+    /// The program could not do what it was asked to.
+    Trouble,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Clean => Self::from(0),
+            Exit::Found => Self::from(1),
+            Exit::Trouble => Self::from(2),
+        }
+    }
+}
+
+/// Runs the program with the arguments of this process.
+pub fn run() -> Exit {
+    // Wrong arguments end here, with a message and exit code 2.
+    let cli = Cli::parse();
+    start_logging(cli.verbose);
+    let result = match cli.command {
+        Command::Diagnose(args) => diagnose::run(&cli.kernel, args),
+        Command::Check => check::run(&cli.kernel),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        Exit::Trouble
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where trouble is told")]
+fn complain(text: &str) {
+    eprintln!("connprobe: {text}");
+}
+
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "connprobe=info,warn",
+        _ => "connprobe=debug,warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CONNPROBE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,181 @@
+//! Bytes from the ring become [`ConnectionEvent`]s.
+//!
+//! Every input gives an event or an error that says what is wrong with it; none panics. A record is copied out of the bytes,
+//! never read in place, and every number that stands for something is checked to be one of its kind.
+
+#![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use connprobe_common::{
+    abi::{ABI_VERSION, NO_RESULT, SocketRecord, hook},
+    fields::Field,
+};
+use zerocopy::FromBytes as _;
+
+use crate::model::{
+    ConnectionEvent, ConnectionKey, EventKind, Keepalive, MonoTime, SocketCookie, SocketView, TcpState,
+};
+
+/// Why a record is no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// It has another length than the ABI says.
+    #[error("a record of {actual} bytes, where {expected} are due")]
+    Length {
+        /// Bytes that came.
+        actual: usize,
+        /// Bytes the ABI says.
+        expected: usize,
+    },
+    /// It was written by programs of another ABI version.
+    #[error("a record of ABI version {0}, where {ABI_VERSION} is due")]
+    Version(u16),
+    /// It names no hook.
+    #[error("a record of the unknown hook {0}")]
+    Hook(u16),
+    /// It names no TCP state.
+    #[error("a record with the unknown TCP state {0}")]
+    State(u8),
+}
+
+/// What turns the kernel's units into ours on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Units {
+    /// Jiffies a second (`CONFIG_HZ`).
+    pub hz: u32,
+    /// Bit number of `SOCK_DEAD` in `sk_flags`, where BTF tells.
+    pub sock_dead_bit: Option<u32>,
+    /// Bit number of `SOCK_KEEPOPEN` in `sk_flags`, where BTF tells.
+    pub sock_keepopen_bit: Option<u32>,
+}
+
+impl Units {
+    fn jiffies(self, count: u32) -> Duration {
+        Duration::from_nanos(u64::from(count) * 1_000_000_000 / u64::from(self.hz.max(1)))
+    }
+}
+
+/// Decodes one record.
+///
+/// # Errors
+///
+/// When the record is not exactly what this version's programs write.
+pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError> {
+    let record = SocketRecord::read_from_bytes(bytes)
+        .map_err(|_| DecodeError::Length { actual: bytes.len(), expected: size_of::<SocketRecord>() })?;
+    if record.abi_version != ABI_VERSION {
+        return Err(DecodeError::Version(record.abi_version));
+    }
+    let from = tcp_state(record.old_state)?;
+    let to = tcp_state(record.new_state)?;
+    let kind = match record.hook {
+        hook::INET_SOCK_SET_STATE => EventKind::StateChange { from, to },
+        hook::TCP_RETRANSMIT_SKB => {
+            EventKind::RetransmissionTimeout { send_result: (record.result != NO_RESULT).then_some(record.result) }
+        }
+        hook::TCP_RETRANSMIT_SYNACK => EventKind::SynAckRetransmission,
+        hook::TCP_RECEIVE_RESET => EventKind::ResetReceived,
+        hook::TCP_SEND_RESET => EventKind::ResetSent,
+        hook::INET_SK_ERROR_REPORT => EventKind::SocketError,
+        other => return Err(DecodeError::Hook(other)),
+    };
+    Ok(ConnectionEvent {
+        at: MonoTime::from_ns(record.ktime_ns),
+        key: ConnectionKey {
+            netns: record.netns,
+            local: endpoint(record.local_address, record.local_port),
+            remote: endpoint(record.remote_address, record.remote_port),
+        },
+        socket: socket_view(&record, to, units),
+        kind,
+    })
+}
+
+fn tcp_state(number: u8) -> Result<TcpState, DecodeError> {
+    TcpState::from_kernel(number).ok_or(DecodeError::State(number))
+}
+
+fn endpoint(address: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(address).to_canonical(), port)
+}
+
+fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketView {
+    let has = |field: Field| record.available & field.bit() != 0;
+    fn of<T>(available: bool, value: T) -> Option<T> {
+        available.then_some(value)
+    }
+    let flag = |bit: Option<u32>| {
+        let mask = 1u64.checked_shl(bit?)?;
+        has(Field::SkFlags).then_some(record.sk_flags & mask != 0)
+    };
+    SocketView {
+        state: Some(state),
+        cookie: (record.cookie != 0).then_some(SocketCookie(record.cookie)),
+        snd_una: of(has(Field::TpSndUna), record.snd_una),
+        snd_nxt: of(has(Field::TpSndNxt), record.snd_nxt),
+        write_seq: of(has(Field::TpWriteSeq), record.write_seq),
+        snd_wnd_bytes: of(has(Field::TpSndWnd), record.snd_wnd),
+        packets_out: of(has(Field::TpPacketsOut), record.packets_out),
+        total_retransmits: of(has(Field::TpTotalRetrans), record.total_retrans),
+        retransmits: of(has(Field::IcskRetransmits) || has(Field::ReqNumTimeout), record.retransmits),
+        backoff: of(has(Field::IcskBackoff), record.backoff),
+        probes_out: of(has(Field::IcskProbesOut), record.probes_out),
+        rto: of(has(Field::IcskRto), units.jiffies(record.rto_jiffies)),
+        rto_max: of(has(Field::IcskRtoMax), units.jiffies(record.rto_max_jiffies)),
+        retransmitting_for: retransmitting_for(record).filter(|_| has(Field::TpRetransStamp)),
+        last_ack_ago: of(has(Field::TpRcvTstamp), since_jiffies(record, record.rcv_tstamp_jiffies, units)),
+        user_timeout: of(has(Field::IcskUserTimeout), Duration::from_millis(u64::from(record.user_timeout_ms))),
+        keepalive: keepalive(record, flag(units.sock_keepopen_bit), units),
+        orphaned: flag(units.sock_dead_bit),
+        tcp_retries2: of(has(Field::NetTcpRetries2), record.tcp_retries2),
+        tcp_orphan_retries: of(has(Field::NetTcpOrphanRetries), record.tcp_orphan_retries),
+        ingress_ifindex: of(has(Field::SkRxDstIfindex), record.ingress_ifindex),
+        egress_ifindex: of(has(Field::DevIfindex), record.egress_ifindex),
+        error: of(has(Field::SkErr), record.error),
+    }
+}
+
+/// Milliseconds (or microseconds, `tcp_usec_ts`) since `retrans_stamp`, both taken modulo 2^32; `None` when it is 0, which
+/// the kernel uses for "not retransmitting".
+fn retransmitting_for(record: &SocketRecord) -> Option<Duration> {
+    if record.retrans_stamp == 0 {
+        return None;
+    }
+    let unit_ns = if record.usec_ts == 1 { 1_000 } else { 1_000_000 };
+    let now = low_32_bits(record.ktime_ns / unit_ns);
+    let elapsed = now.wrapping_sub(record.retrans_stamp);
+    // The stamp may be a fraction of a unit ahead of the clock; a huge difference is a negative one.
+    let elapsed = if elapsed > u32::MAX / 2 { 0 } else { elapsed };
+    Some(Duration::from_nanos(u64::from(elapsed) * unit_ns))
+}
+
+fn since_jiffies(record: &SocketRecord, earlier: u32, units: Units) -> Duration {
+    let elapsed = low_32_bits(record.jiffies).wrapping_sub(earlier);
+    units.jiffies(if elapsed > u32::MAX / 2 { 0 } else { elapsed })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are what the kernel keeps of both clocks")]
+const fn low_32_bits(value: u64) -> u32 {
+    value as u32
+}
+
+fn keepalive(record: &SocketRecord, enabled: Option<bool>, units: Units) -> Option<Keepalive> {
+    let has = |field: Field| record.available & field.bit() != 0;
+    if !(has(Field::TpKeepaliveTime) && has(Field::TpKeepaliveIntvl) && has(Field::TpKeepaliveProbes)) {
+        return None;
+    }
+    let own = |jiffies: u32| (jiffies != 0).then(|| units.jiffies(jiffies));
+    Some(Keepalive {
+        enabled: enabled?,
+        idle: own(record.keepalive_time_jiffies),
+        interval: own(record.keepalive_intvl_jiffies),
+        probes: (record.keepalive_probes != 0).then_some(record.keepalive_probes),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+use proptest::prelude::*;
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use super::*;
+
+const UNITS: Units = Units { hz: 250, sock_dead_bit: Some(0), sock_keepopen_bit: Some(9) };
+
+fn record() -> SocketRecord {
+    let mut record = SocketRecord::new_zeroed();
+    record.abi_version = ABI_VERSION;
+    record.hook = hook::TCP_RETRANSMIT_SKB;
+    record.old_state = 1;
+    record.new_state = 1;
+    record.result = NO_RESULT;
+    record.ktime_ns = 10_000_000_000;
+    record
+}
+
+fn view(record: &SocketRecord) -> SocketView {
+    decode(record.as_bytes(), UNITS).unwrap().socket
+}
+
+#[test]
+fn a_field_whose_bit_is_clear_is_unavailable_not_zero() {
+    let view = view(&record());
+    assert_eq!(view.snd_una, None);
+    assert_eq!(view.rto, None);
+    assert_eq!(view.keepalive, None);
+    assert_eq!(view.cookie, None);
+    assert_eq!(view.state, Some(TcpState::Established));
+}
+
+#[test]
+fn jiffies_become_durations_by_the_kernels_tick() {
+    let mut record = record();
+    record.available = Field::IcskRto.bit() | Field::TpRcvTstamp.bit();
+    record.rto_jiffies = 50;
+    record.jiffies = 0x1_0000_0005;
+    record.rcv_tstamp_jiffies = 0xffff_fffb;
+    let view = view(&record);
+    assert_eq!(view.rto, Some(Duration::from_millis(200)));
+    assert_eq!(view.last_ack_ago, Some(Duration::from_millis(40)));
+}
+
+#[test]
+fn the_retransmission_stamp_is_milliseconds_or_microseconds_of_the_same_clock() {
+    let mut record = record();
+    record.available = Field::TpRetransStamp.bit();
+    record.retrans_stamp = 9_400;
+    assert_eq!(view(&record).retransmitting_for, Some(Duration::from_millis(600)));
+    record.usec_ts = 1;
+    record.retrans_stamp = 9_999_900;
+    assert_eq!(view(&record).retransmitting_for, Some(Duration::from_micros(100)));
+    record.retrans_stamp = 10_000_001;
+    assert_eq!(view(&record).retransmitting_for, Some(Duration::ZERO));
+    record.retrans_stamp = 0;
+    assert_eq!(view(&record).retransmitting_for, None);
+}
+
+#[test]
+fn ipv4_mapped_addresses_are_the_ipv4_addresses_they_map() {
+    let mut record = record();
+    record.local_address = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
+    record.local_port = 5672;
+    record.remote_address = "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets();
+    let key = decode(record.as_bytes(), UNITS).unwrap().key;
+    assert_eq!(key.local.to_string(), "10.0.0.1:5672");
+    assert_eq!(key.remote.to_string(), "[2001:db8::1]:0");
+}
+
+#[test]
+fn keepalive_settings_of_zero_mean_the_namespaces_default() {
+    let mut record = record();
+    record.available = Field::SkFlags.bit()
+        | Field::TpKeepaliveTime.bit()
+        | Field::TpKeepaliveIntvl.bit()
+        | Field::TpKeepaliveProbes.bit();
+    record.sk_flags = 1 << 9;
+    record.keepalive_probes = 3;
+    let keepalive = view(&record).keepalive.unwrap();
+    assert!(keepalive.enabled);
+    assert_eq!((keepalive.idle, keepalive.interval, keepalive.probes), (None, None, Some(3)));
+}
+
+#[test]
+fn what_no_program_writes_is_named() {
+    let bytes = record();
+    let bytes = bytes.as_bytes();
+    assert_eq!(decode(&bytes[1..], UNITS), Err(DecodeError::Length { actual: 167, expected: 168 }));
+    let mut other = record();
+    other.abi_version = 9;
+    assert_eq!(decode(other.as_bytes(), UNITS), Err(DecodeError::Version(9)));
+    let mut other = record();
+    other.hook = 77;
+    assert_eq!(decode(other.as_bytes(), UNITS), Err(DecodeError::Hook(77)));
+    let mut other = record();
+    other.new_state = 0;
+    assert_eq!(decode(other.as_bytes(), UNITS), Err(DecodeError::State(0)));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), hz: u32) {
+        let _ = decode(&bytes, Units { hz, sock_dead_bit: Some(200), sock_keepopen_bit: None });
+    }
+
+    #[test]
+    fn no_record_of_the_right_length_makes_the_decoder_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 168),
+        hook in 0u16..8,
+        state in 0u8..14,
+        hz: u32,
+    ) {
+        let mut record = SocketRecord::read_from_bytes(&bytes).unwrap();
+        record.abi_version = ABI_VERSION;
+        record.hook = hook;
+        record.old_state = state;
+        record.new_state = state;
+        let _ = decode(record.as_bytes(), Units { hz, sock_dead_bit: Some(0), sock_keepopen_bit: Some(9) });
+    }
+}

@@ -1,0 +1,38 @@
+//! From evidence to a verdict. Pure: the same history always gives the same ruling.
+//!
+//! A verdict is a fact about a connection; the advice is derived from its cause ([`remedies`]). One file per verdict under
+//! `rules/`.
+
+#![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
+
+mod deadline;
+mod evidence;
+mod remedy;
+mod rules;
+mod ruling;
+
+pub use deadline::{Deadline, DeadlineSource, KernelTimer};
+pub use evidence::{Evidence, EvidenceKind, Timeout};
+pub use remedy::{Remedy, remedies};
+pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
+pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
+
+use crate::model::{ConnectionKey, SocketView};
+
+/// What a case knows when it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// Which connection.
+    pub key: &'a ConnectionKey,
+    /// The latest view of the socket.
+    pub socket: &'a SocketView,
+    /// What has been seen, in time order. Old entries between the first and the latest may have been left out.
+    pub evidence: &'a [Evidence],
+    /// Events lost anywhere since the case was opened: one of them may have been about this connection.
+    pub events_lost: u64,
+}
+
+/// Judges a history by every rule; the first that applies rules. `None` when nothing is wrong, or not yet.
+pub fn judge(history: &History<'_>) -> Option<Ruling> {
+    rules::retransmit_stalled::assess(history)
+}

@@ -1,0 +1,105 @@
+//! Which field of which kernel structure each [`Field`] is, and what it must look like.
+
+use connprobe_common::fields::Field;
+
+/// What a field's type must be for the programs to read it right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// An integer (or an enum, or an array or structure read as bytes) of so many bytes.
+    Bytes(u32),
+    /// A pointer to the named structure.
+    PointerTo(&'static str),
+    /// A bit-field of at most 8 bits.
+    Bits,
+}
+
+/// The path to a field: a structure, and member names from it. Members of anonymous structures and unions count as the
+/// structure's own, as in C.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FieldPath {
+    pub(super) structure: &'static str,
+    pub(super) members: &'static [&'static str],
+    pub(super) shape: Shape,
+}
+
+/// Structures of which the first starts the second at offset 0, so that one pointer serves all their fields
+/// (`struct tcp_sock` in `include/linux/tcp.h` and what it embeds).
+pub(super) const NESTING: [(&str, &str); 4] =
+    [("sock", "__sk_common"), ("inet_sock", "sk"), ("inet_connection_sock", "icsk_inet"), ("tcp_sock", "inet_conn")];
+
+/// Where to look for `field`.
+pub(super) const fn path(field: Field) -> FieldPath {
+    use Shape::{Bits, Bytes, PointerTo};
+    const fn at(structure: &'static str, members: &'static [&'static str], shape: Shape) -> FieldPath {
+        FieldPath { structure, members, shape }
+    }
+    match field {
+        Field::SkFamily => at("sock_common", &["skc_family"], Bytes(2)),
+        Field::SkState => at("sock_common", &["skc_state"], Bytes(1)),
+        Field::SkDaddr => at("sock_common", &["skc_daddr"], Bytes(4)),
+        Field::SkRcvSaddr => at("sock_common", &["skc_rcv_saddr"], Bytes(4)),
+        Field::SkV6Daddr => at("sock_common", &["skc_v6_daddr"], Bytes(16)),
+        Field::SkV6RcvSaddr => at("sock_common", &["skc_v6_rcv_saddr"], Bytes(16)),
+        Field::SkDport => at("sock_common", &["skc_dport"], Bytes(2)),
+        Field::SkNum => at("sock_common", &["skc_num"], Bytes(2)),
+        Field::SkNet => at("sock_common", &["skc_net", "net"], PointerTo("net")),
+        Field::SkCookie => at("sock_common", &["skc_cookie", "counter"], Bytes(8)),
+        Field::SkProtocol => at("sock", &["sk_protocol"], Bytes(2)),
+        Field::SkErr => at("sock", &["sk_err"], Bytes(4)),
+        Field::SkFlags => at("sock_common", &["skc_flags"], Bytes(8)),
+        Field::SkRxDstIfindex => at("sock", &["sk_rx_dst_ifindex"], Bytes(4)),
+        Field::SkDstCache => at("sock", &["sk_dst_cache"], PointerTo("dst_entry")),
+        Field::InetSport => at("inet_sock", &["inet_sport"], Bytes(2)),
+        Field::IcskRetransmits => at("inet_connection_sock", &["icsk_retransmits"], Bytes(1)),
+        Field::IcskBackoff => at("inet_connection_sock", &["icsk_backoff"], Bytes(1)),
+        Field::IcskRto => at("inet_connection_sock", &["icsk_rto"], Bytes(4)),
+        Field::IcskRtoMax => at("inet_connection_sock", &["icsk_rto_max"], Bytes(4)),
+        Field::IcskUserTimeout => at("inet_connection_sock", &["icsk_user_timeout"], Bytes(4)),
+        Field::IcskProbesOut => at("inet_connection_sock", &["icsk_probes_out"], Bytes(1)),
+        Field::TpSndUna => at("tcp_sock", &["snd_una"], Bytes(4)),
+        Field::TpSndNxt => at("tcp_sock", &["snd_nxt"], Bytes(4)),
+        Field::TpWriteSeq => at("tcp_sock", &["write_seq"], Bytes(4)),
+        Field::TpSndWnd => at("tcp_sock", &["snd_wnd"], Bytes(4)),
+        Field::TpPacketsOut => at("tcp_sock", &["packets_out"], Bytes(4)),
+        Field::TpTotalRetrans => at("tcp_sock", &["total_retrans"], Bytes(4)),
+        Field::TpRetransStamp => at("tcp_sock", &["retrans_stamp"], Bytes(4)),
+        Field::TpUsecTs => at("tcp_sock", &["tcp_usec_ts"], Bits),
+        Field::TpRcvTstamp => at("tcp_sock", &["rcv_tstamp"], Bytes(4)),
+        Field::TpKeepaliveTime => at("tcp_sock", &["keepalive_time"], Bytes(4)),
+        Field::TpKeepaliveIntvl => at("tcp_sock", &["keepalive_intvl"], Bytes(4)),
+        Field::TpKeepaliveProbes => at("tcp_sock", &["keepalive_probes"], Bytes(1)),
+        Field::NetInum => at("net", &["ns", "inum"], Bytes(4)),
+        Field::NetTcpRetries2 => at("net", &["ipv4", "sysctl_tcp_retries2"], Bytes(1)),
+        Field::NetTcpOrphanRetries => at("net", &["ipv4", "sysctl_tcp_orphan_retries"], Bytes(1)),
+        Field::DstDev => at("dst_entry", &["dev"], PointerTo("net_device")),
+        Field::DevIfindex => at("net_device", &["ifindex"], Bytes(4)),
+        Field::ReqNumTimeout => at("request_sock", &["num_timeout"], Bits),
+    }
+}
+
+/// Fields without which no event can be told apart from another connection's: a kernel lacking one cannot be observed.
+pub(super) const INDISPENSABLE: [Field; 11] = [
+    Field::SkFamily,
+    Field::SkState,
+    Field::SkDaddr,
+    Field::SkRcvSaddr,
+    Field::SkV6Daddr,
+    Field::SkV6RcvSaddr,
+    Field::SkDport,
+    Field::SkNum,
+    Field::SkNet,
+    Field::NetInum,
+    Field::IcskRetransmits,
+];
+
+/// The C spelling of a path, for people.
+pub(super) fn spelled(field: Field) -> String {
+    let path = path(field);
+    format!("{}.{}", path.structure, path.members.join("."))
+}
+
+/// Fields that this kernel may lack without harm, because something else says the same.
+pub(super) const fn is_expected_to_be_missing(field: Field) -> bool {
+    // `icsk_rto_max` came in 6.15 (120 s before), `tcp_usec_ts` in 6.7 (milliseconds before).
+    matches!(field, Field::IcskRtoMax | Field::TpUsecTs)
+}

@@ -1,0 +1,100 @@
+//! The compiled kernel programs, and how they are parametrized before loading.
+
+use std::{borrow::Cow, fs, io, path::PathBuf};
+
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
+use connprobe_common::{
+    abi::hook,
+    settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Settings},
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    facts::Facts,
+    filter::{Filter, prefix},
+};
+use crate::model::Hook;
+
+/// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/connprobe.bpf.o"));
+
+/// How to load the programs.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// What to observe.
+    pub filter: Filter,
+    /// Size of the ring in bytes, a power of two and a multiple of the page size; the programs' own default otherwise.
+    pub ring_bytes: Option<u32>,
+    /// Another object file than the built-in one, for testing a rebuilt object.
+    pub object: Option<PathBuf>,
+}
+
+/// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded.
+pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenError> {
+    let bytes = match &options.object {
+        None => Cow::Borrowed(OBJECT),
+        Some(path) => Cow::Owned(fs::read(path).map_err(|source| OpenError::Object { path: path.clone(), source })?),
+    };
+    let settings = settings(facts, &options.filter);
+    let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
+    let mut loader = EbpfLoader::new();
+    loader.btf(btf.as_ref()).override_global("LOCATIONS", facts.layout.locations.as_slice(), true).override_global(
+        "SETTINGS",
+        settings.as_bytes(),
+        true,
+    );
+    if let Some(bytes) = options.ring_bytes {
+        loader.map_max_entries("EVENTS", bytes);
+    }
+    Ok(loader.load(&bytes)?)
+}
+
+/// Why the object could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The object named on the command line cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Object {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused a map, or the object is none.
+    #[error(transparent)]
+    Kernel(#[from] EbpfError),
+}
+
+fn settings(facts: &Facts, filter: &Filter) -> Settings {
+    let classic = |hook: Hook, field: &str, size_bytes: u32| {
+        let format = facts.formats.get(&hook).and_then(|format| format.as_ref().ok());
+        // 0 is where every record has its common header: the programs take it for "no such field".
+        format.and_then(|format| format.offset_of(field, size_bytes)).unwrap_or(0)
+    };
+    let mut classic_skaddr_offset = [0; hook::COUNT];
+    for (hook, slot) in Hook::ALL.into_iter().zip(&mut classic_skaddr_offset) {
+        *slot = classic(hook, "skaddr", 8);
+    }
+    let mut ports = [0; MAX_FILTER_PORTS];
+    for (port, slot) in filter.ports.iter().zip(&mut ports) {
+        *slot = *port;
+    }
+    let mut prefixes = [Prefix::default(); MAX_FILTER_PREFIXES];
+    for (net, slot) in filter.peers.iter().zip(&mut prefixes) {
+        *slot = prefix(net);
+    }
+    let count = |length: usize, most: usize| u32::try_from(length.min(most)).unwrap_or(u32::MAX);
+    Settings {
+        netns: filter.netns.unwrap_or(0),
+        port_count: count(filter.ports.len(), MAX_FILTER_PORTS),
+        prefix_count: count(filter.peers.len(), MAX_FILTER_PREFIXES),
+        retransmit_has_result: u32::from(facts.layout.retransmit_has_result()),
+        classic_skaddr_offset,
+        classic_oldstate_offset: classic(Hook::InetSockSetState, "oldstate", 4),
+        classic_newstate_offset: classic(Hook::InetSockSetState, "newstate", 4),
+        classic_req_offset: classic(Hook::TcpRetransmitSynack, "req", 8),
+        classic_err_offset: classic(Hook::TcpRetransmitSkb, "err", 4),
+        ports,
+        prefixes,
+    }
+}

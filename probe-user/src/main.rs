@@ -1,0 +1,7 @@
+//! The command `connprobe`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    connprobe::cli::run().into()
+}

@@ -1,0 +1,110 @@
+use super::{ConnectionKey, MonoTime, SocketView, TcpState};
+
+/// What the tracker is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "losses are rare, and boxing would cost every event an allocation")]
+pub enum Event {
+    /// Something suspicious happened on a connection.
+    Connection(ConnectionEvent),
+    /// Events were lost on their way: from here on, what was not seen may still have happened.
+    Lost {
+        /// When the loss was noticed.
+        at: MonoTime,
+        /// Where.
+        place: LossPlace,
+        /// How many events.
+        count: u64,
+    },
+}
+
+/// Something that does not happen on a healthy connection, as the kernel programs saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionEvent {
+    /// When it happened, by the kernel's clock.
+    pub at: MonoTime,
+    /// On which connection.
+    pub key: ConnectionKey,
+    /// The socket at that moment.
+    pub socket: SocketView,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened on a connection. Matched exhaustively everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The retransmission timer fired and the oldest segment was sent again, or an attempt was made
+    /// (`tcp:tcp_retransmit_skb` with `icsk_retransmits` above 0: neither fast retransmit nor tail loss probe).
+    RetransmissionTimeout {
+        /// What sending returned, a negative `errno`, from Linux 6.17. `None` before: there the event fires on success only.
+        send_result: Option<i32>,
+    },
+    /// A SYN-ACK was sent again (`tcp:tcp_retransmit_synack`).
+    SynAckRetransmission,
+    /// A connection under suspicion changed its state (`sock:inet_sock_set_state`).
+    StateChange {
+        /// State before.
+        from: TcpState,
+        /// State after.
+        to: TcpState,
+    },
+    /// An established connection received a RST that was accepted (`tcp:tcp_receive_reset`).
+    ResetReceived,
+    /// This host sent a RST on an established connection (`tcp:tcp_send_reset`).
+    ResetSent,
+    /// The kernel reported an error to the application (`sock:inet_sk_error_report`); the error is in the socket view.
+    SocketError,
+}
+
+/// A place in the kernel that raises events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are the kernel's tracepoints")]
+pub enum Hook {
+    InetSockSetState,
+    TcpRetransmitSkb,
+    TcpRetransmitSynack,
+    TcpReceiveReset,
+    TcpSendReset,
+    InetSkErrorReport,
+}
+
+impl Hook {
+    /// All hooks, in the order of the kernel's counters.
+    pub const ALL: [Self; 6] = [
+        Self::InetSockSetState,
+        Self::TcpRetransmitSkb,
+        Self::TcpRetransmitSynack,
+        Self::TcpReceiveReset,
+        Self::TcpSendReset,
+        Self::InetSkErrorReport,
+    ];
+
+    /// The tracepoint's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InetSockSetState => "inet_sock_set_state",
+            Self::TcpRetransmitSkb => "tcp_retransmit_skb",
+            Self::TcpRetransmitSynack => "tcp_retransmit_synack",
+            Self::TcpReceiveReset => "tcp_receive_reset",
+            Self::TcpSendReset => "tcp_send_reset",
+            Self::InetSkErrorReport => "inet_sk_error_report",
+        }
+    }
+
+    /// The tracefs subsystem of the tracepoint.
+    pub const fn subsystem(self) -> &'static str {
+        match self {
+            Self::InetSockSetState | Self::InetSkErrorReport => "sock",
+            Self::TcpRetransmitSkb | Self::TcpRetransmitSynack | Self::TcpReceiveReset | Self::TcpSendReset => "tcp",
+        }
+    }
+}
+
+/// Where an event can be lost between the kernel and the tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LossPlace {
+    /// The ring buffer was full when this hook wanted to write.
+    Ring(Hook),
+    /// A record came through that could not be decoded.
+    Decode,
+}

@@ -1,0 +1,13 @@
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Which host a record comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Host name.
+    pub name: String,
+    /// `/etc/machine-id`: the installation; `null` where there is none.
+    pub machine_id: Option<String>,
+    /// `/proc/sys/kernel/random/boot_id`: the boot.
+    pub boot_id: Uuid,
+}

@@ -1,0 +1,15 @@
+//! What people and pipelines read. Pure: findings, coverage and counters in, records and text out.
+//!
+//! [`record`] is the public contract (one JSON object a line), [`text`] the report for a person at 3 a.m. Both say the same.
+
+#![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
+
+mod host;
+pub mod record;
+mod summary;
+pub mod text;
+mod wall_clock;
+
+pub use host::Host;
+pub use summary::{HookCount, Summary};
+pub use wall_clock::WallClock;

@@ -1,0 +1,90 @@
+use serde::Serialize;
+
+use crate::model::{Coverage, HookStatus, LossPlace};
+
+/// What is observed and what is not.
+#[derive(Clone, Debug, Serialize)]
+pub struct CoverageBody {
+    /// As `uname -r`.
+    pub kernel_release: String,
+    /// Whether something that should be observed is not.
+    pub degraded: bool,
+    /// One entry a hook.
+    pub hooks: Vec<HookBody>,
+    /// Kernel fields that cannot be read here.
+    pub missing_fields: Vec<MissingFieldBody>,
+}
+
+/// What became of one hook.
+#[derive(Clone, Debug, Serialize)]
+pub struct HookBody {
+    /// The kernel's name for it.
+    pub hook: &'static str,
+    /// `ok`, `unsupported` (this kernel has none) or `broken` (it should have worked).
+    pub status: &'static str,
+    /// How it is attached; `null` when it is not.
+    pub mechanism: Option<&'static str>,
+    /// Why it is not attached; `null` when it is.
+    pub why: Option<String>,
+}
+
+/// A kernel field that cannot be read here.
+#[derive(Clone, Debug, Serialize)]
+pub struct MissingFieldBody {
+    /// C spelling.
+    pub field: String,
+    /// Why.
+    pub why: String,
+    /// Whether nothing is lost by it.
+    pub harmless: bool,
+}
+
+impl CoverageBody {
+    pub(super) fn new(coverage: &Coverage) -> Self {
+        Self {
+            kernel_release: coverage.kernel_release.clone(),
+            degraded: !coverage.is_full(),
+            hooks: coverage
+                .hooks
+                .iter()
+                .map(|(hook, status)| {
+                    let (status, mechanism, why) = match status {
+                        HookStatus::Attached(mechanism) => ("ok", Some(mechanism.name()), None),
+                        HookStatus::Unsupported(why) => ("unsupported", None, Some(why.clone())),
+                        HookStatus::Broken(why) => ("broken", None, Some(why.clone())),
+                    };
+                    HookBody { hook: hook.name(), status, mechanism, why }
+                })
+                .collect(),
+            missing_fields: coverage
+                .missing_fields
+                .iter()
+                .map(|missing| MissingFieldBody {
+                    field: missing.field.clone(),
+                    why: missing.why.clone(),
+                    harmless: missing.harmless,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Events were lost between the kernel and the tracker.
+#[derive(Clone, Debug, Serialize)]
+pub struct LossBody {
+    /// `ring` (it was full) or `decode` (a record made no sense).
+    pub place: &'static str,
+    /// The hook whose events were lost; `null` where that is not known.
+    pub hook: Option<&'static str>,
+    /// How many since the last such record.
+    pub count: u64,
+}
+
+impl LossBody {
+    pub(super) fn new(place: LossPlace, count: u64) -> Self {
+        match place {
+            LossPlace::Ring(hook) => Self { place: "ring", hook: Some(hook.name()), count },
+            LossPlace::Decode => Self { place: "decode", hook: None, count },
+        }
+    }
+}

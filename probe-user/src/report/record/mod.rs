@@ -1,0 +1,100 @@
+//! The public records: NDJSON, one object a line, UTF-8. Within a major version fields are only added.
+//!
+//! A field that this kernel or this vantage cannot tell is `null`, never 0. Times are RFC 3339 in UTC with nanoseconds;
+//! every other number names its unit.
+
+mod coverage;
+mod finding;
+mod summary;
+
+pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody};
+pub use finding::{
+    ConnectionBody, DeadlineBody, EndpointBody, EvidenceBody, EvidenceData, FindingBody, KeepaliveBody, MissingBody,
+    OwnerBody, RemedyBody, SocketBody,
+};
+use serde::Serialize;
+pub use summary::{HookCountBody, SummaryBody};
+
+use super::{Host, Summary, WallClock};
+use crate::{
+    case::Finding,
+    model::{Coverage, LossPlace, MonoTime},
+};
+
+/// Name and major version of the contract.
+pub const SCHEMA: &str = "connprobe/1";
+
+/// One record: the envelope, and by `type` the rest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// `finding`, `coverage`, `loss` or `summary`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// When it happened.
+    pub time: String,
+    /// The host.
+    pub host: Host,
+    /// Counts the records of one run from 0: a gap is a lost record.
+    pub seq: u64,
+    /// The rest.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// What a record says beside its envelope.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Body {
+    /// `finding`: a finding was opened, updated or closed.
+    Finding(Box<FindingBody>),
+    /// `coverage`: what is observed and what is not.
+    Coverage(CoverageBody),
+    /// `loss`: events were lost.
+    Loss(LossBody),
+    /// `summary`: the end of a run.
+    Summary(SummaryBody),
+}
+
+/// Makes the records of one run.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    host: Host,
+    clock: WallClock,
+    next_seq: u64,
+}
+
+impl Recorder {
+    /// A recorder that has made none yet.
+    pub fn new(host: Host, clock: WallClock) -> Self {
+        Self { host, clock, next_seq: 0 }
+    }
+
+    /// A change of a finding.
+    pub fn finding(&mut self, finding: &Finding) -> Record {
+        let body = FindingBody::new(finding, &self.host, &self.clock);
+        self.record("finding", finding.at, Body::Finding(Box::new(body)))
+    }
+
+    /// What is observed.
+    pub fn coverage(&mut self, now: MonoTime, coverage: &Coverage) -> Record {
+        self.record("coverage", now, Body::Coverage(CoverageBody::new(coverage)))
+    }
+
+    /// Events were lost.
+    pub fn loss(&mut self, now: MonoTime, place: LossPlace, count: u64) -> Record {
+        self.record("loss", now, Body::Loss(LossBody::new(place, count)))
+    }
+
+    /// The end of a run.
+    pub fn summary(&mut self, now: MonoTime, summary: &Summary) -> Record {
+        self.record("summary", now, Body::Summary(SummaryBody::new(summary)))
+    }
+
+    fn record(&mut self, kind: &'static str, at: MonoTime, body: Body) -> Record {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Record { schema: SCHEMA, kind, time: self.clock.rfc3339(at), host: self.host.clone(), seq, body }
+    }
+}

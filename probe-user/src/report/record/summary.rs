@@ -1,0 +1,64 @@
+use serde::Serialize;
+
+use crate::report::Summary;
+
+/// The end of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct SummaryBody {
+    /// How long was watched.
+    pub watched_seconds: f64,
+    /// Findings opened.
+    pub findings: usize,
+    /// Of those, still open or badly ended.
+    pub unresolved: usize,
+    /// `suspected` or `confirmed`: the highest among the unresolved; `null` when there are none.
+    pub highest_confidence: Option<&'static str>,
+    /// Events lost, at whatever place.
+    pub lost: u64,
+    /// Of those, records that could not be decoded.
+    pub undecodable: u64,
+    /// Questions that were never put to a witness because too many were waiting.
+    pub unasked: u64,
+    /// What each hook did.
+    pub hooks: Vec<HookCountBody>,
+}
+
+/// What one hook did: `seen` = `emitted` + `lost`.
+#[derive(Clone, Debug, Serialize)]
+pub struct HookCountBody {
+    /// The kernel's name for it.
+    pub hook: &'static str,
+    /// Suspicious events that asked for a place on the ring.
+    pub seen: u64,
+    /// Those that got it.
+    pub emitted: u64,
+    /// Those that found the ring full.
+    pub lost: u64,
+    /// Suspicious events held back by a limit.
+    pub suppressed: u64,
+}
+
+impl SummaryBody {
+    pub(super) fn new(summary: &Summary) -> Self {
+        Self {
+            watched_seconds: summary.watched.as_secs_f64(),
+            findings: summary.findings.len(),
+            unresolved: summary.unresolved().count(),
+            highest_confidence: summary.highest_confidence().map(crate::judge::Confidence::name),
+            lost: summary.lost(),
+            undecodable: summary.undecodable,
+            unasked: summary.unasked,
+            hooks: summary
+                .hooks
+                .iter()
+                .map(|count| HookCountBody {
+                    hook: count.hook.name(),
+                    seen: count.seen,
+                    emitted: count.emitted,
+                    lost: count.lost,
+                    suppressed: count.suppressed,
+                })
+                .collect(),
+        }
+    }
+}

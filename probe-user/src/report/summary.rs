@@ -1,0 +1,66 @@
+use std::time::Duration;
+
+use crate::{
+    case::{Finding, FindingState},
+    judge::Confidence,
+    model::Hook,
+};
+
+/// What one hook's programs did while watching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookCount {
+    /// The hook.
+    pub hook: Hook,
+    /// Suspicious events that asked for a place on the ring; `emitted + lost`.
+    pub seen: u64,
+    /// Those that got it.
+    pub emitted: u64,
+    /// Those that found the ring full.
+    pub lost: u64,
+    /// Suspicious events held back by a limit.
+    pub suppressed: u64,
+}
+
+/// A watch as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How long it was.
+    pub watched: Duration,
+    /// The latest state of every finding, in the order they were opened.
+    pub findings: Vec<Finding>,
+    /// What the hooks did.
+    pub hooks: Vec<HookCount>,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// Questions that were not asked because the witnesses had too many already.
+    pub unasked: u64,
+}
+
+impl Summary {
+    /// Events that were lost, at whatever place.
+    pub fn lost(&self) -> u64 {
+        self.hooks.iter().map(|hook| hook.lost).sum::<u64>() + self.undecodable
+    }
+
+    /// Findings that somebody has to act on: still open, or ended badly.
+    pub fn unresolved(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| !is_resolved(finding))
+    }
+
+    /// Findings that have come to a good end.
+    pub fn resolved(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| is_resolved(finding))
+    }
+
+    /// The highest confidence among the unresolved findings.
+    pub fn highest_confidence(&self) -> Option<Confidence> {
+        self.unresolved().map(|finding| finding.ruling.confidence).max()
+    }
+}
+
+fn is_resolved(finding: &Finding) -> bool {
+    match finding.state {
+        FindingState::Opened | FindingState::Updated => false,
+        FindingState::Closed(outcome) => outcome.is_resolved(),
+    }
+}

@@ -1,0 +1,5 @@
+//! Where records and reports go.
+
+mod stdout;
+
+pub use stdout::{SinkError, Stdout};

@@ -1,0 +1,165 @@
+//! What a test needs of the machine, so that it can be skipped with a reason, or must not be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::geteuid;
+
+use crate::lab::Lab;
+use crate::netns::Netns;
+use crate::registry::lock;
+
+/// Names, separated by commas, the groups of tests in which a skipped test is a failure, such as `kernel,vm`.
+pub const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
+
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Something a test cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Requirement {
+    /// The effective user is root.
+    Root,
+    /// Network namespaces can be made and named.
+    Netns,
+    /// The `ip` program runs and makes veth pairs.
+    Veth,
+    /// The `ip` program makes bridges.
+    Bridge,
+    /// IPv6 is on.
+    Ipv6,
+    /// The `nft` program loads rules.
+    Nft,
+    /// `nft` rules can ask for the state of a connection.
+    Conntrack,
+    /// The capabilities to load kernel programs are there. Whether the kernel then accepts them, only loading shows.
+    Bpf,
+    /// The kernel describes its own types (BTF).
+    Btf,
+}
+
+/// What is missing and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The first requirement that is not met.
+    pub requirement: Requirement,
+    /// What the attempt said; empty if there is nothing to add.
+    pub detail: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.requirement.sentence())?;
+        if self.detail.is_empty() { Ok(()) } else { write!(formatter, " ({})", self.detail) }
+    }
+}
+
+impl std::error::Error for Missing {}
+
+impl Requirement {
+    /// What a reader of the test report is told.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Root => "needs root",
+            Self::Netns => "needs to make network namespaces",
+            Self::Veth => "needs iproute2 and veth devices",
+            Self::Bridge => "needs bridge devices",
+            Self::Ipv6 => "needs IPv6",
+            Self::Nft => "needs nftables",
+            Self::Conntrack => "needs connection tracking in nftables",
+            Self::Bpf => "needs the capabilities to load kernel programs",
+            Self::Btf => "needs a kernel with BTF",
+        }
+    }
+
+    fn attempt(self) -> Result<()> {
+        match self {
+            Self::Root => ensure!(geteuid().is_root(), ""),
+            Self::Netns => in_namespace(|_| Ok(()))?,
+            Self::Veth => in_namespace(|netns| netns.ip("link add name try0 type veth peer name try1\n"))?,
+            Self::Bridge => in_namespace(|netns| netns.ip("link add name try0 type bridge\n"))?,
+            Self::Ipv6 => ensure!(fs::exists("/proc/sys/net/ipv6")?, ""),
+            Self::Nft => in_namespace(|netns| netns.nft("table inet t { chain c { accept; }; }\n"))?,
+            Self::Conntrack => {
+                in_namespace(|netns| netns.nft("table inet t { chain c { ct state established accept; }; }\n"))?;
+            }
+            Self::Bpf => ensure!(may_load_programs(&fs::read_to_string("/proc/self/status")?)?, ""),
+            Self::Btf => fs::metadata("/sys/kernel/btf/vmlinux").map(|_| ())?,
+        }
+        Ok(())
+    }
+}
+
+/// Checks requirements in the order given; each is tried once in a process.
+///
+/// # Errors
+/// With the first that is not met.
+pub fn check(requirements: &[Requirement]) -> Result<(), Missing> {
+    static KNOWN: Mutex<BTreeMap<Requirement, Option<String>>> = Mutex::new(BTreeMap::new());
+    let mut known = lock(&KNOWN);
+    for &requirement in requirements {
+        // One line: it stands in the report behind the name of the test.
+        let attempt = || requirement.attempt().err().map(|error| format!("{error:#}").replace('\n', "; "));
+        if let Some(detail) = known.entry(requirement).or_insert_with(attempt) {
+            return Err(Missing { requirement, detail: detail.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a skipped test of this group is a failure.
+#[must_use]
+pub fn is_required(group: &str) -> bool {
+    std::env::var(REQUIRE_VARIABLE).is_ok_and(|groups| names(&groups, group))
+}
+
+fn names(groups: &str, group: &str) -> bool {
+    groups.split(',').any(|name| name.trim() == group)
+}
+
+fn in_namespace(attempt: impl FnOnce(&Netns) -> Result<()>) -> Result<()> {
+    let lab = Lab::new("requirement")?;
+    attempt(&lab.netns("try")?)
+}
+
+/// Reads the effective capabilities from the text of `/proc/self/status`. CAP_SYS_ADMIN includes the two others
+/// (capabilities(7)).
+fn may_load_programs(status: &str) -> Result<bool> {
+    let Some(line) = status.lines().find_map(|line| line.strip_prefix("CapEff:")) else {
+        bail!("/proc/self/status has no CapEff");
+    };
+    let capabilities = u64::from_str_radix(line.trim(), 16).context("CapEff is not a number")?;
+    let has = |capability: u32| capabilities & (1 << capability) != 0;
+    Ok(has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_separated_by_commas() {
+        assert!(names("kernel,vm", "kernel") && names("kernel, vm", "vm"));
+        assert!(!names("kernel,vm", "ker") && !names("", "kernel"));
+    }
+
+    #[test]
+    fn the_two_newer_capabilities_do_instead_of_the_old_one() {
+        assert!(may_load_programs("Name:\tx\nCapEff:\t0000000000200000\n").unwrap());
+        assert!(may_load_programs("CapEff:\t000000c000000000\n").unwrap());
+        assert!(!may_load_programs("CapEff:\t0000008000000000\n").unwrap());
+        assert!(may_load_programs("Name:\tx\n").is_err());
+    }
+
+    #[test]
+    fn a_missing_requirement_says_why_when_there_is_more_to_say() {
+        let missing = |detail: &str| Missing { requirement: Requirement::Root, detail: detail.to_owned() };
+        assert_eq!(missing("").to_string(), "needs root");
+        assert_eq!(missing("no such file").to_string(), "needs root (no such file)");
+    }
+}

@@ -1,0 +1,206 @@
+//! Tests that depend on the machine: declared with a sentence, their requirements and a function.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use connprobe_tests::require::Requirement::{Netns, Root};
+//! use connprobe_tests::runner::{Test, run};
+//!
+//! fn main() -> ExitCode {
+//!     run("kernel", vec![Test::new("a namespace has a loopback device", &[Root, Netns], |test| {
+//!         let lab = test.lab()?;
+//!         lab.netns("alone")?.sysctl("net.ipv4.conf.lo.forwarding", "1")
+//!     })])
+//! }
+//! ```
+
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
+use std::panic;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::lab::Lab;
+use crate::registry::{self, lock};
+use crate::require::{self, REQUIRE_VARIABLE, Requirement};
+
+/// How long a test may take unless it says otherwise. Generous: guests compute ten times slower.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
+
+type Function = Box<dyn FnOnce(&TestContext) -> Result<()> + Send>;
+
+/// A test that is skipped where its requirements are not met.
+pub struct Test {
+    name: String,
+    requirements: Vec<Requirement>,
+    limit: Duration,
+    function: Function,
+}
+
+impl Test {
+    /// `name` is a sentence that is true when the test passes.
+    pub fn new(
+        name: impl Into<String>,
+        requirements: &[Requirement],
+        function: impl FnOnce(&TestContext) -> Result<()> + Send + 'static,
+    ) -> Self {
+        let function = Box::new(function);
+        Self { name: name.into(), requirements: requirements.to_vec(), limit: DEFAULT_LIMIT, function }
+    }
+
+    /// Lets the test take that long instead of two minutes.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// What a running test is given.
+#[derive(Clone, Debug)]
+pub struct TestContext {
+    name: Arc<str>,
+    start: Instant,
+    notes: Arc<Mutex<String>>,
+}
+
+impl TestContext {
+    /// The name of the test.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A new lab, labelled with the test's name.
+    ///
+    /// # Errors
+    /// As [`Lab::new`].
+    pub fn lab(&self) -> Result<Lab> {
+        Lab::new(self.name())
+    }
+
+    /// Remembers something that is printed, with the seconds since the start, if the test fails.
+    pub fn note(&self, text: impl Display) {
+        let _ = writeln!(lock(&self.notes), "{:8.3} {text}", self.start.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs tests with the options of `cargo test` and prints as it does. `group` is the name by which `CONNPROBE_REQUIRE`
+/// turns skipped tests of this program into failures.
+#[must_use]
+pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = tests.into_iter().map(|test| trial(group, test)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    match registry::shut_down() {
+        // What a test that ran out of time had made goes here.
+        Ok(()) => conclusion.exit_code(),
+        Err(error) => {
+            tell(&format!("error: cannot tear down: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trial(group: &'static str, test: Test) -> Trial {
+    let name = test.name.clone();
+    Trial::ignorable_test(name, move || {
+        let Err(missing) = require::check(&test.requirements) else {
+            return execute(test).map(|()| Completion::Completed);
+        };
+        if require::is_required(group) {
+            return Err(format!("{missing}, and {REQUIRE_VARIABLE} names the group {group}").into());
+        }
+        tell(&format!("skipped: {}: {missing}", test.name));
+        Ok(Completion::ignored_with(missing))
+    })
+}
+
+/// Runs the test on a thread of its own, so that one that hangs fails instead of stopping the rest.
+fn execute(test: Test) -> Result<(), Failed> {
+    let context = TestContext {
+        name: test.name.as_str().into(),
+        start: Instant::now(),
+        notes: Arc::new(Mutex::new(String::new())),
+    };
+    let given = context.clone();
+    let (sender, receiver) = mpsc::channel();
+    let body = move || {
+        // Nobody listens any more if the time is over.
+        let _ = sender.send((test.function)(&given));
+    };
+    let thread = thread::Builder::new().name(context.name().to_owned()).spawn(body)?;
+    let message = match receiver.recv_timeout(test.limit) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => format!("{error:?}"),
+        Err(RecvTimeoutError::Timeout) => format!("not finished after {:?}", test.limit),
+        Err(RecvTimeoutError::Disconnected) => match thread.join() {
+            Ok(()) => "the test ended without a result".to_owned(),
+            Err(payload) => {
+                tell_notes(&context);
+                panic::resume_unwind(payload)
+            }
+        },
+    };
+    Err(format!("{message}\n{}", lock(&context.notes)).into())
+}
+
+fn tell_notes(context: &TestContext) {
+    let notes = lock(&context.notes);
+    if !notes.is_empty() {
+        tell(&format!("{}:\n{notes}", context.name));
+    }
+}
+
+fn tell(line: &str) {
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{anyhow, bail};
+
+    use super::*;
+
+    fn message(test: Test) -> String {
+        execute(test).unwrap_err().message().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_test_that_hangs_fails_in_time() {
+        let test = Test::new("hangs", &[], |_| {
+            loop {
+                thread::park();
+            }
+        });
+        assert!(message(test.within(Duration::from_millis(20))).starts_with("not finished after 20ms"));
+    }
+
+    #[test]
+    fn a_failure_carries_its_causes_and_the_notes() {
+        let test = Test::new("fails", &[], |test| {
+            test.note("half way");
+            Err(anyhow!("cause").context("outcome"))
+        });
+        let message = message(test);
+        assert!(["outcome", "cause", "half way"].iter().all(|part| message.contains(part)), "{message}");
+    }
+
+    #[test]
+    fn a_panic_goes_on_to_the_caller() {
+        let test = Test::new("panics", &[], |_| {
+            if true {
+                panic::resume_unwind(Box::new("out"));
+            }
+            bail!("not reached")
+        });
+        let caught = panic::catch_unwind(panic::AssertUnwindSafe(|| execute(test)));
+        assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"out"));
+    }
+}

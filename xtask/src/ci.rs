@@ -1,0 +1,49 @@
+//! `cargo xtask ci`: every check, from the cheap to the expensive. All run, also after one failed.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::project::Project;
+use crate::{run, tidy};
+
+/// Runs the command.
+pub(crate) fn main(project: &Project) -> Result<ExitCode> {
+    let mut failed = Vec::new();
+    println!("== tidy");
+    if !tidy::check(project)? {
+        failed.push("tidy");
+    }
+    for (name, mut command) in checks()? {
+        println!("== {name}");
+        if !run::status(command.current_dir(project.root()))?.success() {
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() {
+        println!("ci: all checks passed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("ci: failed: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn checks() -> Result<Vec<(&'static str, Command)>> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = run::cargo();
+        command.args(arguments);
+        command
+    };
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    // A process of its own, so that its output is what `cargo xtask ebpf --check` prints.
+    let mut object = Command::new(std::env::current_exe()?);
+    object.args(["ebpf", "--check"]);
+    Ok(vec![
+        ("format", cargo(&["fmt", "--all", "--check"])),
+        ("format of the kernel programs", cargo(&["fmt", "--manifest-path", "probe-ebpf/Cargo.toml", "--check"])),
+        ("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
+        ("documentation", documentation),
+        ("kernel object", object),
+    ])
+}

@@ -1,0 +1,63 @@
+//! The single entry for people and continuous integration: `cargo xtask <command>`.
+//!
+//! One file per command. Continuous integration runs exactly these commands, so what passes on a laptop passes there.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool talks to its terminal; it is no part of the probe"
+)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod ci;
+mod demo;
+mod ebpf;
+mod packages;
+mod project;
+mod run;
+mod test;
+mod tidy;
+
+use project::Project;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and shows connprobe", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Compile the kernel programs into the committed object, or check that it is up to date
+    Ebpf(ebpf::Arguments),
+    /// Install what is missing and run every test
+    Test(test::Arguments),
+    /// Run every check: tidy, format, lints, documentation, kernel object
+    Ci,
+    /// Check the rules of this repository that no compiler knows
+    Tidy,
+    /// Make a failing connection and let connprobe find it
+    Demo(demo::Arguments),
+}
+
+/// Exit codes: 0 all well, 1 a check or a test failed, 2 the task could not be done.
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = Project::find().and_then(|project| match arguments.task {
+        Task::Ebpf(arguments) => ebpf::main(&project, &arguments),
+        Task::Test(arguments) => test::main(&project, &arguments),
+        Task::Ci => ci::main(&project),
+        Task::Tidy => tidy::main(&project),
+        Task::Demo(arguments) => demo::main(&project, &arguments),
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -11,6 +11,7 @@
 pub mod child;
 pub mod firewall;
 pub mod lab;
+pub mod labs;
 mod leftovers;
 mod lines;
 pub mod link;
@@ -23,3 +24,4 @@ mod registry;
 pub mod require;
 pub mod runner;
 pub mod sysctl;
+pub mod wire;

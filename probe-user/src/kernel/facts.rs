@@ -23,7 +23,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 pub enum FactsError {
     /// There is no BTF file.
     #[error(
-        "cannot observe: {path} cannot be read ({source}); connprobe needs a kernel built with CONFIG_DEBUG_INFO_BTF \
+        "cannot observe: {path} cannot be read ({why}); connprobe needs a kernel built with CONFIG_DEBUG_INFO_BTF \
          (every current distribution's), or its BTF by --btf PATH",
         path = path.display()
     )]
@@ -31,15 +31,15 @@ pub enum FactsError {
         /// The file looked for.
         path: PathBuf,
         /// What reading it gave.
-        source: io::Error,
+        why: io::Error,
     },
     /// The BTF file is of no use.
-    #[error("cannot observe: {path}: {source}", path = path.display())]
+    #[error("cannot observe: {path}: {why}", path = path.display())]
     Btf {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: BtfError,
+        why: BtfError,
     },
     /// The kernel does not say how long a tick is.
     #[error("cannot observe: the length of the kernel's tick is unknown ({0})")]
@@ -109,8 +109,8 @@ impl Facts {
     /// When there is no usable BTF or the kernel hides the length of its tick.
     pub fn read(btf: Option<&Path>) -> Result<Self, FactsError> {
         let path = btf.unwrap_or(Path::new(KERNEL_BTF));
-        let bytes = fs::read(path).map_err(|source| FactsError::NoBtf { path: path.to_owned(), source })?;
-        let layout = Layout::resolve(&bytes).map_err(|source| FactsError::Btf { path: path.to_owned(), source })?;
+        let bytes = fs::read(path).map_err(|why| FactsError::NoBtf { path: path.to_owned(), why })?;
+        let layout = Layout::resolve(&bytes).map_err(|why| FactsError::Btf { path: path.to_owned(), why })?;
         Ok(Self {
             release: nix::sys::utsname::uname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned()),

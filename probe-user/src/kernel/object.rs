@@ -33,7 +33,7 @@ pub struct LoadOptions {
 pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenError> {
     let bytes = match &options.object {
         None => Cow::Borrowed(OBJECT),
-        Some(path) => Cow::Owned(fs::read(path).map_err(|source| OpenError::Object { path: path.clone(), source })?),
+        Some(path) => Cow::Owned(fs::read(path).map_err(|why| OpenError::Object { path: path.clone(), why })?),
     };
     let settings = settings(facts, &options.filter);
     let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
@@ -53,12 +53,12 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenErr
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The object named on the command line cannot be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {why}", path = path.display())]
     Object {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The kernel refused a map, or the object is none.
     #[error(transparent)]

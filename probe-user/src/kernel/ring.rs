@@ -21,12 +21,12 @@ pub enum RingError {
     #[error("the kernel object has no map {0}")]
     NoMap(&'static str),
     /// A map is not of the expected kind.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {why}")]
     Map {
         /// Its name.
         map: &'static str,
         /// Why.
-        source: MapError,
+        why: MapError,
     },
     /// The ring cannot be waited for.
     #[error("the ring cannot be waited for: {0}")]
@@ -61,9 +61,9 @@ impl Ring {
     /// Takes them out of the loaded object. Must be called within a tokio runtime.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
         let ring = ebpf.take_map("EVENTS").ok_or(RingError::NoMap("EVENTS"))?;
-        let ring = RingBuf::try_from(ring).map_err(|source| RingError::Map { map: "EVENTS", source })?;
+        let ring = RingBuf::try_from(ring).map_err(|why| RingError::Map { map: "EVENTS", why })?;
         let counters = ebpf.take_map("COUNTERS").ok_or(RingError::NoMap("COUNTERS"))?;
-        let counters = PerCpuArray::try_from(counters).map_err(|source| RingError::Map { map: "COUNTERS", source })?;
+        let counters = PerCpuArray::try_from(counters).map_err(|why| RingError::Map { map: "COUNTERS", why })?;
         let descriptor = ring.as_fd().try_clone_to_owned()?;
         #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor that is not its own")]
         // SAFETY: an `OwnedFd` stays the same open descriptor for as long as the `AsyncFd` owns it; nothing closes it.

@@ -31,11 +31,11 @@ const ITEM: &str = "     ";
 pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: MonoTime, layout: Layout) -> String {
     let mut out = Writer::new(layout);
     let unresolved: Vec<_> = summary.unresolved().collect();
-    let watched = span(summary.watched);
+    let watched = format!("watched for {} until {} UTC", span(summary.watched), time_of_day(clock.at(now)));
     match unresolved.len() {
-        0 => out.line("", &out.bold(&format!("No connection in limbo (watched for {watched})."))),
-        1 => out.line("", &out.bold(&format!("1 connection in limbo (watched for {watched})."))),
-        count => out.line("", &out.bold(&format!("{count} connections in limbo (watched for {watched})."))),
+        0 => out.line("", &out.bold(&format!("No connection in limbo ({watched})."))),
+        1 => out.line("", &out.bold(&format!("1 connection in limbo ({watched})."))),
+        count => out.line("", &out.bold(&format!("{count} connections in limbo ({watched})."))),
     }
     for (index, finding) in unresolved.iter().enumerate() {
         out.blank();
@@ -238,17 +238,21 @@ fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> String {
     let (at, socket) = Evidence::latest_timeout(&finding.evidence)
         .map_or((finding.at, &finding.socket), |(at, timeout)| (at, &timeout.socket));
     let bytes = socket.unacknowledged_data().map_or("Data".to_owned(), |bytes| format!("{bytes} bytes"));
-    let times = socket.retransmits.map_or(String::new(), |count| format!(" {count} times"));
+    let timeouts = match socket.retransmits {
+        None => String::new(),
+        Some(1) => " through a retransmission timeout".to_owned(),
+        Some(count) => format!(" through {count} retransmission timeouts"),
+    };
     let since = format!("since {} ({} ago)", time_of_day(clock.at(ruling.since)), span(now.since(ruling.since)));
     let mut text = match ruling.cause {
         Cause::PeerSilent => {
             format!(
-                "{bytes} have been sent again{times} {since}, and nothing at all has come back from {}.",
+                "{bytes} have waited for an acknowledgment{timeouts} {since}, and nothing at all has come back from {}.",
                 key.remote.ip()
             )
         }
         Cause::LocalSendFailure => {
-            format!("{bytes} wait to be sent again{times} {since}, and the segments do not leave this host.")
+            format!("{bytes} have waited to be sent again{timeouts} {since}, and the segments do not leave this host.")
         }
     };
     if let Some(ago) = socket.last_ack_ago {

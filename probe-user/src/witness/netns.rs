@@ -39,12 +39,12 @@ pub enum NetnsError {
     #[error("{path} is not a network namespace", path = .0.display())]
     NotANamespace(PathBuf),
     /// The path cannot be opened.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {why}", path = path.display())]
     Open {
         /// The path.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -58,7 +58,7 @@ pub struct Netns {
 
 impl Netns {
     fn open(path: &Path) -> Result<Self, NetnsError> {
-        let failed = |source| NetnsError::Open { path: path.to_owned(), source };
+        let failed = |why| NetnsError::Open { path: path.to_owned(), why };
         let file = File::open(path).map_err(failed)?;
         let not_one = || NetnsError::NotANamespace(path.to_owned());
         // Every kind of namespace is a file of nsfs; only the link's target tells the kind.

@@ -1,0 +1,3 @@
+//! Topologies in which connections fail on purpose. Used by the tests and by the demo.
+
+pub mod routed;

@@ -1,0 +1,89 @@
+//! A client and a server with a router between them that can forget how to forward.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+
+use crate::{
+    lab::Lab,
+    link::{End, veth},
+    netns::Netns,
+};
+
+/// What the router drops while it is cut: every TCP segment, in both directions, without a word to either end.
+const CUT: &str = "table inet cut { chain forward { type filter hook forward priority 0; meta l4proto tcp drop; }; }\n";
+
+/// Client, router and server, each in a namespace of its own, linked by veth pairs.
+///
+/// Neither end's link goes down when the router is cut: as with a firewall that has forgotten a connection, or a host that
+/// has lost its power behind a switch, segments leave and nothing comes back.
+#[derive(Debug)]
+pub struct Routed {
+    /// `10.77.1.1` and `fd77:1::1`.
+    pub client: Netns,
+    /// Forwards between the two.
+    pub router: Netns,
+    /// `10.77.2.1` and `fd77:2::1`.
+    pub server: Netns,
+}
+
+impl Routed {
+    /// Makes the three namespaces and their links.
+    ///
+    /// # Errors
+    /// When the machine lacks namespaces, veth devices or iproute2.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let (client, router, server) = (lab.netns("client")?, lab.netns("router")?, lab.netns("server")?);
+        veth(
+            &End::new(&client, "uplink", &["10.77.1.1/24", "fd77:1::1/64"]),
+            &End::new(&router, "client", &["10.77.1.254/24", "fd77:1::254/64"]),
+        )?;
+        veth(
+            &End::new(&server, "uplink", &["10.77.2.1/24", "fd77:2::1/64"]),
+            &End::new(&router, "server", &["10.77.2.254/24", "fd77:2::254/64"]),
+        )?;
+        router.forward()?;
+        client.ip("route add default via 10.77.1.254\nroute add default via fd77:1::254\n")?;
+        server.ip("route add default via 10.77.2.254\nroute add default via fd77:2::254\n")?;
+        Ok(Self { client, router, server })
+    }
+
+    /// Lets no TCP segment through any more.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn cut(&self) -> Result<()> {
+        self.router.nft(CUT)
+    }
+
+    /// Lets segments through again.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn heal(&self) -> Result<()> {
+        self.router.nft("delete table inet cut\n")
+    }
+
+    /// Drops so many of a hundred forwarded packets, at random.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn lose(&self, percent: u32) -> Result<()> {
+        self.router.nft(&format!(
+            "table inet lossy {{ chain forward {{ type filter hook forward priority 0; \
+             numgen random mod 100 < {percent} drop; }}; }}\n"
+        ))
+    }
+
+    /// A server's address with this port.
+    #[must_use]
+    pub fn server_v4(port: u16) -> SocketAddr {
+        ([10, 77, 2, 1], port).into()
+    }
+
+    /// A server's address with this port.
+    #[must_use]
+    pub fn server_v6(port: u16) -> SocketAddr {
+        (std::net::Ipv6Addr::new(0xfd77, 2, 0, 0, 0, 0, 0, 1), port).into()
+    }
+}

@@ -1,0 +1,297 @@
+//! The records of `connprobe`, declared a second time, independently and without room for anything unknown: were the program
+//! to rename, drop or add a field, reading its output here would fail. A field is added here when it is added to the contract.
+
+#![expect(missing_docs, reason = "the program's own record types document the fields")]
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    pub name: String,
+    pub machine_id: Option<String>,
+    pub boot_id: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    pub finding_id: String,
+    pub state: String,
+    pub outcome: Option<String>,
+    pub verdict: String,
+    pub cause: String,
+    pub confidence: String,
+    pub vantage: String,
+    pub connection: Connection,
+    pub owner: Option<Owner>,
+    pub owner_unavailable: Option<String>,
+    pub since: String,
+    pub deadline: Option<Deadline>,
+    pub socket: Socket,
+    pub evidence: Vec<Evidence>,
+    pub evidence_left_out: u64,
+    pub missing_evidence: Vec<Missing>,
+    pub remedies: Vec<Remedy>,
+    pub truncated: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    pub netns: u32,
+    pub protocol: String,
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub role: Option<String>,
+    pub tcp_state: Option<String>,
+    pub community_id: String,
+    pub cookie: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    pub address: std::net::IpAddr,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    pub pid: u32,
+    pub comm: String,
+    pub cgroup: Option<String>,
+    pub container_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deadline {
+    pub time: String,
+    pub in_seconds: f64,
+    pub timer: String,
+    pub set_by: String,
+    pub setting: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    pub snd_una: Option<u32>,
+    pub snd_nxt: Option<u32>,
+    pub unacknowledged_bytes: Option<u32>,
+    pub unsent_bytes: Option<u32>,
+    pub send_window_bytes: Option<u32>,
+    pub packets_out: Option<u32>,
+    pub total_retransmits: Option<u32>,
+    pub retransmits: Option<u8>,
+    pub backoff: Option<u8>,
+    pub probes_out: Option<u8>,
+    pub rto_us: Option<u64>,
+    pub last_ack_ago_us: Option<u64>,
+    pub retransmitting_for_us: Option<u64>,
+    pub user_timeout_ms: Option<u64>,
+    pub keepalive: Option<Keepalive>,
+    pub orphaned: Option<bool>,
+    pub ingress_ifindex: Option<u32>,
+    pub egress_ifindex: Option<u32>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keepalive {
+    pub enabled: bool,
+    pub idle_ms: Option<u64>,
+    pub interval_ms: Option<u64>,
+    pub probes: Option<u8>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    pub time: String,
+    pub kind: String,
+    pub text: String,
+    pub data: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Missing {
+    pub kind: String,
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remedy {
+    pub text: String,
+    pub command: Option<String>,
+    pub risk: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coverage {
+    pub kernel_release: String,
+    pub degraded: bool,
+    pub hooks: Vec<Hook>,
+    pub missing_fields: Vec<MissingField>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    pub hook: String,
+    pub status: String,
+    pub mechanism: Option<String>,
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MissingField {
+    pub field: String,
+    pub why: String,
+    pub harmless: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    pub place: String,
+    pub hook: Option<String>,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    pub watched_seconds: f64,
+    pub findings: usize,
+    pub unresolved: usize,
+    pub highest_confidence: Option<String>,
+    pub lost: u64,
+    pub undecodable: u64,
+    pub unasked: u64,
+    pub hooks: Vec<HookCount>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookCount {
+    pub hook: String,
+    pub seen: u64,
+    pub emitted: u64,
+    pub lost: u64,
+    pub suppressed: u64,
+}
+
+/// What a record says beside its envelope.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Finding(Box<Finding>),
+    Coverage(Coverage),
+    Loss(Loss),
+    Summary(Summary),
+}
+
+/// One record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub time: String,
+    pub host: Host,
+    pub seq: u64,
+    pub body: Body,
+}
+
+/// Reads one record.
+///
+/// # Errors
+/// When it is not exactly what the contract says.
+pub fn read(record: &Value) -> Result<Record> {
+    read_parts(record).with_context(|| format!("in the record {record}"))
+}
+
+fn read_parts(record: &Value) -> Result<Record> {
+    let mut fields = record.as_object().cloned().context("a record is an object")?;
+    let mut take = |name: &str| fields.remove(name).with_context(|| format!("no field {name}"));
+    let schema: String = serde_json::from_value(take("schema")?)?;
+    ensure!(schema == "connprobe/1", "schema {schema}");
+    let kind: String = serde_json::from_value(take("type")?)?;
+    let time: String = serde_json::from_value(take("time")?)?;
+    ensure!(is_time(&time), "time {time}");
+    let host = serde_json::from_value(take("host")?)?;
+    let seq = serde_json::from_value(take("seq")?)?;
+    let rest = Value::Object(fields);
+    let body = match kind.as_str() {
+        "finding" => Body::Finding(serde_json::from_value(rest)?),
+        "coverage" => Body::Coverage(serde_json::from_value(rest)?),
+        "loss" => Body::Loss(serde_json::from_value(rest)?),
+        "summary" => Body::Summary(serde_json::from_value(rest)?),
+        other => anyhow::bail!("type {other}"),
+    };
+    if let Body::Finding(finding) = &body {
+        check(finding)?;
+    }
+    Ok(Record { time, host, seq, body })
+}
+
+/// Reads the records of a whole run, which count from 0 without a gap.
+///
+/// # Errors
+/// As [`read`], and when one is missing.
+pub fn read_all(records: &[Value]) -> Result<Vec<Record>> {
+    let records = records.iter().map(read).collect::<Result<Vec<_>>>()?;
+    for (expected, record) in (0u64..).zip(&records) {
+        ensure!(record.seq == expected, "record {expected} has the number {}", record.seq);
+    }
+    Ok(records)
+}
+
+/// `2026-11-20T21:24:01.123456789Z`
+fn is_time(text: &str) -> bool {
+    let shape = |byte: u8| if byte.is_ascii_digit() { b'0' } else { byte };
+    text.bytes().map(shape).eq(*b"0000-00-00T00:00:00.000000000Z")
+}
+
+fn check(finding: &Finding) -> Result<()> {
+    let times = finding.evidence.iter().map(|evidence| &evidence.time);
+    ensure!(times.clone().all(|time| is_time(time)) && times.is_sorted(), "evidence is in time order");
+    ensure!(is_time(&finding.since), "since {}", finding.since);
+    ensure!(["opened", "updated", "closed"].contains(&finding.state.as_str()), "state {}", finding.state);
+    ensure!((finding.state == "closed") == finding.outcome.is_some(), "only a closed finding has an outcome");
+    ensure!(finding.owner.is_some() != finding.owner_unavailable.is_some(), "an owner, or why there is none");
+    ensure!(
+        (finding.confidence == "confirmed") <= finding.missing_evidence.iter().all(|missing| missing.kind == "socket"),
+        "nothing is missing from what is confirmed"
+    );
+    ensure!(!finding.remedies.is_empty(), "every finding says what to do");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_one_shape() {
+        assert!(is_time("2026-11-20T21:24:01.123456789Z"));
+        assert!(!is_time("2026-11-20T21:24:01.123Z") && !is_time("2026-11-20 21:24:01.123456789Z"));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        let mut record = serde_json::json!({
+            "schema": "connprobe/1", "type": "loss", "time": "2026-11-20T21:24:01.123456789Z",
+            "host": { "name": "h", "machine_id": null, "boot_id": "b" }, "seq": 0,
+            "place": "ring", "hook": "tcp_retransmit_skb", "count": 1,
+        });
+        read(&record).unwrap();
+        record["more"] = 1.into();
+        assert!(read(&record).is_err());
+    }
+}

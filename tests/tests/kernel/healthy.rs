@@ -1,0 +1,127 @@
+//! What must stay silent: healthy connections, however noisy.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use connprobe_tests::{
+    labs::routed::Routed,
+    peer::{Mode, Options, Peer},
+    runner::{Test, TestContext},
+    wire::Summary,
+};
+
+use crate::watching::{SOON, WATCHING, finding, stop, stop_silent, summary, watch};
+
+const PORT: u16 = 5672;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
+    vec![
+        test("a connection with traffic and pauses is no finding and no event", traffic),
+        test("a path cut for some seconds is opened and then recovered, and the exit code is 0", flap),
+        test("five percent of random loss with progress is no finding", lossy),
+        test("twenty thousand short connections are no finding and hardly an event", churn)
+            .within(Duration::from_secs(600)),
+        test("an orderly close, a half-close and an abort are no finding", endings),
+    ]
+}
+
+fn seen(summary: &Summary) -> u64 {
+    summary.hooks.iter().map(|hook| hook.seen).sum()
+}
+
+fn traffic(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let echo = Options { mode: Mode::Echo, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
+    let busy = Options { write_every: Some(Duration::from_millis(5)), write_bytes: 4_000, ..Options::default() };
+    let probe = watch(&lab.client, &[])?;
+    let _busy = Peer::connect(&lab.client, Routed::server_v4(PORT), &busy)?;
+    let idle = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    for _ in 0..4 {
+        sleep(Duration::from_secs(2));
+        idle.command("write 10")?;
+    }
+    let summary = stop_silent(probe)?;
+    ensure!(seen(&summary) == 0, "events on healthy connections: {summary:?}");
+    Ok(())
+}
+
+fn flap(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    client.command("write 100")?;
+    // The fourth timeout makes it a suspicion, 3 s after the write; the sixth, 12.6 s after it, would make it a fact.
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(opened.confidence == "suspected", "{opened:?}");
+    lab.heal()?;
+    let healed = Instant::now();
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    // The next retransmission comes 3.2 s after the fourth; its answer is looked for within a second or so.
+    println!("recovery was told {:.1} s after the path was healed", healed.elapsed().as_secs_f64());
+    let (finished, records) = stop(probe)?;
+    ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    let summary = summary(&records)?;
+    ensure!((summary.findings, summary.unresolved) == (1, 0), "{summary:?}");
+    Ok(())
+}
+
+fn lossy(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let echo = Options { mode: Mode::Echo, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
+    let busy = Options { write_every: Some(Duration::from_millis(20)), write_bytes: 1_000, ..Options::default() };
+    let clients =
+        (0..4).map(|_| Peer::connect(&lab.client, Routed::server_v4(PORT), &busy)).collect::<Result<Vec<_>>>()?;
+    let probe = watch(&lab.client, &[])?;
+    lab.lose(5)?;
+    sleep(Duration::from_secs(15));
+    let summary = stop_silent(probe)?;
+    for client in &clients {
+        let status = client.status()?;
+        ensure!(status.to_string().contains("\"received\""), "{status}");
+    }
+    println!("timeouts seen at 5 % loss: {}", seen(&summary));
+    Ok(())
+}
+
+fn churn(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
+    let probe = watch(&lab.client, &[])?;
+    let client = Peer::churn(&lab.client, Routed::server_v4(PORT), 20_000)?;
+    client.wait_event("churned", Duration::from_secs(500))?;
+    let summary = stop_silent(probe)?;
+    println!("events seen in 20,000 short connections: {}", seen(&summary));
+    ensure!(seen(&summary) < 200, "{summary:?}");
+    Ok(())
+}
+
+fn endings(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let keep = Options { keep_open: true, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &keep)?;
+    let probe = watch(&lab.client, &[])?;
+    for ending in ["close", "shutdown", "abort"] {
+        let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+        client.command("write 100")?;
+        client.wait_event("written", SOON)?;
+        client.command(ending)?;
+        sleep(Duration::from_millis(500));
+    }
+    stop_silent(probe).context("while connections ended in three ways")?;
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! `retransmit_stalled`: data that is never acknowledged.
+
+use std::{
+    process::Command,
+    thread::sleep,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use connprobe_tests::{
+    labs::routed::Routed,
+    peer::{Options, Peer},
+    probe::{self, Probe},
+    runner::{Test, TestContext},
+    wire::Finding,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::watching::{SOON, WATCHING, attached, ensure_is_about, finding, stop, summary, watch};
+
+const PORT: u16 = 5672;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
+    vec![
+        test("a connection whose peer falls silent is suspected, confirmed, and recovers when the path heals", cut_off),
+        test("a connection that was dying before the watch began is found at its next timeout", dying_before),
+        test("the finding names IPv6 connections", ipv6),
+        test("the kernel gives up at the stated time set by tcp_retries2", deadline_by_retries),
+        test("the kernel gives up at the stated time set by TCP_USER_TIMEOUT", deadline_by_user_timeout),
+        test("a user timeout too short for a suspicion is reported when it ends the connection", short_user_timeout),
+        test("an application that gives up closes the finding", given_up),
+        test("a peer that has forgotten the connection closes the finding by its reset", reset),
+        test("a connection whose local address is gone is told apart from a silent peer", address_gone),
+        test("classic tracepoints find the same", classic_tracepoints),
+        test("the report for people says who, since when, until when and what to do", report),
+    ]
+}
+
+/// A connection that has carried some data, with a listener that has taken it.
+fn connect(lab: &Routed, options: &Options) -> Result<(Peer, Peer)> {
+    let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), options)?;
+    client.command("write 1000")?;
+    client.wait_event("written", SOON)?;
+    // Its acknowledgment is in before the path is cut.
+    sleep(Duration::from_millis(300));
+    Ok((server, client))
+}
+
+/// Cuts the path and writes into the void.
+fn cut_and_write(lab: &Routed, client: &Peer) -> Result<()> {
+    lab.cut()?;
+    client.command("write 100")?;
+    client.wait_event("written", SOON).map(drop)
+}
+
+fn cut_off(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!((opened.verdict.as_str(), opened.cause.as_str()) == ("retransmit_stalled", "peer_silent"), "{opened:?}");
+    ensure!(opened.confidence == "suspected", "{opened:?}");
+    ensure!(opened.missing_evidence.iter().any(|missing| missing.kind == "more_timeouts"), "{opened:?}");
+    ensure!(opened.socket.unacknowledged_bytes == Some(100), "{:?}", opened.socket);
+    ensure_is_about(&opened, &client, &lab.client)?;
+    let deadline = opened.deadline.as_ref().context("no deadline")?;
+    ensure!((deadline.set_by.as_str(), deadline.setting) == ("tcp_retries2", 15), "{deadline:?}");
+    // 924.6 s after the first retransmission at the earliest, one RTO of 120 s later at the latest.
+    ensure!((900.0..1060.0).contains(&deadline.in_seconds), "{deadline:?}");
+
+    let updated = finding(&probe, "updated", SOON)?;
+    ensure!(updated.confidence == "confirmed", "{updated:?}");
+    ensure!(updated.finding_id == opened.finding_id, "another id");
+
+    lab.heal()?;
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    let (finished, records) = stop(probe)?;
+    ensure!(finished.code == Some(0), "a recovered connection is no failure: exit code {:?}", finished.code);
+    let summary = summary(&records)?;
+    ensure!((summary.findings, summary.unresolved) == (1, 0), "{summary:?}");
+    Ok(())
+}
+
+fn dying_before(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    cut_and_write(&lab, &client)?;
+    // The fifth timeout comes 6.2 s after the write, the sixth 12.6 s.
+    sleep(Duration::from_secs(7));
+    let probe = watch(&lab.client, &[])?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(opened.confidence == "confirmed", "{opened:?}");
+    let since = wall_seconds(&opened.since)?;
+    let age = now_wall_seconds()? - since;
+    ensure!((6.0..60.0).contains(&age), "since {age} s ago");
+    let updated = finding(&probe, "updated", SOON)?;
+    ensure_is_about(&updated, &client, &lab.client)?;
+    let (finished, _) = stop(probe)?;
+    ensure!(finished.code == Some(1), "exit code {:?}", finished.code);
+    Ok(())
+}
+
+fn ipv6(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let _server = Peer::listen(&lab.server, Routed::server_v6(PORT), &Options::default())?;
+    let client = Peer::connect(&lab.client, Routed::server_v6(PORT), &Options::default())?;
+    let probe = watch(&lab.client, &["--port", "5672", "--peer", "fd77:2::/64"])?;
+    cut_and_write(&lab, &client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure_is_about(&opened, &client, &lab.client)?;
+    stop(probe)?;
+    Ok(())
+}
+
+/// How far the kernel's giving up was from the stated time, in seconds, and the RTO then in force.
+fn deadline_error(finding: &Finding, client: &Peer) -> Result<(f64, f64)> {
+    let stated = wall_seconds(&finding.deadline.as_ref().context("no deadline")?.time)?;
+    let rto_seconds = finding.socket.rto_us.context("no RTO")? as f64 / 1e6;
+    let error = client.wait_event("error", Duration::from_secs(100))?;
+    ensure!(error.get("errno").is_some_and(|errno| errno == 110), "{error}");
+    let ktime_ns = error.get("ktime_ns").and_then(serde_json::Value::as_u64).context("no ktime_ns")?;
+    Ok((wall_of_ktime(ktime_ns)? - stated, rto_seconds))
+}
+
+fn deadline_by_retries(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.sysctl("net.ipv4.tcp_retries2", "5")?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    let deadline = opened.deadline.as_ref().context("no deadline")?;
+    ensure!((deadline.set_by.as_str(), deadline.setting) == ("tcp_retries2", 5), "{deadline:?}");
+    let (error, rto) = deadline_error(&opened, &client)?;
+    println!("tcp_retries2 = 5: stated {:.1} s ahead, the kernel gave up {error:+.3} s from it", deadline.in_seconds);
+    ensure!(error.abs() <= 2.0 * rto, "{error:+.3} s from the stated time, the RTO was {rto:.3} s, then doubled");
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
+    let (finished, _) = stop(probe)?;
+    ensure!(finished.code == Some(1), "a connection given up counts as found: exit code {:?}", finished.code);
+    Ok(())
+}
+
+fn deadline_by_user_timeout(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let options = Options { user_timeout: Some(Duration::from_secs(10)), ..Options::default() };
+    let (_server, client) = connect(&lab, &options)?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    let deadline = opened.deadline.as_ref().context("no deadline")?;
+    ensure!((deadline.set_by.as_str(), deadline.setting) == ("tcp_user_timeout", 10_000), "{deadline:?}");
+    let (error, rto) = deadline_error(&opened, &client)?;
+    println!(
+        "TCP_USER_TIMEOUT = 10 s: stated {:.1} s ahead, the kernel gave up {error:+.3} s from it",
+        deadline.in_seconds
+    );
+    ensure!(error.abs() <= rto, "{error:+.3} s from the stated time, the RTO was {rto:.3} s");
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn short_user_timeout(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    // What py-amqp sets by default.
+    let options = Options { user_timeout: Some(Duration::from_secs(1)), ..Options::default() };
+    let (_server, client) = connect(&lab, &options)?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(opened.confidence == "confirmed", "{opened:?}");
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
+    ensure!(closed.finding_id == opened.finding_id, "another id");
+    stop(probe)?;
+    Ok(())
+}
+
+fn given_up(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+    finding(&probe, "opened", SOON)?;
+    client.command("abort")?;
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("closed_normally"), "{closed:?}");
+    let (finished, _) = stop(probe)?;
+    ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    Ok(())
+}
+
+fn reset(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+    finding(&probe, "opened", SOON)?;
+    // The server forgets the connection while the path is cut: its own reset is lost on the way.
+    server.command("abort")?;
+    server.wait_event("aborted", SOON)?;
+    lab.heal()?;
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("reset"), "{closed:?}");
+    ensure!(closed.evidence.iter().any(|evidence| evidence.kind == "reset_received"), "{closed:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn address_gone(test: &TestContext) -> Result<()> {
+    if !kernel_tells_send_result()? {
+        // Before Linux 6.17 the tracepoint does not fire when sending fails: there is no timeout to see, and no finding.
+        println!("not applicable: this kernel's tcp_retransmit_skb does not tell the result of sending");
+        return Ok(());
+    }
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    client.command("write 100")?;
+    client.wait_event("written", SOON)?;
+    lab.client.del_address("uplink", "10.77.1.1/24")?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(opened.cause == "local_send_failure", "{opened:?}");
+    ensure!(opened.confidence == "suspected", "{opened:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn kernel_tells_send_result() -> Result<bool> {
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux")?;
+    Ok(connprobe::kernel::Layout::resolve(&btf)?.retransmit_has_result())
+}
+
+fn classic_tracepoints(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    // Tracefs may not be mounted on this machine: it is mounted where only this one process sees it.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$@\"", "sh"]);
+    command.arg(probe::program()?);
+    command.args(["diagnose", "--force-mechanism", "tracepoint", "--follow", "--format", "ndjson"]);
+    command.args(["--netns", &lab.client.inode().to_string()]);
+    let probe = Probe::start_command(command)?;
+    attached(&probe)?;
+    cut_and_write(&lab, &client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("peer_silent", "suspected"), "{opened:?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    client.command("abort")?;
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("closed_normally"), "{closed:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn report(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    cut_and_write(&lab, &client)?;
+    let inode = lab.client.inode().to_string();
+    let finished = Probe::run(&["diagnose", "--netns", &inode, "--duration", "15s"], Duration::from_secs(60))?;
+    ensure!(finished.code == Some(1), "exit code {:?}: {}", finished.code, finished.stderr);
+    let text = &finished.stdout;
+    for wanted in [
+        "1 connection in limbo".to_owned(),
+        "retransmit_stalled, peer_silent (confirmed)".to_owned(),
+        format!("{} -> {}", client.local()?, client.remote()?),
+        format!("held by connprobe-peer (pid {})", client.pid()),
+        "100 bytes have waited for an acknowledgment".to_owned(),
+        "The kernel goes on trying until".to_owned(),
+        "net.ipv4.tcp_retries2 = 15".to_owned(),
+        "what to do".to_owned(),
+    ] {
+        ensure!(text.contains(&wanted), "no {wanted:?} in:\n{text}");
+    }
+    ensure!(!text.contains('\u{1b}'), "colours, though it is no terminal");
+    Ok(())
+}
+
+/// Seconds since 1970 of a record's time.
+fn wall_seconds(time: &str) -> Result<f64> {
+    let time: jiff::Timestamp = time.parse()?;
+    Ok(time.as_nanosecond() as f64 / 1e9)
+}
+
+fn now_wall_seconds() -> Result<f64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
+}
+
+/// Seconds since 1970 of a kernel time.
+fn wall_of_ktime(ktime_ns: u64) -> Result<f64> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
+    Ok(now_wall_seconds()? - now.as_secs_f64() + ktime_ns as f64 / 1e9)
+}

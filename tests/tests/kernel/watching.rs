@@ -1,0 +1,87 @@
+//! What the tests share: the program at work on one namespace, and the findings it writes.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use connprobe_tests::{
+    netns::Netns,
+    peer::Peer,
+    probe::{Finished, Probe},
+    require::Requirement::{self, Bpf, Btf, Netns as Namespaces, Nft, Root, Veth},
+    wire::{self, Body, Finding, Record, Summary},
+};
+use serde_json::Value;
+
+/// What every test needs that watches a routed connection.
+pub(crate) const WATCHING: &[Requirement] = &[Root, Bpf, Btf, Namespaces, Veth, Nft];
+
+/// Long enough for anything that happens at once, also in a slow guest.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Starts the program on one namespace, and waits until its programs are attached.
+pub(crate) fn watch(netns: &Netns, more: &[&str]) -> Result<Probe> {
+    let inode = netns.inode().to_string();
+    let arguments = [&["--netns", &inode, "--follow", "--format", "ndjson"], more].concat();
+    let probe = Probe::diagnose(&arguments)?;
+    attached(&probe)?;
+    Ok(probe)
+}
+
+/// Waits until the program has attached its programs.
+pub(crate) fn attached(probe: &Probe) -> Result<()> {
+    let record = wire::read(&probe.wait_type("coverage", SOON)?)?;
+    let Body::Coverage(coverage) = record.body else { anyhow::bail!("no coverage") };
+    ensure!(coverage.hooks.iter().all(|hook| hook.status != "broken"), "a hook is broken: {coverage:?}");
+    Ok(())
+}
+
+/// Waits for a finding in this state.
+pub(crate) fn finding(probe: &Probe, state: &str, timeout: Duration) -> Result<Finding> {
+    let is_it = |record: &Value| {
+        record.get("type").is_some_and(|kind| kind == "finding") && record.get("state").is_some_and(|is| is == state)
+    };
+    let record = probe.wait_record(timeout, is_it).with_context(|| format!("waiting for a finding {state}"))?;
+    match wire::read(&record)?.body {
+        Body::Finding(finding) => Ok(*finding),
+        other => anyhow::bail!("not a finding: {other:?}"),
+    }
+}
+
+/// Ends the watch. Every record of it must be as the contract says.
+pub(crate) fn stop(probe: Probe) -> Result<(Finished, Vec<Record>)> {
+    let finished = probe.stop(SOON)?;
+    ensure!(finished.stderr.is_empty(), "standard error: {}", finished.stderr);
+    let records = wire::read_all(&finished.records)?;
+    Ok((finished, records))
+}
+
+/// The summary, which is the last record of a watch.
+pub(crate) fn summary(records: &[Record]) -> Result<&Summary> {
+    match records.last().map(|record| &record.body) {
+        Some(Body::Summary(summary)) => Ok(summary),
+        other => anyhow::bail!("the last record is {other:?}"),
+    }
+}
+
+/// Ends a watch that must have found nothing.
+pub(crate) fn stop_silent(probe: Probe) -> Result<Summary> {
+    let (finished, records) = stop(probe)?;
+    ensure!(finished.code == Some(0), "exit code {:?}\n{}", finished.code, finished.stdout);
+    let summary = summary(&records)?;
+    ensure!(summary.findings == 0, "found something:\n{}", finished.stdout);
+    ensure!(summary.lost == 0, "lost events: {summary:?}");
+    Ok(summary.clone())
+}
+
+/// Checks that a finding is about this peer's connection, by tuple, namespace and owner.
+pub(crate) fn ensure_is_about(finding: &Finding, peer: &Peer, netns: &Netns) -> Result<()> {
+    let connection = &finding.connection;
+    let (local, remote) = (peer.local()?, peer.remote()?);
+    ensure!((connection.local.address, connection.local.port) == (local.ip(), local.port()), "{connection:?}");
+    ensure!((connection.remote.address, connection.remote.port) == (remote.ip(), remote.port()), "{connection:?}");
+    ensure!(connection.netns == netns.inode(), "{connection:?}");
+    let owner = finding.owner.as_ref().with_context(|| format!("no owner: {:?}", finding.owner_unavailable))?;
+    ensure!(owner.pid == peer.pid(), "owner {owner:?}, but the peer is {}", peer.pid());
+    ensure!(owner.comm == "connprobe-peer", "{owner:?}");
+    Ok(())
+}

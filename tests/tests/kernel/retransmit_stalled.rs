@@ -111,6 +111,8 @@ fn ipv6(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let _server = Peer::listen(&lab.server, Routed::server_v6(PORT), &Options::default())?;
+    // The first packets wait for neighbour discovery, which would make the RTO of their connection ten seconds long.
+    Peer::connect(&lab.client, Routed::server_v6(PORT), &Options::default())?.finish(SOON)?;
     let client = Peer::connect(&lab.client, Routed::server_v6(PORT), &Options::default())?;
     let probe = watch(&lab.client, &["--port", "5672", "--peer", "fd77:2::/64"])?;
     cut_and_write(&lab, &client)?;

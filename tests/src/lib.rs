@@ -9,6 +9,7 @@
 //! with [`lab::PREFIX`] are ever touched.
 
 pub mod child;
+pub mod clocks;
 pub mod firewall;
 pub mod lab;
 pub mod labs;

@@ -5,7 +5,8 @@ use std::fmt;
 use std::fs;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
+use connprobe::kernel::{Layout, Privileges};
 use nix::unistd::geteuid;
 
 use crate::lab::Lab;
@@ -15,9 +16,7 @@ use crate::registry::lock;
 /// Names, separated by commas, the groups of tests in which a skipped test is a failure, such as `kernel,vm`.
 pub const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
 
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Something a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +39,8 @@ pub enum Requirement {
     Bpf,
     /// The kernel describes its own types (BTF).
     Btf,
+    /// The tracepoint of retransmissions tells whether sending succeeded.
+    SendResult,
 }
 
 /// What is missing and why.
@@ -74,6 +75,7 @@ impl Requirement {
             Self::Conntrack => "needs connection tracking in nftables",
             Self::Bpf => "needs the capabilities to load kernel programs",
             Self::Btf => "needs a kernel with BTF",
+            Self::SendResult => "needs a kernel whose tcp_retransmit_skb tells the result of sending (Linux 6.17)",
         }
     }
 
@@ -88,8 +90,9 @@ impl Requirement {
             Self::Conntrack => {
                 in_namespace(|netns| netns.nft("table inet t { chain c { ct state established accept; }; }\n"))?;
             }
-            Self::Bpf => ensure!(may_load_programs(&fs::read_to_string("/proc/self/status")?)?, ""),
-            Self::Btf => fs::metadata("/sys/kernel/btf/vmlinux").map(|_| ())?,
+            Self::Bpf => ensure!(Privileges::of_this_process()?.bpf, ""),
+            Self::Btf => fs::metadata(KERNEL_BTF).map(|_| ())?,
+            Self::SendResult => ensure!(Layout::resolve(&fs::read(KERNEL_BTF)?)?.retransmit_has_result(), ""),
         }
         Ok(())
     }
@@ -127,17 +130,6 @@ fn in_namespace(attempt: impl FnOnce(&Netns) -> Result<()>) -> Result<()> {
     attempt(&lab.netns("try")?)
 }
 
-/// Reads the effective capabilities from the text of `/proc/self/status`. CAP_SYS_ADMIN includes the two others
-/// (capabilities(7)).
-fn may_load_programs(status: &str) -> Result<bool> {
-    let Some(line) = status.lines().find_map(|line| line.strip_prefix("CapEff:")) else {
-        bail!("/proc/self/status has no CapEff");
-    };
-    let capabilities = u64::from_str_radix(line.trim(), 16).context("CapEff is not a number")?;
-    let has = |capability: u32| capabilities & (1 << capability) != 0;
-    Ok(has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,14 +138,6 @@ mod tests {
     fn groups_are_separated_by_commas() {
         assert!(names("kernel,vm", "kernel") && names("kernel, vm", "vm"));
         assert!(!names("kernel,vm", "ker") && !names("", "kernel"));
-    }
-
-    #[test]
-    fn the_two_newer_capabilities_do_instead_of_the_old_one() {
-        assert!(may_load_programs("Name:\tx\nCapEff:\t0000000000200000\n").unwrap());
-        assert!(may_load_programs("CapEff:\t000000c000000000\n").unwrap());
-        assert!(!may_load_programs("CapEff:\t0000008000000000\n").unwrap());
-        assert!(may_load_programs("Name:\tx\n").is_err());
     }
 
     #[test]

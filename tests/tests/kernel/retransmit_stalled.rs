@@ -1,20 +1,17 @@
 //! `retransmit_stalled`: data that is never acknowledged.
 
-use std::{
-    process::Command,
-    thread::sleep,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
+    clocks::{now_wall_seconds, wall_of_event, wall_seconds},
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::{self, Probe},
+    require::Requirement::SendResult,
     runner::{Test, TestContext},
     wire::Finding,
 };
-use nix::time::{ClockId, clock_gettime};
 
 use crate::watching::{SOON, WATCHING, attached, ensure_is_about, finding, stop, summary, watch};
 
@@ -31,7 +28,12 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a user timeout too short for a suspicion is reported when it ends the connection", short_user_timeout),
         test("an application that gives up closes the finding", given_up),
         test("a peer that has forgotten the connection closes the finding by its reset", reset),
-        test("a connection whose local address is gone is told apart from a silent peer", address_gone),
+        // Before Linux 6.17 the tracepoint does not fire when sending fails: there is no timeout to see, and no finding.
+        Test::new(
+            "a connection whose local address is gone is told apart from a silent peer",
+            &[WATCHING, &[SendResult]].concat(),
+            address_gone,
+        ),
         test("classic tracepoints find the same", classic_tracepoints),
         test("the report for people says who, since when, until when and what to do", report),
     ]
@@ -128,8 +130,7 @@ fn deadline_error(finding: &Finding, client: &Peer) -> Result<(f64, f64)> {
     let rto_seconds = finding.socket.rto_us.context("no RTO")? as f64 / 1e6;
     let error = client.wait_event("error", Duration::from_secs(100))?;
     ensure!(error.get("errno").is_some_and(|errno| errno == 110), "{error}");
-    let ktime_ns = error.get("ktime_ns").and_then(serde_json::Value::as_u64).context("no ktime_ns")?;
-    Ok((wall_of_ktime(ktime_ns)? - stated, rto_seconds))
+    Ok((wall_of_event(&error)? - stated, rto_seconds))
 }
 
 fn deadline_by_retries(test: &TestContext) -> Result<()> {
@@ -225,11 +226,6 @@ fn reset(test: &TestContext) -> Result<()> {
 }
 
 fn address_gone(test: &TestContext) -> Result<()> {
-    if !kernel_tells_send_result()? {
-        // Before Linux 6.17 the tracepoint does not fire when sending fails: there is no timeout to see, and no finding.
-        println!("not applicable: this kernel's tcp_retransmit_skb does not tell the result of sending");
-        return Ok(());
-    }
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let (_server, client) = connect(&lab, &Options::default())?;
@@ -243,11 +239,6 @@ fn address_gone(test: &TestContext) -> Result<()> {
     ensure!(opened.confidence == "suspected", "{opened:?}");
     stop(probe)?;
     Ok(())
-}
-
-fn kernel_tells_send_result() -> Result<bool> {
-    let btf = std::fs::read("/sys/kernel/btf/vmlinux")?;
-    Ok(connprobe::kernel::Layout::resolve(&btf)?.retransmit_has_result())
 }
 
 fn classic_tracepoints(test: &TestContext) -> Result<()> {
@@ -296,20 +287,4 @@ fn report(test: &TestContext) -> Result<()> {
     }
     ensure!(!text.contains('\u{1b}'), "colours, though it is no terminal");
     Ok(())
-}
-
-/// Seconds since 1970 of a record's time.
-fn wall_seconds(time: &str) -> Result<f64> {
-    let time: jiff::Timestamp = time.parse()?;
-    Ok(time.as_nanosecond() as f64 / 1e9)
-}
-
-fn now_wall_seconds() -> Result<f64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
-}
-
-/// Seconds since 1970 of a kernel time.
-fn wall_of_ktime(ktime_ns: u64) -> Result<f64> {
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
-    Ok(now_wall_seconds()? - now.as_secs_f64() + ktime_ns as f64 / 1e9)
 }

@@ -79,6 +79,16 @@ pub enum OwnerKnowledge {
     Unavailable(String),
 }
 
+impl OwnerKnowledge {
+    /// The process id, when there is one.
+    pub const fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Process(owner) => Some(owner.pid),
+            Self::NotAsked | Self::NoProcess | Self::Unavailable(_) => None,
+        }
+    }
+}
+
 /// One change in the life of one verdict on one connection, whole: a reader needs no earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {

@@ -17,7 +17,7 @@ use connprobe_common::{
 use zerocopy::FromBytes as _;
 
 use crate::model::{
-    ConnectionEvent, ConnectionKey, EventKind, Keepalive, MonoTime, SocketCookie, SocketView, TcpState,
+    ConnectionEvent, ConnectionKey, EventKind, Keepalive, MonoTime, SocketCookie, SocketView, TcpState, Ticks,
 };
 
 /// Why a record is no event.
@@ -114,6 +114,7 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
     };
     SocketView {
         state: Some(state),
+        ticks: (record.jiffies != 0 && units.hz != 0).then_some(Ticks { jiffies: record.jiffies, hz: units.hz }),
         cookie: (record.cookie != 0).then_some(SocketCookie(record.cookie)),
         snd_una: of(has(Field::TpSndUna), record.snd_una),
         snd_nxt: of(has(Field::TpSndNxt), record.snd_nxt),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{MonoTime, SocketView};
+use crate::model::{MonoTime, SocketView, Ticks};
 
 /// Which kernel timer ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +77,7 @@ const MOST_STEPS: u32 = 512;
 /// since the first retransmission has reached the limit of `retransmits_timed_out()`: `TCP_USER_TIMEOUT` when it is set,
 /// else the time a connection with an RTO of 200 ms would need for `tcp_retries2` doublings (`tcp_model_timeout()`). Between
 /// firings the timer doubles up to its maximum, and `tcp_clamp_rto_to_user_timeout()` (from 4.19) shortens the last wait to
-/// a user timeout. `None` when the kernel does not tell what is needed.
+/// a user timeout. Each wait is as long as the timer wheel makes it. `None` when the kernel does not tell what is needed.
 pub(super) fn of_retransmission(fired_at: MonoTime, socket: &SocketView) -> Option<Deadline> {
     let rto_max = socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX);
     let mut rto = socket.rto.filter(|rto| !rto.is_zero())?;
@@ -91,13 +91,14 @@ pub(super) fn of_retransmission(fired_at: MonoTime, socket: &SocketView) -> Opti
     // The first retransmission is the one that fired now when none was stamped before.
     let first = fired_at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
     let mut firing = fired_at;
+    let mut wheel = TimerWheel { ticks: socket.ticks };
     for _ in 0..MOST_STEPS {
         rto = rto.saturating_mul(2).min(rto_max);
         let wait = match set_by {
             DeadlineSource::TcpUserTimeout { timeout } => rto.min(timeout.saturating_sub(firing.since(first))),
             DeadlineSource::TcpRetries2 { .. } | DeadlineSource::TcpOrphanRetries { .. } => rto,
         };
-        firing = firing + wait;
+        firing = firing + wheel.wait(wait);
         if firing.since(first) >= limit {
             break;
         }
@@ -130,6 +131,37 @@ fn model_timeout(retries: u8, rto_max: Duration) -> Duration {
         sum_of_doublings(retries)
     } else {
         sum_of_doublings(doublings).saturating_add(rto_max.saturating_mul(retries - doublings))
+    }
+}
+
+/// The kernel's timer wheel, which fires late but never early: the longer a wait, the coarser the steps it is rounded up to.
+struct TimerWheel {
+    /// The tick at which the timer is armed; `None` where it is not known, and nothing is rounded.
+    ticks: Option<Ticks>,
+}
+
+impl TimerWheel {
+    /// `LVL_SIZE`, `LVL_CLK_SHIFT` and `LVL_DEPTH` of `kernel/time/timer.c` (since 4.8).
+    const LEVEL_SIZE: u64 = 64;
+    const LEVEL_SHIFT: u32 = 3;
+    const LEVELS: u32 = 9;
+
+    /// How long a timer armed now for `wait` really waits; the wheel then stands at that tick (`calc_wheel_index()`).
+    fn wait(&mut self, wait: Duration) -> Duration {
+        let Some(Ticks { jiffies, hz }) = &mut self.ticks else { return wait };
+        let per_second = u64::from((*hz).max(1));
+        let to_jiffies = |duration: Duration| {
+            let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            nanoseconds.div_ceil(1_000_000_000 / per_second.min(1_000_000_000))
+        };
+        let delta = to_jiffies(wait);
+        let level_of = |level: &u32| delta < (Self::LEVEL_SIZE - 1) << (level * Self::LEVEL_SHIFT);
+        let level = (0..Self::LEVELS).find(level_of).unwrap_or(Self::LEVELS - 1);
+        let shift = level * Self::LEVEL_SHIFT;
+        let expires = ((jiffies.saturating_add(delta) >> shift) + 1) << shift;
+        let waited = expires.saturating_sub(*jiffies);
+        *jiffies = expires;
+        Duration::from_nanos(waited.saturating_mul(1_000_000_000 / per_second.min(1_000_000_000)))
     }
 }
 
@@ -197,6 +229,28 @@ mod tests {
         assert_eq!(in_ms(&socket), 0);
     }
 
+    /// `kernel/time/timer.c`: at HZ 250, level 1 covers 252 ms to 2 s in steps of 32 ms, level 2 up to 16 s in steps of 256 ms.
+    #[test]
+    fn the_wheel_rounds_up_more_the_longer_the_wait() {
+        let wait = |jiffies, ms| {
+            TimerWheel { ticks: Some(Ticks { jiffies, hz: 250 }) }.wait(Duration::from_millis(ms)).as_millis()
+        };
+        assert_eq!(wait(1_000, 200), 204);
+        assert_eq!(wait(1_000, 400), 416);
+        assert_eq!(wait(1_024, 6_400), 6_400 + 256);
+        assert_eq!(wait(1_025, 6_400), 6_400 + 252);
+        assert_eq!(TimerWheel { ticks: None }.wait(Duration::from_millis(7)).as_millis(), 7);
+    }
+
+    /// Nominally 62 x 201 ms fall short of 12.6 s; the wheel makes them longer.
+    #[test]
+    fn the_wheels_lateness_can_bring_the_end_one_timeout_forward() {
+        let mut socket = socket(201, 0);
+        socket.tcp_retries2 = Some(5);
+        socket.ticks = Some(Ticks { jiffies: 1 << 32, hz: 250 });
+        assert!((12_600..14_000).contains(&in_ms(&socket)), "{}", in_ms(&socket));
+    }
+
     #[test]
     fn an_orphan_has_its_own_limit() {
         let mut socket = socket(200, 0);
@@ -216,7 +270,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_socket_makes_it_panic_or_look_back(
-            rto_ms: u64, max_ms in proptest::option::of(proptest::num::u64::ANY), since_ms: u64, user_ms: u32, retries: u8, orphan: bool,
+            rto_ms: u64, max_ms in proptest::option::of(proptest::num::u64::ANY), since_ms: u64, user_ms: u32, retries: u8, orphan: bool, jiffies: u64, hz: u32,
         ) {
             let view = SocketView {
                 rto: Some(Duration::from_millis(rto_ms)),
@@ -226,6 +280,7 @@ mod tests {
                 orphaned: Some(orphan),
                 tcp_retries2: Some(retries),
                 tcp_orphan_retries: Some(retries),
+                ticks: Some(Ticks { jiffies, hz }),
                 ..SocketView::default()
             };
             let fired = MonoTime::from_ns(1 << 50);

@@ -12,32 +12,36 @@ pub struct Remedy {
     pub risk: Option<String>,
 }
 
-/// What to do about a ruling, the most useful first. Derived from the cause alone: the same cause always gives the same advice.
-pub fn remedies(key: &ConnectionKey, ruling: &Ruling) -> Vec<Remedy> {
+/// RFC 1122 section 4.2.3.5 asks for at least 100 s before a connection is given up; this gives 102.2 s.
+const LOWER_TCP_RETRIES2: u8 = 8;
+
+/// What to do about a ruling, the most useful first. The cause decides; `owner_pid` only brings the commands into the network
+/// namespace of the process that holds the socket.
+pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner_pid: Option<u32>) -> Vec<Remedy> {
+    let here = owner_pid.map_or(String::new(), |pid| format!("nsenter -t {pid} -n "));
     match ruling.cause {
-        Cause::PeerSilent => peer_silent(key, ruling),
-        Cause::LocalSendFailure => local_send_failure(key),
+        Cause::PeerSilent => peer_silent(key, ruling, &here),
+        Cause::LocalSendFailure => local_send_failure(key, &here),
     }
 }
 
-fn peer_silent(key: &ConnectionKey, ruling: &Ruling) -> Vec<Remedy> {
-    let remote = key.remote.ip();
+fn peer_silent(key: &ConnectionKey, ruling: &Ruling, here: &str) -> Vec<Remedy> {
+    let (local, remote) = (key.local.ip(), key.remote.ip());
+    let set_by = ruling.deadline.map(|deadline| deadline.set_by);
     let mut remedies = vec![
         Remedy {
             text: format!(
-                "See whether {remote} is up and still has this connection: run connprobe or `ss` there. If it is up and \
-                 knows nothing of it, something between the two hosts (a firewall, NAT, a load balancer) has forgotten \
-                 the connection."
+                "See on {remote} whether it still has this connection. If it does not, something between the two hosts (a \
+                 firewall, NAT, a load balancer) or a restart has made it forget."
             ),
-            command: Some(format!("ss -tno dst {} sport = :{}", key.local.ip(), key.remote.port())),
-            risk: Some("none: it only looks (run it on the peer)".to_owned()),
+            command: Some(format!("ss -tno dst {local} sport = :{}", key.remote.port())),
+            risk: Some("none: it only looks (to be run on the peer)".to_owned()),
         },
         Remedy {
             text: "End the connection now instead of waiting: the application gets an error at once and can reconnect."
                 .to_owned(),
             command: Some(format!(
-                "ss -K src {} sport = :{} dst {remote} dport = :{}",
-                key.local.ip(),
+                "{here}ss -K src {local} sport = :{} dst {remote} dport = :{}",
                 key.local.port(),
                 key.remote.port()
             )),
@@ -46,20 +50,22 @@ fn peer_silent(key: &ConnectionKey, ruling: &Ruling) -> Vec<Remedy> {
             ),
         },
     ];
-    if !matches!(ruling.deadline.map(|deadline| deadline.set_by), Some(DeadlineSource::TcpUserTimeout { .. })) {
+    if !matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. })) {
         remedies.push(Remedy {
-            text:
-                "Let the application set TCP_USER_TIMEOUT (or use its own heartbeat) so that the next such connection \
-                   ends in seconds. Keepalive does not help here: it waits while data is unacknowledged."
-                    .to_owned(),
+            text: "Let the application set TCP_USER_TIMEOUT, or use a heartbeat of its own, so that the next such connection \
+                   ends in seconds. Keepalive does not help: it waits while data is unacknowledged."
+                .to_owned(),
             command: None,
             risk: Some("too short a timeout ends connections over a brief outage".to_owned()),
         });
+    }
+    if matches!(set_by, Some(DeadlineSource::TcpRetries2 { retries }) if retries > LOWER_TCP_RETRIES2) {
         remedies.push(Remedy {
-            text:
-                "Where applications cannot be changed, lower the limit for the whole namespace (8 gives about 100 s)."
-                    .to_owned(),
-            command: Some("sysctl -w net.ipv4.tcp_retries2=8".to_owned()),
+            text: format!(
+                "Where applications cannot be changed, lower the limit for the whole namespace: with {LOWER_TCP_RETRIES2} the \
+                 kernel gives up after some 100 s. Connections that are already stalled follow it, too."
+            ),
+            command: Some(format!("{here}sysctl -w net.ipv4.tcp_retries2={LOWER_TCP_RETRIES2}")),
             risk: Some(
                 "acts on every TCP connection of the namespace, also on those over slow or lossy paths".to_owned(),
             ),
@@ -68,21 +74,22 @@ fn peer_silent(key: &ConnectionKey, ruling: &Ruling) -> Vec<Remedy> {
     remedies
 }
 
-fn local_send_failure(key: &ConnectionKey) -> Vec<Remedy> {
+fn local_send_failure(key: &ConnectionKey, here: &str) -> Vec<Remedy> {
+    let (local, remote) = (key.local.ip(), key.remote.ip());
+    let looks = || Some("none: it only looks".to_owned());
     vec![
         Remedy {
             text: format!(
-                "See whether {} is still an address of this host. If it has moved to another host, restart what goes on \
-                 writing from it.",
-                key.local.ip()
+                "See whether {local} is still an address of this host. If it has moved to another host, restart what goes on \
+                 writing from it."
             ),
-            command: Some(format!("ip address show to {}", key.local.ip())),
-            risk: Some("none: it only looks".to_owned()),
+            command: Some(format!("{here}ip address show to {local}")),
+            risk: looks(),
         },
         Remedy {
-            text: format!("See whether there is a route to {}.", key.remote.ip()),
-            command: Some(format!("ip route get {} from {}", key.remote.ip(), key.local.ip())),
-            risk: Some("none: it only looks".to_owned()),
+            text: format!("See whether there is a route to {remote}."),
+            command: Some(format!("{here}ip route get {remote} from {local}")),
+            risk: looks(),
         },
     ]
 }

@@ -15,5 +15,5 @@ pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use coverage::{Coverage, HookStatus, Mechanism, MissingField, cost_of_missing};
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use question::{Answer, Owner, Question, SocketLookup, SocketStatus, SocketTimer};
-pub use socket::{Keepalive, SocketView};
+pub use socket::{Keepalive, SocketView, Ticks};
 pub use time::MonoTime;

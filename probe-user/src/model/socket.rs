@@ -8,6 +8,8 @@ use super::{SocketCookie, TcpState};
 pub struct SocketView {
     /// The state at the time of the event.
     pub state: Option<TcpState>,
+    /// The kernel's tick count at the time of the event, from which it computes when its timers fire.
+    pub ticks: Option<Ticks>,
     /// The socket's cookie.
     pub cookie: Option<SocketCookie>,
     /// SND.UNA: the oldest unacknowledged sequence number (RFC 9293 section 3.3.1).
@@ -72,6 +74,15 @@ impl SocketView {
     pub fn unsent(&self) -> Option<u32> {
         Some(self.write_seq?.wrapping_sub(self.snd_nxt?))
     }
+}
+
+/// A moment as the kernel's timers count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticks {
+    /// Ticks since some moment around boot (`jiffies_64`).
+    pub jiffies: u64,
+    /// Ticks a second (`CONFIG_HZ`), not 0.
+    pub hz: u32,
 }
 
 /// A socket's keepalive settings (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`).

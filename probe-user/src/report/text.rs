@@ -156,7 +156,7 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(key, ruling) {
+        for remedy in remedies(key, ruling, finding.owner.pid()) {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));

@@ -254,7 +254,10 @@ impl FindingBody {
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
             evidence_left_out: finding.evidence_left_out,
             missing_evidence: finding.ruling.missing.iter().map(missing_body).collect(),
-            remedies: remedies(&finding.id.key, &finding.ruling).into_iter().map(remedy_body).collect(),
+            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.pid())
+                .into_iter()
+                .map(remedy_body)
+                .collect(),
             truncated: outcome == Some(Outcome::Evicted),
         }
     }

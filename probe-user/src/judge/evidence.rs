@@ -150,9 +150,9 @@ fn fmt_timeout(timeout: &Timeout, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some(result) = timeout.send_result.filter(|result| *result < 0) {
         let errno = Errno::from_raw(result.saturating_neg());
         if timeout.failed_locally() {
-            write!(f, ", and the segment could not be sent: {errno:?} ({})", errno.desc())?;
+            write!(f, " (the segment could not be sent: {errno:?}, {})", errno.desc())?;
         } else {
-            f.write_str(", not sent again: its earlier copy is still queued on this host")?;
+            f.write_str(" (not sent again: its earlier copy is still queued on this host)")?;
         }
     }
     let mut separator = ": ";

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::{Cause, DeadlineSource, Ruling};
 use crate::model::ConnectionKey;
 
@@ -15,29 +17,38 @@ pub struct Remedy {
 /// RFC 1122 section 4.2.3.5 asks for at least 100 s before a connection is given up; this gives 102.2 s.
 const LOWER_TCP_RETRIES2: u8 = 8;
 
-/// What to do about a ruling, the most useful first. The cause decides; `owner_pid` only brings the commands into the network
-/// namespace of the process that holds the socket.
-pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner_pid: Option<u32>) -> Vec<Remedy> {
+/// What to do about a ruling, the most useful first. The cause decides; `owner_pid` brings the commands into the network
+/// namespace of the process that holds the socket, and what can only be done to a connection that is still there is left out
+/// when it `is_over`.
+pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner_pid: Option<u32>, is_over: bool) -> Vec<Remedy> {
     let here = owner_pid.map_or(String::new(), |pid| format!("nsenter -t {pid} -n "));
     match ruling.cause {
-        Cause::PeerSilent => peer_silent(key, ruling, &here),
+        Cause::PeerSilent => peer_silent(key, ruling, &here, is_over),
         Cause::LocalSendFailure => local_send_failure(key, &here),
     }
 }
 
-fn peer_silent(key: &ConnectionKey, ruling: &Ruling, here: &str) -> Vec<Remedy> {
-    let (local, remote) = (key.local.ip(), key.remote.ip());
+/// An address as `ss` takes it in a filter.
+fn in_filter(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+fn peer_silent(key: &ConnectionKey, ruling: &Ruling, here: &str, is_over: bool) -> Vec<Remedy> {
+    let (local, remote) = (in_filter(key.local.ip()), in_filter(key.remote.ip()));
     let set_by = ruling.deadline.map(|deadline| deadline.set_by);
-    let mut remedies = vec![
-        Remedy {
-            text: format!(
-                "See on {remote} whether it still has this connection. If it does not, something between the two hosts (a \
+    let mut remedies = vec![Remedy {
+        text: format!(
+            "See on {remote} whether it still has this connection. If it does not, something between the two hosts (a \
                  firewall, NAT, a load balancer) or a restart has made it forget."
-            ),
-            command: Some(format!("ss -tno dst {local} sport = :{}", key.remote.port())),
-            risk: Some("none: it only looks (to be run on the peer)".to_owned()),
-        },
-        Remedy {
+        ),
+        command: Some(format!("ss -tno dst {local} sport = :{}", key.remote.port())),
+        risk: Some("none: it only looks (to be run on the peer)".to_owned()),
+    }];
+    if !is_over {
+        remedies.push(Remedy {
             text: "End the connection now instead of waiting: the application gets an error at once and can reconnect."
                 .to_owned(),
             command: Some(format!(
@@ -48,8 +59,8 @@ fn peer_silent(key: &ConnectionKey, ruling: &Ruling, here: &str) -> Vec<Remedy> 
             risk: Some(
                 "unacknowledged data is lost, as it will be at the deadline; needs CONFIG_INET_DIAG_DESTROY".to_owned(),
             ),
-        },
-    ];
+        });
+    }
     if !matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. })) {
         remedies.push(Remedy {
             text: "Let the application set TCP_USER_TIMEOUT, or use a heartbeat of its own, so that the next such connection \

@@ -13,3 +13,6 @@ mod wall_clock;
 pub use host::Host;
 pub use summary::{HookCount, Summary};
 pub use wall_clock::WallClock;
+
+#[cfg(test)]
+mod tests;

@@ -147,7 +147,7 @@ impl Writer {
             self.hanging(ITEM, "                    ", &format!("{at}  {}", evidence.kind));
         }
         if finding.evidence_left_out > 0 {
-            self.line(ITEM, &format!("({} more in between)", finding.evidence_left_out));
+            self.line(ITEM, &format!("({} more in between are left out)", finding.evidence_left_out));
         }
         if !ruling.missing.is_empty() {
             self.line(BODY, &self.dim("not seen"));
@@ -156,7 +156,7 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(key, ruling, finding.owner.pid()) {
+        for remedy in remedies(key, ruling, finding.owner.pid(), matches!(finding.state, FindingState::Closed(_))) {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));
@@ -256,7 +256,9 @@ fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> String {
         }
     };
     if let Some(ago) = socket.last_ack_ago {
-        let _ = write!(text, " The last sign of life from the peer was at {}.", time_of_day(clock.at(at.before(ago))));
+        let heard = at.before(ago);
+        let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
+        let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
     }
     text
 }
@@ -275,9 +277,15 @@ fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Option<String> 
         DeadlineSource::TcpUserTimeout { timeout } => format!("TCP_USER_TIMEOUT = {} ms", timeout.as_millis()),
     };
     let at = time_of_day(clock.at(deadline.at));
+    let then = match deadline.set_by {
+        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection",
+        DeadlineSource::TcpRetries2 { .. } | DeadlineSource::TcpUserTimeout { .. } => {
+            "reports ETIMEDOUT to the application"
+        }
+    };
     Some(if deadline.at > now {
         format!(
-            "The kernel goes on trying until {at} (in {}) and then reports ETIMEDOUT to the application; set by {set_by}.",
+            "The kernel goes on trying until {at} (in {}) and then {then}; set by {set_by}.",
             span(deadline.at.since(now))
         )
     } else {

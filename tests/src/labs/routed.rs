@@ -1,8 +1,12 @@
 //! A client and a server with a router between them that can forget how to forward.
 
-use std::net::SocketAddr;
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     lab::Lab,
@@ -46,6 +50,20 @@ impl Routed {
         client.ip("route add default via 10.77.1.254\nroute add default via fd77:1::254\n")?;
         server.ip("route add default via 10.77.2.254\nroute add default via fd77:2::254\n")?;
         Ok(Self { client, router, server })
+    }
+
+    /// Waits until IPv6 gets from the client to the server and back. The first packets wait for neighbour discovery, which
+    /// can take seconds; a connection made meanwhile would have an RTO as long, and hand it on to later ones
+    /// (`tcp_metrics`).
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn warm_up_v6(&self) -> Result<()> {
+        // Nobody listens on the discard port: the answer is a reset, which leaves no trace in the metrics.
+        match self.client.run(|| TcpStream::connect_timeout(&Self::server_v6(9), Duration::from_secs(20)))? {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => bail!("no reset came back: {other:?}"),
+        }
     }
 
     /// Lets no TCP segment through any more.

@@ -13,7 +13,7 @@ use connprobe_tests::{
     wire::Finding,
 };
 
-use crate::watching::{SOON, WATCHING, attached, ensure_is_about, finding, stop, summary, watch};
+use crate::watching::{SOON, WATCHING, attached, ensure_is_about, finding, stop, stop_silent, summary, watch};
 
 const PORT: u16 = 5672;
 
@@ -23,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a connection whose peer falls silent is suspected, confirmed, and recovers when the path heals", cut_off),
         test("a connection that was dying before the watch began is found at its next timeout", dying_before),
         test("the finding names IPv6 connections", ipv6),
+        test("what the filters leave out makes no event", filtered),
         test("the kernel gives up at the stated time set by tcp_retries2", deadline_by_retries),
         test("the kernel gives up at the stated time set by TCP_USER_TIMEOUT", deadline_by_user_timeout),
         test("a user timeout too short for a suspicion is reported when it ends the connection", short_user_timeout),
@@ -113,14 +114,34 @@ fn ipv6(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let _server = Peer::listen(&lab.server, Routed::server_v6(PORT), &Options::default())?;
-    // The first packets wait for neighbour discovery, which would make the RTO of their connection ten seconds long.
-    Peer::connect(&lab.client, Routed::server_v6(PORT), &Options::default())?.finish(SOON)?;
+    lab.warm_up_v6()?;
     let client = Peer::connect(&lab.client, Routed::server_v6(PORT), &Options::default())?;
     let probe = watch(&lab.client, &["--port", "5672", "--peer", "fd77:2::/64"])?;
     cut_and_write(&lab, &client)?;
     let opened = finding(&probe, "opened", SOON)?;
     ensure_is_about(&opened, &client, &lab.client)?;
     stop(probe)?;
+    Ok(())
+}
+
+fn filtered(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let other = own.netns("other")?;
+    let let_through = watch(&lab.client, &["--port", "1", "--port", "5672", "--peer", "10.77.2.0/24"])?;
+    let left_out = [
+        watch(&lab.client, &["--port", "5673"])?,
+        watch(&lab.client, &["--peer", "10.77.3.0/24"])?,
+        watch(&other, &[])?,
+    ];
+    cut_and_write(&lab, &client)?;
+    finding(&let_through, "opened", SOON)?;
+    stop(let_through)?;
+    for probe in left_out {
+        let summary = stop_silent(probe)?;
+        ensure!(summary.hooks.iter().all(|hook| hook.seen == 0), "{summary:?}");
+    }
     Ok(())
 }
 

@@ -254,7 +254,7 @@ impl FindingBody {
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
             evidence_left_out: finding.evidence_left_out,
             missing_evidence: finding.ruling.missing.iter().map(missing_body).collect(),
-            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.pid())
+            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.pid(), outcome.is_some())
                 .into_iter()
                 .map(remedy_body)
                 .collect(),

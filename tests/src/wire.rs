@@ -188,6 +188,7 @@ pub struct HookCount {
     pub emitted: u64,
     pub lost: u64,
     pub suppressed: u64,
+    pub missed: u64,
 }
 
 /// What a record says beside its envelope.

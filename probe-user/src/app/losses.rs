@@ -6,7 +6,7 @@ use crate::{
 /// Tells new losses from those already told: the kernel's counters only grow.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    told: Vec<(Hook, u64)>,
+    told: Vec<(Hook, HookTotals)>,
     undecodable: u64,
     undecodable_told: u64,
 }
@@ -24,13 +24,18 @@ impl Losses {
     /// What has been lost since the last call.
     pub(super) fn new_since(&mut self, at: MonoTime, totals: &Totals) -> Vec<Event> {
         let mut events = Vec::new();
-        for (hook, HookTotals { lost, .. }) in totals {
-            let told = self.told.iter().find(|(this, _)| this == hook).map_or(0, |(_, lost)| *lost);
-            if *lost > told {
-                events.push(Event::Lost { at, place: LossPlace::Ring(*hook), count: lost - told });
+        for (hook, now) in totals {
+            let told = self.told.iter().find(|(this, _)| this == hook).map(|(_, told)| *told).unwrap_or_default();
+            for (place, count) in [
+                (LossPlace::Ring(*hook), now.lost.saturating_sub(told.lost)),
+                (LossPlace::Recursion(*hook), now.missed.saturating_sub(told.missed)),
+            ] {
+                if count > 0 {
+                    events.push(Event::Lost { at, place, count });
+                }
             }
         }
-        self.told = totals.iter().map(|(hook, totals)| (*hook, totals.lost)).collect();
+        self.told = totals.to_vec();
         if self.undecodable > self.undecodable_told {
             let count = self.undecodable - self.undecodable_told;
             events.push(Event::Lost { at, place: LossPlace::Decode, count });
@@ -59,7 +64,11 @@ mod tests {
         assert_eq!(losses.new_since(at, &totals), expected);
         assert_eq!(losses.new_since(at, &totals), []);
         totals[1].1.lost = 5;
-        let expected = [Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 2 }];
+        totals[0].1.missed = 1;
+        let expected = [
+            Event::Lost { at, place: LossPlace::Recursion(Hook::InetSockSetState), count: 1 },
+            Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 2 },
+        ];
         assert_eq!(losses.new_since(at, &totals), expected);
     }
 }

@@ -132,7 +132,10 @@ impl Watch {
                     ready.map_err(|error| WatchError::Kernel(error.to_string()))?;
                     self.read_ring();
                 }
-                Some(answer) = self.witnesses.next_answer() => self.tracker.handle_answer(clock::now(), answer),
+                Some(answer) = self.witnesses.next_answer() => {
+                    tracing::debug!(?answer, "answer");
+                    self.tracker.handle_answer(clock::now(), answer);
+                }
                 _ = reading.tick() => self.read_ring(),
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
@@ -231,6 +234,7 @@ impl Watch {
                     emitted: totals.emitted,
                     lost: totals.lost,
                     suppressed: totals.suppressed,
+                    missed: totals.missed,
                 })
                 .collect(),
             undecodable: self.losses.undecodable_total(),

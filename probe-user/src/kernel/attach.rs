@@ -1,5 +1,7 @@
 //! Loading the programs and attaching them by the plan.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use aya::{Btf, Ebpf, programs::ProgramError};
 
 use super::{
@@ -54,10 +56,18 @@ impl Probes {
         }
         let mut ebpf = open(facts, options)?;
         // Counters and ring are taken before the first program runs, so that nothing is missed.
-        let ring = Ring::take(&mut ebpf)?;
+        let mut ring = Ring::take(&mut ebpf)?;
         let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
-        let hooks: Vec<_> =
-            plan.hooks.iter().map(|entry| (entry.hook, attach_hook(&mut ebpf, btf.as_ref(), entry))).collect();
+        let mut hooks = Vec::new();
+        for entry in &plan.hooks {
+            let status = attach_hook(&mut ebpf, btf.as_ref(), entry);
+            if let HookStatus::Attached(mechanism) = status
+                && let Some(program) = descriptor(&ebpf, entry.hook, mechanism)
+            {
+                ring.count_misses_of(entry.hook, program);
+            }
+            hooks.push((entry.hook, status));
+        }
         let coverage =
             Coverage { kernel_release: facts.release.clone(), hooks, missing_fields: missing_fields(&facts.layout) };
         if !coverage.observes_something() {
@@ -74,6 +84,18 @@ impl Probes {
     /// The ring and the counters.
     pub fn ring(&mut self) -> &mut Ring {
         &mut self.ring
+    }
+}
+
+fn descriptor(ebpf: &Ebpf, hook: Hook, mechanism: Mechanism) -> Option<OwnedFd> {
+    ebpf.program(&program_name(hook, mechanism))?.fd().ok()?.as_fd().try_clone_to_owned().ok()
+}
+
+/// The name of the program that serves `hook` by `mechanism`, as `probe-ebpf` spells it.
+fn program_name(hook: Hook, mechanism: Mechanism) -> String {
+    match mechanism {
+        Mechanism::TpBtf => hook.name().to_owned(),
+        Mechanism::Tracepoint => format!("{}_classic", hook.name()),
     }
 }
 
@@ -162,10 +184,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn try_attach(ebpf: &mut Ebpf, btf: Option<&Btf>, hook: Hook, mechanism: Mechanism) -> Result<(), TryError> {
     use aya::programs::{BtfTracePoint, TracePoint};
-    let name = match mechanism {
-        Mechanism::TpBtf => hook.name().to_owned(),
-        Mechanism::Tracepoint => format!("{}_classic", hook.name()),
-    };
+    let name = program_name(hook, mechanism);
     let program =
         ebpf.program_mut(&name).ok_or_else(|| TryError::Internal(format!("the object has no program {name}")))?;
     match mechanism {

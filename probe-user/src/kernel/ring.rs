@@ -1,8 +1,8 @@
 //! What comes out of the programs: records and counters.
 
 use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use aya::{
@@ -44,6 +44,8 @@ pub struct HookTotals {
     pub lost: u64,
     /// Suspicious events held back by a limit.
     pub suppressed: u64,
+    /// Firings at which the kernel did not run the program, because it was running on that CPU already.
+    pub missed: u64,
 }
 
 /// The totals of every hook, in the order of [`Hook::ALL`].
@@ -55,6 +57,8 @@ pub struct Ring {
     /// A second descriptor of the ring, to wait for it.
     waiter: AsyncFd<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 4]>,
+    /// The attached programs, to ask the kernel how often it did not run them.
+    programs: Vec<(Hook, OwnedFd)>,
 }
 
 impl Ring {
@@ -68,7 +72,12 @@ impl Ring {
         #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor that is not its own")]
         // SAFETY: an `OwnedFd` stays the same open descriptor for as long as the `AsyncFd` owns it; nothing closes it.
         let waiter = unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)?;
-        Ok(Self { ring, waiter, counters })
+        Ok(Self { ring, waiter, counters, programs: Vec::new() })
+    }
+
+    /// Counts what the kernel does not let this hook's program see.
+    pub(super) fn count_misses_of(&mut self, hook: Hook, program: OwnedFd) {
+        self.programs.push((hook, program));
     }
 
     /// Waits until the programs ask to be read, which they do when the ring is half full. Cancel-safe.
@@ -92,7 +101,7 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the map look-up.
+    /// When the kernel refuses the map look-up. Misses are counted from Linux 5.12 on; before, they are 0.
     pub fn totals(&self) -> Result<Totals, MapError> {
         let mut totals = Hook::ALL.map(|hook| (hook, HookTotals::default()));
         for (index, (_, sum)) in (0u32..).zip(&mut totals) {
@@ -103,6 +112,18 @@ impl Ring {
                 sum.suppressed += suppressed;
             }
         }
+        for (hook, program) in &self.programs {
+            let misses = recursion_misses(program).unwrap_or(0);
+            for (_, sum) in totals.iter_mut().filter(|(this, _)| this == hook) {
+                sum.missed += misses;
+            }
+        }
         Ok(totals)
     }
+}
+
+/// `recursion_misses` of a program, as the kernel shows it for its descriptor (`bpf_prog_show_fdinfo`, from Linux 5.12).
+fn recursion_misses(program: &OwnedFd) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
 }

@@ -105,6 +105,9 @@ impl Hook {
 pub enum LossPlace {
     /// The ring buffer was full when this hook wanted to write.
     Ring(Hook),
+    /// The hook fired while its program was already running on that CPU: the kernel does not run it again (`bpf_prog.active`).
+    /// What was missed is most likely ordinary, but nobody has looked.
+    Recursion(Hook),
     /// A record came through that could not be decoded.
     Decode,
 }

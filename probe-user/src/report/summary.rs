@@ -19,6 +19,8 @@ pub struct HookCount {
     pub lost: u64,
     /// Suspicious events held back by a limit.
     pub suppressed: u64,
+    /// Firings the program was not run for, because it was running on that CPU already.
+    pub missed: u64,
 }
 
 /// A watch as a whole.
@@ -39,7 +41,7 @@ pub struct Summary {
 impl Summary {
     /// Events that were lost, at whatever place.
     pub fn lost(&self) -> u64 {
-        self.hooks.iter().map(|hook| hook.lost).sum::<u64>() + self.undecodable
+        self.hooks.iter().map(|hook| hook.lost + hook.missed).sum::<u64>() + self.undecodable
     }
 
     /// Findings that somebody has to act on: still open, or ended badly.

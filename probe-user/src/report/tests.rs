@@ -115,9 +115,9 @@ fn coverage() -> Coverage {
 }
 
 fn summary(findings: Vec<Finding>) -> Summary {
-    let count = |hook| HookCount { hook, seen: 0, emitted: 0, lost: 0, suppressed: 0 };
+    let count = |hook| HookCount { hook, seen: 0, emitted: 0, lost: 0, suppressed: 0, missed: 0 };
     let mut hooks = Hook::ALL.map(count).to_vec();
-    hooks[1] = HookCount { hook: Hook::TcpRetransmitSkb, seen: 12, emitted: 8, lost: 4, suppressed: 0 };
+    hooks[1] = HookCount { hook: Hook::TcpRetransmitSkb, seen: 12, emitted: 8, lost: 4, suppressed: 0, missed: 0 };
     Summary { watched: Duration::from_secs(30), findings, hooks, undecodable: 0, unasked: 0 }
 }
 
@@ -138,7 +138,8 @@ fn a_report_of_nothing_is_one_line() {
     let mut coverage = coverage();
     coverage.hooks = Hook::ALL.into_iter().map(|hook| (hook, HookStatus::Attached(Mechanism::TpBtf))).collect();
     let mut summary = summary(Vec::new());
-    summary.hooks[1] = HookCount { hook: Hook::TcpRetransmitSkb, seen: 9, emitted: 9, lost: 0, suppressed: 0 };
+    summary.hooks[1] =
+        HookCount { hook: Hook::TcpRetransmitSkb, seen: 9, emitted: 9, lost: 0, suppressed: 0, missed: 0 };
     let layout = Layout { width: 80, color: false };
     let text = text::report(&summary, &coverage, &clock(), at(30_000), layout);
     assert_eq!(text, "No connection in limbo (watched for 30.0 s until 21:24:30.000 UTC).\n");

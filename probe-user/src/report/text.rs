@@ -174,8 +174,14 @@ impl Writer {
             let emitted: u64 = summary.hooks.iter().map(|hook| hook.emitted).sum();
             let lost: u64 = summary.hooks.iter().map(|hook| hook.lost).sum();
             let mut text = format!("Events were lost: {seen} seen = {emitted} taken in + {lost} lost.");
-            for hook in summary.hooks.iter().filter(|hook| hook.lost > 0) {
-                let _ = write!(text, " {} lost {}.", hook.hook.name(), hook.lost);
+            for hook in &summary.hooks {
+                let name = hook.hook.name();
+                if hook.lost > 0 {
+                    let _ = write!(text, " {name} lost {}.", hook.lost);
+                }
+                if hook.missed > 0 {
+                    let _ = write!(text, " {name} was not run {} times.", hook.missed);
+                }
             }
             if summary.undecodable > 0 {
                 let _ = write!(text, " {} records could not be decoded.", summary.undecodable);

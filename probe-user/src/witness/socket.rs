@@ -1,8 +1,8 @@
 //! One socket by its tuple, through `NETLINK_SOCK_DIAG` in its namespace (an exact look-up, not a dump).
 
-use std::io;
+use std::{io, sync::OnceLock};
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
@@ -32,11 +32,34 @@ pub(super) fn look_up(namespaces: &mut Namespaces, key: &ConnectionKey, cookie: 
 
 /// The same in the namespace this thread is in.
 fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    match exchange(request(key, cookie)) {
-        Ok(Some(response)) => lookup(&response),
-        Ok(None) => SocketLookup::Gone,
-        Err(error) => SocketLookup::Unknown(format!("NETLINK_SOCK_DIAG: {error}")),
+    match exchange(request(key, cookie), NLM_F_REQUEST) {
+        Ok(NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))) => lookup(&response),
+        Ok(_) => SocketLookup::Unknown("NETLINK_SOCK_DIAG: an answer of another kind".to_owned()),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            // No such socket, or one with another cookie (`sock_diag_check_cookie`).
+            Some(Errno::ENOENT | Errno::ESTALE) if can_answer() => SocketLookup::Gone,
+            Some(Errno::ENOENT) => {
+                SocketLookup::Unknown("this kernel cannot look up TCP sockets (it lacks tcp_diag)".to_owned())
+            }
+            Some(_) | None => SocketLookup::Unknown(format!("NETLINK_SOCK_DIAG: {error}")),
+        },
     }
+}
+
+/// Without `tcp_diag` the kernel gives the same error as for a socket that is not there (`inet_diag_lock_handler`). Asking for
+/// all listeners, which are few, tells the two apart; it is done once.
+fn can_answer() -> bool {
+    static CAN_ANSWER: OnceLock<bool> = OnceLock::new();
+    *CAN_ANSWER.get_or_init(|| {
+        let request = InetRequest {
+            family: AF_INET,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::LISTEN,
+            socket_id: SocketId::new_v4(),
+        };
+        exchange(request, NLM_F_REQUEST | NLM_F_DUMP).is_ok()
+    })
 }
 
 fn request(key: &ConnectionKey, cookie: Option<SocketCookie>) -> InetRequest {
@@ -57,36 +80,23 @@ fn request(key: &ConnectionKey, cookie: Option<SocketCookie>) -> InetRequest {
     }
 }
 
-/// Sends the request and takes the answer, which the kernel has queued by the time sending returns. `None`: no such socket.
-fn exchange(request: InetRequest) -> io::Result<Option<InetResponse>> {
+/// Sends the request and takes the first message of the answer, which the kernel has queued by the time sending returns.
+fn exchange(request: InetRequest, flags: u16) -> io::Result<NetlinkPayload<SockDiagMessage>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.set_non_blocking(true)?;
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
+    header.flags = flags;
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
     let (bytes, _) = socket.recv_from_full()?;
-    let message = NetlinkMessage::<SockDiagMessage>::deserialize(&bytes).map_err(io::Error::other)?;
-    match message.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => Ok(Some(*response)),
-        NetlinkPayload::Error(error) => {
-            let error = error.to_io();
-            match error.raw_os_error().map(Errno::from_raw) {
-                // ENOENT: no such socket. ESTALE: one with another cookie (`sock_diag_check_cookie`).
-                Some(Errno::ENOENT | Errno::ESTALE) => Ok(None),
-                Some(_) | None => Err(error),
-            }
-        }
-        NetlinkPayload::InnerMessage(_)
-        | NetlinkPayload::Done(_)
-        | NetlinkPayload::Noop
-        | NetlinkPayload::Overrun(_) => Err(io::Error::other("an answer of another kind")),
-        _ => Err(io::Error::other("an answer of an unknown kind")),
+    match NetlinkMessage::<SockDiagMessage>::deserialize(&bytes).map_err(io::Error::other)?.payload {
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        payload => Ok(payload),
     }
 }
 
@@ -145,6 +155,11 @@ mod tests {
         assert_eq!((status.state, status.retransmits, status.timer), (TcpState::Established, 0, None));
         let owner = process::owner_of_socket(status.inode).unwrap().unwrap();
         assert_eq!(owner.pid, std::process::id());
+    }
+
+    #[test]
+    fn the_kernel_of_this_machine_can_answer() {
+        assert!(can_answer());
     }
 
     #[test]

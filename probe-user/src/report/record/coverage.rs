@@ -72,7 +72,8 @@ impl CoverageBody {
 /// Events were lost between the kernel and the tracker.
 #[derive(Clone, Debug, Serialize)]
 pub struct LossBody {
-    /// `ring` (it was full) or `decode` (a record made no sense).
+    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already) or `decode` (a record made no
+    /// sense).
     pub place: &'static str,
     /// The hook whose events were lost; `null` where that is not known.
     pub hook: Option<&'static str>,
@@ -84,6 +85,7 @@ impl LossBody {
     pub(super) fn new(place: LossPlace, count: u64) -> Self {
         match place {
             LossPlace::Ring(hook) => Self { place: "ring", hook: Some(hook.name()), count },
+            LossPlace::Recursion(hook) => Self { place: "recursion", hook: Some(hook.name()), count },
             LossPlace::Decode => Self { place: "decode", hook: None, count },
         }
     }

@@ -36,6 +36,8 @@ pub struct HookCountBody {
     pub lost: u64,
     /// Suspicious events held back by a limit.
     pub suppressed: u64,
+    /// Firings the program was not run for, because it was running on that CPU already.
+    pub missed: u64,
 }
 
 impl SummaryBody {
@@ -57,6 +59,7 @@ impl SummaryBody {
                     emitted: count.emitted,
                     lost: count.lost,
                     suppressed: count.suppressed,
+                    missed: count.missed,
                 })
                 .collect(),
         }

@@ -24,6 +24,9 @@ const LATEST_LOOK: Duration = Duration::from_secs(1);
 /// `TCP_RTO_MAX` where the socket does not tell its own.
 const RTO_MAX: Duration = Duration::from_secs(120);
 
+/// Timer steps without an event and without an answer about the socket after which a finding is closed as unobserved.
+const MOST_UNKNOWN_IN_A_ROW: u8 = 3;
+
 /// What the case's timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
@@ -62,6 +65,7 @@ pub(super) struct Case {
     evidence: EvidenceLog,
     lost_before: u64,
     socket_unknown: Option<String>,
+    unknown_in_a_row: u8,
     reported: Option<Reported>,
 }
 
@@ -80,6 +84,7 @@ impl Case {
             evidence: EvidenceLog::default(),
             lost_before,
             socket_unknown: None,
+            unknown_in_a_row: 0,
             reported: None,
         }
     }
@@ -107,6 +112,7 @@ impl Case {
     pub(super) fn take(&mut self, event: &ConnectionEvent) {
         self.cookie = self.cookie.or(event.socket.cookie);
         self.socket = event.socket.clone();
+        self.unknown_in_a_row = 0;
         let kind = match event.kind {
             EventKind::RetransmissionTimeout { send_result } => {
                 EvidenceKind::RetransmissionTimeout(Box::new(Timeout { send_result, socket: event.socket.clone() }))
@@ -126,9 +132,18 @@ impl Case {
         self.evidence.add(Evidence { at, kind });
     }
 
-    /// Remembers that the socket cannot be looked up, and why; `None` when it could be.
-    pub(super) fn set_socket_unknown(&mut self, why: Option<String>) {
-        self.socket_unknown = why;
+    /// Remembers that the socket could be looked up.
+    pub(super) fn set_socket_known(&mut self) {
+        self.socket_unknown = None;
+        self.unknown_in_a_row = 0;
+    }
+
+    /// Remembers that the socket could not be looked up, and why. `true` when that has been so for long, and no event has
+    /// come either: a socket that were still retransmitting would have raised one at every step.
+    pub(super) fn set_socket_unknown(&mut self, why: String) -> bool {
+        self.socket_unknown = Some(why);
+        self.unknown_in_a_row += 1;
+        self.unknown_in_a_row >= MOST_UNKNOWN_IN_A_ROW
     }
 
     fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {

@@ -297,6 +297,21 @@ fn a_witness_that_cannot_say_stands_in_the_finding() {
     assert_eq!(last.ruling.missing, [MissingEvidence::Socket { why: "no permission".to_owned() }]);
 }
 
+#[test]
+fn a_finding_of_which_nothing_more_can_be_learned_does_not_stay_open_for_ever() {
+    let (mut tracker, _) = stalled(6);
+    let mut closed = Vec::new();
+    for _ in 0..4 {
+        let Some(due) = tracker.poll_timeout() else { break };
+        tracker.handle_timeout(due);
+        let lookup = SocketLookup::Unknown("no network namespace was found".to_owned());
+        tracker.handle_answer(due, Answer::Socket { key: key(1), lookup });
+        closed = said(&mut tracker).findings;
+    }
+    assert_eq!(closed.last().unwrap().state, FindingState::Closed(Outcome::Unobserved));
+    assert_eq!(tracker.open_cases(), 0);
+}
+
 // ---- contract ------------------------------------------------------------------------------------------------------
 
 #[test]

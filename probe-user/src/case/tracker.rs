@@ -105,12 +105,15 @@ impl Tracker {
                 match lookup {
                     SocketLookup::Found(status) => self.socket_found(case, &status),
                     SocketLookup::Gone => {
-                        case.set_socket_unknown(None);
+                        case.set_socket_known();
                         case.wake = Some((self.now + GRACE_FOR_LAST_EVENT, Wake::Gone));
                         self.keep(case);
                     }
                     SocketLookup::Unknown(why) => {
-                        case.set_socket_unknown(Some(why));
+                        if case.set_socket_unknown(why) {
+                            self.close(case, Outcome::Unobserved);
+                            return;
+                        }
                         case.look_when_overdue(self.now, None);
                         self.judge_and_keep(case);
                     }
@@ -211,7 +214,7 @@ impl Tracker {
     }
 
     fn socket_found(&mut self, mut case: Case, status: &SocketStatus) {
-        case.set_socket_unknown(None);
+        case.set_socket_known();
         case.touched = self.now;
         if case.owner == OwnerKnowledge::NotAsked {
             match status.inode {

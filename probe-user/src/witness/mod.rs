@@ -1,13 +1,15 @@
 //! Answers to the tracker's questions, by looking at the host. One file per witness.
 //!
 //! A question never blocks who asks: it is queued for one thread, which asks the witnesses in turn. Every question gets one
-//! answer, also when the witness cannot say.
+//! answer, also when the witness cannot say. Answers come in another order than the questions: those about owners that wait
+//! together are answered together, after the others, because one walk through `/proc` serves them all.
 
 pub mod netns;
 mod process;
 mod socket;
 
 use std::{
+    iter,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
@@ -17,9 +19,9 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::model::{Answer, Question};
 
-/// Questions waiting at once. Each takes about a millisecond, looking for an owner some dozen; with more than this waiting,
-/// answers would come too late to be of use, and the tracker asks again by itself.
-const MAX_WAITING: usize = 256;
+/// Questions without an answer at once. Each takes about a millisecond, looking for owners some dozen together; with more
+/// than this waiting, answers would come too late to be of use, and the tracker asks again by itself.
+const MAX_IN_FLIGHT: usize = 256;
 
 /// The thread that asks the witnesses. It ends when this is dropped.
 #[derive(Debug)]
@@ -36,9 +38,9 @@ impl Witnesses {
     ///
     /// When the system gives no thread.
     pub fn start() -> anyhow::Result<Self> {
-        let (questions, asked) = sync_channel(MAX_WAITING);
-        // One place more than questions can be under way: sending an answer never waits.
-        let (answered, answers) = channel(MAX_WAITING + 2);
+        // As many places each way as questions can be in flight: neither side ever waits for the other.
+        let (questions, asked) = sync_channel(MAX_IN_FLIGHT);
+        let (answered, answers) = channel(MAX_IN_FLIGHT);
         thread::Builder::new()
             .name("witness".to_owned())
             .spawn(move || answer_all(&asked, &answered))
@@ -48,7 +50,7 @@ impl Witnesses {
 
     /// Puts a question; `false` when too many are waiting.
     pub fn ask(&mut self, question: Question) -> bool {
-        let asked = self.questions.try_send(question).is_ok();
+        let asked = self.in_flight < MAX_IN_FLIGHT && self.questions.try_send(question).is_ok();
         self.in_flight += usize::from(asked);
         asked
     }
@@ -66,18 +68,65 @@ impl Witnesses {
     }
 }
 
+/// Ends when the other side is dropped.
 fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
     let mut namespaces = netns::Namespaces::default();
-    // Ends when the other side is dropped.
-    for question in questions {
-        let answer = match question {
-            Question::Socket { key, cookie } => {
-                Answer::Socket { key, lookup: socket::look_up(&mut namespaces, &key, cookie) }
+    while let Ok(first) = questions.recv() {
+        let mut of_owners = Vec::new();
+        // Not more than can be in flight: under steady asking, owners get their turn too.
+        for question in iter::once(first).chain(questions.try_iter()).take(MAX_IN_FLIGHT) {
+            match question {
+                Question::Socket { key, cookie } => {
+                    let lookup = socket::look_up(&mut namespaces, &key, cookie);
+                    if answers.blocking_send(Answer::Socket { key, lookup }).is_err() {
+                        return;
+                    }
+                }
+                Question::Owner { key, inode } => of_owners.push((key, inode)),
             }
-            Question::Owner { key, inode } => Answer::Owner { key, owner: process::owner_of_socket(inode) },
-        };
-        if answers.blocking_send(answer).is_err() {
-            return;
         }
+        if of_owners.is_empty() {
+            continue;
+        }
+        let owners = process::owners_of_sockets(&of_owners.iter().map(|(_, inode)| *inode).collect());
+        for (key, inode) in of_owners {
+            if answers.blocking_send(Answer::Owner { key, owner: owners.of(inode) }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ConnectionKey;
+
+    #[test]
+    fn every_question_gets_one_answer_and_too_many_are_refused() {
+        let mut witnesses = Witnesses::start().unwrap();
+        let key =
+            |port| ConnectionKey { netns: 1, local: ([127, 0, 0, 1], port).into(), remote: ([127, 0, 0, 1], 1).into() };
+        for port in 0..u16::MAX {
+            let question = if port % 2 == 0 {
+                Question::Socket { key: key(port), cookie: None }
+            } else {
+                Question::Owner { key: key(port), inode: u32::MAX }
+            };
+            if !witnesses.ask(question) {
+                break;
+            }
+        }
+        assert_eq!(witnesses.in_flight(), MAX_IN_FLIGHT);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut ports: Vec<_> = (0..MAX_IN_FLIGHT)
+            .map(|_| match runtime.block_on(witnesses.next_answer()).unwrap() {
+                Answer::Socket { key, .. } | Answer::Owner { key, .. } => usize::from(key.local.port()),
+            })
+            .collect();
+        ports.sort_unstable();
+        assert_eq!(ports, (0..MAX_IN_FLIGHT).collect::<Vec<_>>());
+        assert_eq!(witnesses.in_flight(), 0);
+        assert!(witnesses.ask(Question::Socket { key: key(1), cookie: None }));
     }
 }

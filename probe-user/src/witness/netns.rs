@@ -16,10 +16,12 @@ use nix::{
 
 /// Where `ip netns` keeps named namespaces.
 const NAMED: &str = "/run/netns";
+/// The namespace of the calling thread.
+const OWN: &str = "/proc/thread-self/ns/net";
 /// `NSFS_MAGIC` (`include/uapi/linux/magic.h`).
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
-/// Namespaces held open for further questions. A host with more active ones than this opens some again.
-const MAX_HELD: usize = 64;
+/// Places remembered where namespaces were found. A host with more active ones than this searches for some again.
+const MAX_REMEMBERED: usize = 256;
 
 /// Why a namespace cannot be found or entered.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum NetnsError {
     /// No process and no mount holds a namespace with this inode number.
     #[error("no network namespace with inode {0} was found; `lsns -t net` lists those there are")]
     NoSuchInode(u32),
+    /// The namespace was not found, but not every process could be looked at.
+    #[error("no network namespace with inode {0} was found among those that may be looked at; run connprobe as root")]
+    Hidden(u32),
     /// The path is no network namespace.
     #[error("{path} is not a network namespace", path = .0.display())]
     NotANamespace(PathBuf),
@@ -48,7 +53,7 @@ pub enum NetnsError {
     },
 }
 
-/// An open network namespace: it lives at least as long as this.
+/// An open network namespace. It lives at least as long as this, with all its devices and sockets: do not hold on to one.
 #[derive(Debug)]
 pub struct Netns {
     /// Its inode number.
@@ -59,8 +64,12 @@ pub struct Netns {
 impl Netns {
     fn open(path: &Path) -> Result<Self, NetnsError> {
         let failed = |why| NetnsError::Open { path: path.to_owned(), why };
-        let file = File::open(path).map_err(failed)?;
         let not_one = || NetnsError::NotANamespace(path.to_owned());
+        // Opening a FIFO would wait for a writer.
+        if !fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(not_one());
+        }
+        let file = File::open(path).map_err(failed)?;
         // Every kind of namespace is a file of nsfs; only the link's target tells the kind.
         if fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type() != NSFS_MAGIC
             || !is_network_namespace(&file)
@@ -71,18 +80,21 @@ impl Netns {
         Ok(Self { inode: u32::try_from(inode).map_err(|_| not_one())?, file })
     }
 
-    /// Runs `work` on a thread of its own that has entered this namespace.
+    /// Runs `work` on a thread of its own that has entered this namespace, or at once if the calling thread is in it.
     ///
     /// # Errors
     ///
-    /// When the namespace cannot be entered (it needs `CAP_SYS_ADMIN`) or the work panicked.
+    /// When the namespace cannot be entered (it needs `CAP_SYS_ADMIN`), the system gives no thread, or the work panicked.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        if fs::metadata(OWN).is_ok_and(|own| own.ino() == u64::from(self.inode)) {
+            return Ok(work());
+        }
         thread::scope(|scope| {
-            scope
-                .spawn(|| {
+            thread::Builder::new()
+                .spawn_scoped(scope, || {
                     setns(&self.file, CloneFlags::CLONE_NEWNET)?;
                     Ok(work())
-                })
+                })?
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the work in the namespace panicked")))
         })
@@ -119,7 +131,7 @@ fn nsfs_mounts() -> Vec<(PathBuf, String)> {
 /// When there is none, with what to do about it.
 pub fn resolve(spec: &str) -> Result<Netns, NetnsError> {
     if let Ok(inode) = spec.parse() {
-        return find(inode);
+        return find(inode).map(|(_, netns)| netns);
     }
     if spec.contains('/') {
         return Netns::open(Path::new(spec));
@@ -142,46 +154,84 @@ fn known_names() -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// Finds a namespace by its inode number: among those of processes, then among mounts.
-fn find(inode: u32) -> Result<Netns, NetnsError> {
-    let of_processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-        let is_process = entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
-        is_process.then(|| entry.path().join("ns/net"))
-    });
-    let mounts = nsfs_mounts();
-    let root = format!("net:[{inode}]");
-    let of_mounts = mounts.into_iter().filter(|(_, this)| *this == root).map(|(point, _)| point);
-    let own = PathBuf::from("/proc/self/ns/net");
-    std::iter::once(own)
-        .chain(of_processes)
-        .chain(of_mounts)
-        .filter(|path| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == u64::from(inode)))
-        .find_map(|path| Netns::open(&path).ok().filter(|netns| netns.inode == inode))
-        .ok_or(NetnsError::NoSuchInode(inode))
+/// Finds and opens a namespace by its inode number.
+fn find(inode: u32) -> Result<(PathBuf, Netns), NetnsError> {
+    let open = || {
+        let path = locate(inode)?;
+        match Netns::open(&path)? {
+            netns if netns.inode == inode => Ok((path, netns)),
+            // Another has taken its place since.
+            _ => Err(NetnsError::NoSuchInode(inode)),
+        }
+    };
+    // The process it was found through may have ended meanwhile, and not have been the only one.
+    match open() {
+        Err(NetnsError::Open { .. }) => open(),
+        result => result,
+    }
 }
 
-/// Namespaces held open, so that further questions about them need no search.
+/// Finds where a namespace is to be opened: the calling thread's, then those mounted somewhere, then those of processes.
+///
+/// Not found are namespaces that only an open descriptor, a single thread or a socket keeps alive.
+fn locate(inode: u32) -> Result<PathBuf, NetnsError> {
+    let is_it = |path: &Path| fs::metadata(path).map(|metadata| metadata.ino() == u64::from(inode));
+    if is_it(Path::new(OWN)).unwrap_or(false) {
+        return Ok(PathBuf::from(OWN));
+    }
+    let root = format!("net:[{inode}]");
+    // A mount lasts longer than a process.
+    let mounted = nsfs_mounts().into_iter().find(|(point, this)| *this == root && is_it(point).unwrap_or(false));
+    if let Some((point, _)) = mounted {
+        return Ok(point);
+    }
+    // With `hidepid` other users' processes are not even listed.
+    let mut hidden = !Path::new("/proc/1").exists();
+    let failed = |why| NetnsError::Open { path: PathBuf::from("/proc"), why };
+    for entry in fs::read_dir("/proc").map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let path = entry.path().join("ns/net");
+        match is_it(&path) {
+            Ok(true) => return Ok(path),
+            Ok(false) => {}
+            // A process that ends meanwhile gives this error too (`proc_ns_get_link`, `fs/proc/namespaces.c`).
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden |= entry.path().exists(),
+            Err(_) => {}
+        }
+    }
+    Err(if hidden { NetnsError::Hidden(inode) } else { NetnsError::NoSuchInode(inode) })
+}
+
+/// Remembers where namespaces were found, so that further questions about them need no search.
+///
+/// It holds none of them open: a namespace held open would live on after its last process, and keep its devices.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
-    held: HashMap<u32, Netns>,
+    found: HashMap<u32, PathBuf>,
 }
 
 impl Namespaces {
-    /// The namespace with this inode number.
-    pub(super) fn get(&mut self, inode: u32) -> Result<&Netns, NetnsError> {
-        if !self.held.contains_key(&inode) {
-            let found = find(inode)?;
-            if self.held.len() >= MAX_HELD {
-                self.held.clear();
-            }
-            self.held.insert(inode, found);
+    /// Opens the namespace with this inode number, for one question.
+    pub(super) fn open(&mut self, inode: u32) -> Result<Netns, NetnsError> {
+        if let Some(path) = self.found.get(&inode)
+            && let Ok(netns) = Netns::open(path)
+            && netns.inode == inode
+        {
+            return Ok(netns);
         }
-        self.held.get(&inode).ok_or(NetnsError::NoSuchInode(inode))
-    }
-
-    /// Lets go of namespaces: one that is held open lives on after its last process, with all its sockets.
-    pub(super) fn release(&mut self, inode: u32) {
-        self.held.remove(&inode);
+        let (path, netns) = find(inode).map_err(|error| match error {
+            // It could be seen, and is to be seen no more: that some processes cannot be looked at no longer matters.
+            NetnsError::Hidden(_) if self.found.contains_key(&inode) => NetnsError::NoSuchInode(inode),
+            error => error,
+        })?;
+        if self.found.len() >= MAX_REMEMBERED {
+            self.found.clear();
+        }
+        self.found.insert(inode, path);
+        Ok(netns)
     }
 }
 
@@ -206,5 +256,18 @@ mod tests {
     fn this_processs_own_namespace_is_found_by_path_and_by_inode() {
         let own = resolve("/proc/self/ns/net").unwrap();
         assert_eq!(resolve(&own.inode.to_string()).unwrap().inode, own.inode);
+    }
+
+    #[test]
+    fn a_namespace_that_is_no_longer_where_it_was_found_is_searched_again() {
+        let mut namespaces = Namespaces::default();
+        let own = resolve("/proc/self/ns/net").unwrap().inode;
+        namespaces.found.insert(own, PathBuf::from("/run/netns/no-such-namespace"));
+        assert_eq!(namespaces.open(own).unwrap().inode, own);
+        assert_eq!(namespaces.found.get(&own), Some(&PathBuf::from(OWN)));
+        // 1 is no namespace's inode: they are counted from `PROC_DYNAMIC_FIRST`, 0xF0000000.
+        assert!(matches!(namespaces.open(1), Err(NetnsError::NoSuchInode(1) | NetnsError::Hidden(1))));
+        namespaces.found.insert(1, PathBuf::from("/run/netns/deleted"));
+        assert!(matches!(namespaces.open(1), Err(NetnsError::NoSuchInode(1))));
     }
 }

@@ -1,5 +1,7 @@
 //! Which process holds a socket.
 
+use std::collections::{HashMap, HashSet};
+
 use procfs::{
     ProcError,
     process::{FDTarget, Process, all_processes},
@@ -7,38 +9,76 @@ use procfs::{
 
 use crate::model::Owner;
 
-/// The process that holds the socket with this `sockfs` inode. Where several share it (a server that forks), the one with the
-/// lowest pid, which is the one that opened it unless pids have wrapped.
-///
-/// # Errors
-///
-/// Why it cannot be known: no process was found, but some could not be looked into.
-pub(super) fn owner_of_socket(inode: u32) -> Result<Option<Owner>, String> {
-    let processes = all_processes().map_err(|error| format!("/proc cannot be read: {error}"))?;
-    let mut unreadable = 0;
-    let mut holder: Option<Process> = None;
-    for process in processes.flatten() {
-        if holder.as_ref().is_some_and(|found| found.pid < process.pid) {
-            continue;
+/// What one walk through `/proc` found.
+#[derive(Debug)]
+pub(super) struct Owners {
+    found: HashMap<u32, Owner>,
+    /// Why a socket that was not found may still be held.
+    blind: Option<String>,
+}
+
+impl Owners {
+    /// The process that holds the socket with this `sockfs` inode, which must be one of those looked for.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be known: no process was found, but some could not be looked into.
+    pub(super) fn of(&self, inode: u32) -> Result<Option<Owner>, String> {
+        match (self.found.get(&inode), &self.blind) {
+            (Some(owner), _) => Ok(Some(owner.clone())),
+            (None, None) => Ok(None),
+            (None, Some(why)) => Err(why.clone()),
         }
-        match holds(&process, inode) {
-            Ok(true) => holder = Some(process),
-            Ok(false) => {}
+    }
+}
+
+/// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, 3 µs each. Where several
+/// processes share a socket (a server that forks), the one with the lowest pid is taken, which is the one that opened it unless
+/// pids have wrapped.
+pub(super) fn owners_of_sockets(inodes: &HashSet<u32>) -> Owners {
+    let mut found = HashMap::new();
+    let processes = match all_processes() {
+        Ok(processes) => processes,
+        Err(error) => return Owners { found, blind: Some(format!("/proc cannot be read: {error}")) },
+    };
+    let (mut unreadable, mut saw_init) = (0, false);
+    // In ascending order of pids (`proc_pid_readdir`, `fs/proc/base.c`).
+    for process in processes.flatten() {
+        saw_init |= process.pid == 1;
+        match held_of(&process, inodes) {
+            Ok(held) if held.is_empty() => {}
+            Ok(held) => {
+                let owner = owner(&process);
+                for inode in held {
+                    found.entry(inode).or_insert_with(|| owner.clone());
+                }
+                if found.len() == inodes.len() {
+                    break;
+                }
+            }
             Err(ProcError::PermissionDenied(_)) => unreadable += 1,
             // It has ended meanwhile, and holds nothing any more.
             Err(_) => {}
         }
     }
-    match (holder, unreadable) {
-        (Some(process), _) => Ok(Some(owner(&process))),
-        (None, 0) => Ok(None),
-        (None, count) => Err(format!("{count} processes could not be looked into; run connprobe as root")),
-    }
+    let blind = match (unreadable, saw_init) {
+        (0, true) => None,
+        (0, false) => Some("other users' processes are hidden; run connprobe as root".to_owned()),
+        (count, _) => Some(format!("{count} processes could not be looked into; run connprobe as root")),
+    };
+    Owners { found, blind }
 }
 
-fn holds(process: &Process, inode: u32) -> Result<bool, ProcError> {
-    let is_it = |target: &FDTarget| matches!(target, FDTarget::Socket(this) if *this == u64::from(inode));
-    Ok(process.fd()?.flatten().any(|descriptor| is_it(&descriptor.target)))
+/// Which of these sockets the process holds.
+fn held_of(process: &Process, inodes: &HashSet<u32>) -> Result<HashSet<u32>, ProcError> {
+    Ok(process
+        .fd()?
+        .flatten()
+        .filter_map(|descriptor| match descriptor.target {
+            FDTarget::Socket(inode) => u32::try_from(inode).ok().filter(|inode| inodes.contains(inode)),
+            _ => None,
+        })
+        .collect())
 }
 
 fn owner(process: &Process) -> Owner {
@@ -98,6 +138,21 @@ mod tests {
 
     #[test]
     fn a_socket_nobody_holds_has_no_owner() {
-        assert!(!matches!(owner_of_socket(u32::MAX), Ok(Some(_))));
+        assert!(!matches!(owners_of_sockets(&HashSet::from([u32::MAX])).of(u32::MAX), Ok(Some(_))));
+    }
+
+    #[test]
+    fn one_walk_finds_the_owners_of_many_sockets() {
+        use std::{net::TcpListener, os::fd::AsRawFd as _};
+        let sockets: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let inode = |socket: &TcpListener| -> u32 {
+            let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+            link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
+        };
+        let inodes: HashSet<_> = sockets.iter().map(inode).collect();
+        let owners = owners_of_sockets(&inodes);
+        for inode in inodes {
+            assert_eq!(owners.of(inode).unwrap().unwrap().pid, std::process::id());
+        }
     }
 }

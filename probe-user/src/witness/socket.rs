@@ -1,6 +1,11 @@
-//! One socket by its tuple, through `NETLINK_SOCK_DIAG` in its namespace (an exact look-up, not a dump).
+//! One socket by its tuple, through `NETLINK_SOCK_DIAG` in its namespace (exact look-ups, not a dump).
+//!
+//! "No such socket" ends a case, so three things that look like it are told apart. A look-up without an interface misses sockets
+//! bound to one (`SO_BINDTODEVICE`, VRFs, link-local IPv6): they are asked for by each interface (`inet_match`,
+//! `include/net/inet_hashtables.h`). A look-up that finds no connection goes on to listeners and answers with one (`inet_lookup`). And
+//! a kernel without `tcp_diag` answers ENOENT to everything.
 
-use std::{io, sync::OnceLock};
+use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
@@ -9,60 +14,135 @@ use netlink_packet_sock_diag::{
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer, nlas::Nla},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use nix::errno::Errno;
+use nix::{errno::Errno, net::if_::if_nameindex};
 
-use super::netns::{Namespaces, NetnsError};
+use super::netns::{Namespaces, Netns, NetnsError};
 use crate::model::{ConnectionKey, SocketCookie, SocketLookup, SocketStatus, SocketTimer, TcpState};
 
 /// Looks up the socket with this tuple and, where known, this cookie.
 pub(super) fn look_up(namespaces: &mut Namespaces, key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    let lookup = match namespaces.get(key.netns) {
-        Ok(netns) => match netns.run(|| query(key, cookie)) {
-            Ok(lookup) => lookup,
-            Err(error) => SocketLookup::Unknown(format!("network namespace {} cannot be entered: {error}", key.netns)),
-        },
+    if key.netns == 0 {
+        return look_up_here(key, cookie);
+    }
+    match namespaces.open(key.netns) {
+        Ok(netns) => look_up_in(&netns, key, cookie),
         Err(NetnsError::NoSuchInode(_)) => SocketLookup::Gone,
         Err(error) => SocketLookup::Unknown(error.to_string()),
-    };
-    if lookup == SocketLookup::Gone {
-        namespaces.release(key.netns);
-    }
-    lookup
-}
-
-/// The same in the namespace this thread is in.
-fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    match exchange(request(key, cookie), NLM_F_REQUEST) {
-        Ok(NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))) => lookup(&response),
-        Ok(_) => SocketLookup::Unknown("NETLINK_SOCK_DIAG: an answer of another kind".to_owned()),
-        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            // No such socket, or one with another cookie (`sock_diag_check_cookie`).
-            Some(Errno::ENOENT | Errno::ESTALE) if can_answer() => SocketLookup::Gone,
-            Some(Errno::ENOENT) => {
-                SocketLookup::Unknown("this kernel cannot look up TCP sockets (it lacks tcp_diag)".to_owned())
-            }
-            Some(_) | None => SocketLookup::Unknown(format!("NETLINK_SOCK_DIAG: {error}")),
-        },
     }
 }
 
-/// Without `tcp_diag` the kernel gives the same error as for a socket that is not there (`inet_diag_lock_handler`). Asking for
-/// all listeners, which are few, tells the two apart; it is done once.
-fn can_answer() -> bool {
-    static CAN_ANSWER: OnceLock<bool> = OnceLock::new();
-    *CAN_ANSWER.get_or_init(|| {
-        let request = InetRequest {
-            family: AF_INET,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
-            states: StateFlags::LISTEN,
-            socket_id: SocketId::new_v4(),
-        };
-        exchange(request, NLM_F_REQUEST | NLM_F_DUMP).is_ok()
+fn look_up_in(netns: &Netns, key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
+    netns.run(|| query(key, cookie)).unwrap_or_else(|error| {
+        SocketLookup::Unknown(format!("network namespace {} cannot be entered: {error}", key.netns))
     })
 }
 
-fn request(key: &ConnectionKey, cookie: Option<SocketCookie>) -> InetRequest {
+/// Of a connection whose namespace is not known. A cookie is never given twice, in no namespace: with one, a socket found in
+/// this program's namespace is the right one.
+fn look_up_here(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
+    let found = cookie.map(|_| query(key, cookie)).filter(|lookup| matches!(lookup, SocketLookup::Found(_)));
+    found.unwrap_or_else(|| SocketLookup::Unknown("its network namespace is not known".to_owned()))
+}
+
+/// Looks up in the namespace this thread is in.
+fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
+    let find = || -> io::Result<SocketLookup> {
+        let diag = Diag::open()?;
+        match diag.find(key, cookie)? {
+            Some(response) => Ok(lookup(&response)),
+            None if diag.knows_tcp()? => Ok(SocketLookup::Gone),
+            None => Ok(SocketLookup::Unknown("this kernel cannot look up TCP sockets (it lacks tcp_diag)".to_owned())),
+        }
+    };
+    find().unwrap_or_else(|error| SocketLookup::Unknown(format!("NETLINK_SOCK_DIAG: {error}")))
+}
+
+/// A `NETLINK_SOCK_DIAG` socket of one namespace.
+struct Diag(Socket);
+
+impl Diag {
+    /// Opens one in the namespace this thread is in.
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // The kernel has queued its answer by the time sending returns: there is never anything to wait for.
+        socket.set_non_blocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// The connection's socket, bound to an interface or not. `None`: there is none, or the kernel has no `tcp_diag`.
+    fn find(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<Option<InetResponse>> {
+        if let Some(response) = self.find_on(key, cookie, 0)? {
+            return Ok(Some(response));
+        }
+        // A look-up takes microseconds, and this happens once for a connection that has ended.
+        for interface in &if_nameindex()? {
+            if let Some(response) = self.find_on(key, cookie, interface.index())? {
+                return Ok(Some(response));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same among the sockets that are bound to no interface or to this one.
+    fn find_on(
+        &self,
+        key: &ConnectionKey,
+        cookie: Option<SocketCookie>,
+        interface: u32,
+    ) -> io::Result<Option<InetResponse>> {
+        match self.ask(NLM_F_REQUEST, request(key, cookie, interface))? {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                Ok(is_of(key, &response).then_some(*response))
+            }
+            NetlinkPayload::Error(error) => {
+                let error = error.to_io();
+                match error.raw_os_error().map(Errno::from_raw) {
+                    // ENOENT: no such socket, or one with another cookie (`inet_diag_find_one_icsk`).
+                    Some(Errno::ENOENT | Errno::ESTALE) => Ok(None),
+                    Some(_) | None => Err(error),
+                }
+            }
+            _ => Err(io::Error::other("an answer of another kind")),
+        }
+    }
+
+    /// Whether `tcp_diag` is there: without it, every look-up answers ENOENT (`inet_diag_lock_handler`). A dump of the sockets in
+    /// none of the states visits none, and ends with that error or without.
+    fn knows_tcp(&self) -> io::Result<bool> {
+        self.can_dump(IPPROTO_TCP)
+    }
+
+    fn can_dump(&self, protocol: u8) -> io::Result<bool> {
+        let nothing = InetRequest {
+            family: AF_INET,
+            protocol,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::empty(),
+            socket_id: SocketId::new_v4(),
+        };
+        match self.ask(NLM_F_REQUEST | NLM_F_DUMP, nothing)? {
+            NetlinkPayload::Done(done) => Ok(done.code == 0),
+            NetlinkPayload::Error(_) => Ok(false),
+            _ => Err(io::Error::other("an answer of another kind")),
+        }
+    }
+
+    fn ask(&self, flags: u16, request: InetRequest) -> io::Result<NetlinkPayload<SockDiagMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.0.send(&bytes, 0)?;
+        let (bytes, _) = self.0.recv_from_full()?;
+        Ok(NetlinkMessage::deserialize(&bytes).map_err(io::Error::other)?.payload)
+    }
+}
+
+fn request(key: &ConnectionKey, cookie: Option<SocketCookie>, interface: u32) -> InetRequest {
     InetRequest {
         family: if key.local.is_ipv4() { AF_INET } else { AF_INET6 },
         protocol: IPPROTO_TCP,
@@ -73,58 +153,66 @@ fn request(key: &ConnectionKey, cookie: Option<SocketCookie>) -> InetRequest {
             destination_port: key.remote.port(),
             source_address: key.local.ip(),
             destination_address: key.remote.ip(),
-            interface_id: 0,
-            // All ones means any (`INET_DIAG_NOCOOKIE`). Two 32-bit halves, the low one first (`sock_diag_save_cookie`).
-            cookie: cookie.map_or([0xff; 8], |cookie| cookie.0.to_le_bytes()),
+            interface_id: interface,
+            // All ones means any (`INET_DIAG_NOCOOKIE`).
+            cookie: cookie.map_or([0xff; 8], cookie_bytes),
         },
     }
 }
 
-/// Sends the request and takes the first message of the answer, which the kernel has queued by the time sending returns.
-fn exchange(request: InetRequest, flags: u16) -> io::Result<NetlinkPayload<SockDiagMessage>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.set_non_blocking(true)?;
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    match NetlinkMessage::<SockDiagMessage>::deserialize(&bytes).map_err(io::Error::other)?.payload {
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        payload => Ok(payload),
-    }
+/// Two 32-bit halves in host byte order, the low one first (`sock_diag_save_cookie`).
+fn cookie_bytes(SocketCookie(cookie): SocketCookie) -> [u8; 8] {
+    let halves = if cfg!(target_endian = "big") { cookie.rotate_left(32) } else { cookie };
+    halves.to_ne_bytes()
+}
+
+/// Whether the answer is about this connection, and not about a listener on its port, which has no remote port.
+fn is_of(key: &ConnectionKey, response: &InetResponse) -> bool {
+    let id = &response.header.socket_id;
+    (id.source_port, id.destination_port) == (key.local.port(), key.remote.port())
+        && id.source_address.to_canonical() == key.local.ip()
+        && id.destination_address.to_canonical() == key.remote.ip()
 }
 
 fn lookup(response: &InetResponse) -> SocketLookup {
+    let timer = match response.header.timer.as_ref() {
+        // What is left of a socket in TIME-WAIT, and of a closed one in FIN-WAIT-2 (`inet_twsk_diag_fill`).
+        Some(Timer::TimeWait) => return SocketLookup::Gone,
+        Some(Timer::Retransmit(expires, _)) => Some((SocketTimer::Retransmission, *expires)),
+        Some(Timer::KeepAlive(expires)) => Some((SocketTimer::Keepalive, *expires)),
+        Some(Timer::Probe(expires)) => Some((SocketTimer::Persist, *expires)),
+        None => None,
+    };
     let state = match TcpState::from_kernel(response.header.state) {
-        // Neither has a full socket: what the case was about is over, or has not begun.
-        Some(TcpState::TimeWait | TcpState::NewSynReceived | TcpState::Close) => return SocketLookup::Gone,
+        Some(TcpState::TimeWait | TcpState::Close) => return SocketLookup::Gone,
         Some(state) => state,
         None => return SocketLookup::Unknown(format!("the unknown TCP state {}", response.header.state)),
     };
-    let Some(info) = response.nlas.iter().find_map(|attribute| match attribute {
+    let info = response.nlas.iter().find_map(|attribute| match attribute {
         Nla::TcpInfo(info) => Some(info),
         _ => None,
-    }) else {
-        return SocketLookup::Unknown("the kernel gave no tcp_info".to_owned());
-    };
-    let timer = response.header.timer.as_ref().and_then(|timer| match timer {
-        Timer::Retransmit(expires, _) => Some((SocketTimer::Retransmission, *expires)),
-        Timer::KeepAlive(expires) => Some((SocketTimer::Keepalive, *expires)),
-        Timer::Probe(expires) => Some((SocketTimer::Persist, *expires)),
-        Timer::TimeWait => None,
     });
-    SocketLookup::Found(SocketStatus { state, inode: response.header.inode, retransmits: info.retransmits, timer })
+    match (info, state) {
+        (Some(info), _) => SocketLookup::Found(SocketStatus {
+            state,
+            inode: response.header.inode,
+            retransmits: info.retransmits,
+            timer,
+        }),
+        // A request socket shows as SYN-RECEIVED, without counters (`inet_req_diag_fill`).
+        (None, TcpState::SynReceived) => SocketLookup::Unknown("its handshake is not complete".to_owned()),
+        (None, _) => SocketLookup::Unknown("the kernel gave no tcp_info".to_owned()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        collections::HashSet,
+        net::{TcpListener, TcpStream},
+        thread,
+        time::{Duration, Instant},
+    };
 
     use super::*;
     use crate::witness::{netns, process};
@@ -148,18 +236,26 @@ mod tests {
         }
     }
 
+    /// The acknowledgment of a FIN may be delayed (RFC 9293 section 3.8.6.3).
+    fn assert_soon_gone(key: &ConnectionKey) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match query(key, None) {
+                SocketLookup::Gone => return,
+                lookup => assert!(Instant::now() < deadline, "{lookup:?}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[test]
     fn an_established_socket_is_found_with_its_inode_and_its_inode_with_this_process() {
         let (client, _server) = pair("127.0.0.1");
         let SocketLookup::Found(status) = query(&key(&client), None) else { panic!() };
         assert_eq!((status.state, status.retransmits, status.timer), (TcpState::Established, 0, None));
-        let owner = process::owner_of_socket(status.inode).unwrap().unwrap();
+        let owners = process::owners_of_sockets(&HashSet::from([status.inode]));
+        let owner = owners.of(status.inode).unwrap().unwrap();
         assert_eq!(owner.pid, std::process::id());
-    }
-
-    #[test]
-    fn the_kernel_of_this_machine_can_answer() {
-        assert!(can_answer());
     }
 
     #[test]
@@ -183,6 +279,48 @@ mod tests {
         let key = key(&client);
         drop(server);
         drop(client);
+        assert_soon_gone(&key);
+    }
+
+    #[test]
+    fn a_listener_is_not_taken_for_the_connection_it_once_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let key = ConnectionKey {
+            netns: netns::resolve("/proc/self/ns/net").unwrap().inode,
+            local: listener.local_addr().unwrap(),
+            remote: "127.0.0.2:9".parse().unwrap(),
+        };
         assert_eq!(query(&key, None), SocketLookup::Gone);
+    }
+
+    #[test]
+    fn a_closed_socket_whose_fin_was_acknowledged_is_gone() {
+        let (client, _server) = pair("127.0.0.1");
+        let key = key(&client);
+        drop(client);
+        assert_soon_gone(&key);
+    }
+
+    #[test]
+    fn a_connection_of_an_unknown_namespace_is_found_by_its_cookie_or_not_known() {
+        let (client, _server) = pair("127.0.0.1");
+        let here = ConnectionKey { netns: 0, ..key(&client) };
+        let response = Diag::open().unwrap().find(&here, None).unwrap().unwrap();
+        let halves = u64::from_ne_bytes(response.header.socket_id.cookie);
+        let cookie = SocketCookie(if cfg!(target_endian = "big") { halves.rotate_left(32) } else { halves });
+        let mut namespaces = Namespaces::default();
+        assert!(matches!(look_up(&mut namespaces, &here, Some(cookie)), SocketLookup::Found(_)));
+        assert!(matches!(look_up(&mut namespaces, &here, None), SocketLookup::Unknown(_)));
+        let another = Some(SocketCookie(cookie.0 ^ 1 << 40));
+        assert!(matches!(look_up(&mut namespaces, &here, another), SocketLookup::Unknown(_)));
+    }
+
+    #[test]
+    fn a_missing_handler_is_not_taken_for_a_missing_socket() {
+        /// `IPPROTO_IGMP`, which has no sockets to look up.
+        const IGMP: u8 = 2;
+        let diag = Diag::open().unwrap();
+        assert!(diag.knows_tcp().unwrap());
+        assert!(!diag.can_dump(IGMP).unwrap());
     }
 }

@@ -12,7 +12,8 @@ use connprobe_common::{
 };
 
 use crate::{
-    filter, limit,
+    filter,
+    limit::{self, Timeout},
     socket::{self, Address},
 };
 
@@ -38,8 +39,8 @@ pub enum Kind {
 /// What budget an event is taken from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// None: the kernel's own backoff spaces these events out.
-    Backoff,
+    /// Once for each timeout: the kernel's own backoff spaces them out.
+    Timeout(Timeout),
     /// So many a second from one connection.
     Connection,
     /// So many from one CPU: repeats of SYN and SYN-ACK, of which a flood makes millions.
@@ -83,7 +84,12 @@ pub fn socket_event(event: SocketEvent, sk: Address, cookie: impl FnOnce() -> u6
         limit::watch(sk, now_ns);
     }
     let within_limit = match event.limit {
-        Limit::Backoff => true,
+        Limit::Timeout(timeout) => {
+            if !limit::is_new_timeout(sk, timeout) {
+                return;
+            }
+            true
+        }
         Limit::Connection => limit::take_from_connection(sk, now_ns),
         Limit::Handshake => limit::take_from_handshakes(now_ns),
     };

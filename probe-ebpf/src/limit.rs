@@ -44,9 +44,27 @@ impl Budget {
     }
 }
 
+/// A retransmission timeout of one connection: the count goes up with each, and starts again when SND.UNA moves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Timeout {
+    pub snd_una: u32,
+    /// `icsk_retransmits`, widened so that no padding is left.
+    pub retransmits: u32,
+}
+
+/// What is remembered of a socket under suspicion.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Watch {
+    budget: Budget,
+    /// The latest timeout told.
+    timeout: Timeout,
+}
+
 /// Keyed by the address of the `struct sock`; entries go when the socket closes, so that a reused address starts afresh.
 #[map]
-static WATCHED: LruHashMap<u64, Budget> = LruHashMap::with_max_entries(MAX_WATCHED, 0);
+static WATCHED: LruHashMap<u64, Watch> = LruHashMap::with_max_entries(MAX_WATCHED, 0);
 
 #[map]
 static HANDSHAKES: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
@@ -62,7 +80,8 @@ pub fn is_watched(sk: Address) -> bool {
 pub fn watch(sk: Address, now_ns: u64) {
     if !is_watched(sk) {
         // A full table makes room by itself; a failure only means that this socket's state changes stay unseen.
-        let _ = WATCHED.insert(&sk.0, &Budget { window_start_ns: now_ns, used: 0, padding: 0 }, 0);
+        let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
+        let _ = WATCHED.insert(&sk.0, &Watch { budget, timeout: Timeout { snd_una: 0, retransmits: 0 } }, 0);
     }
 }
 
@@ -77,7 +96,23 @@ pub fn unwatch(sk: Address) {
 pub fn take_from_connection(sk: Address, now_ns: u64) -> bool {
     match WATCHED.get_ptr_mut(&sk.0) {
         // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one.
-        Some(budget) => unsafe { &mut *budget }.take(now_ns, SECOND_NS, PER_CONNECTION_PER_SECOND),
+        Some(watch) => unsafe { &mut *watch }.budget.take(now_ns, SECOND_NS, PER_CONNECTION_PER_SECOND),
+        None => true,
+    }
+}
+
+/// Whether this timeout has not been told yet. After a timeout the kernel may send more segments again before new data is
+/// acknowledged (loss recovery driven by SACKs, `tcp_xmit_retransmit_queue`), and each passes the hook with the same count.
+#[inline(always)]
+pub fn is_new_timeout(sk: Address, timeout: Timeout) -> bool {
+    match WATCHED.get_ptr_mut(&sk.0) {
+        Some(watch) => {
+            // SAFETY: a map value stays valid while the program runs, and the socket's lock keeps its timeouts apart.
+            let watch = unsafe { &mut *watch };
+            let is_new = watch.timeout != timeout;
+            watch.timeout = timeout;
+            is_new
+        }
         None => true,
     }
 }

@@ -13,6 +13,7 @@ use super::{classic_field, classic_socket, cookie, no_cookie, socket_argument};
 use crate::{
     emit::{self, Kind, Limit, SocketEvent},
     globals::{read, settings},
+    limit::Timeout,
     socket::{Address, state},
 };
 
@@ -20,8 +21,9 @@ use crate::{
 ///
 /// Kernel function `__tcp_retransmit_skb` (`net/ipv4/tcp_output.c`), since 4.15; from 6.17 with the result of sending, and
 /// then also when sending failed. Ordinary: fast retransmit and tail loss probes, which come with `icsk_retransmits` 0
-/// (`tcp_retransmit_timer` counts before it retransmits; an ACK of new data resets the count). Blind spot: before 6.17 a
-/// retransmission that cannot leave the host is not seen here. Cost of an ordinary one: one field read.
+/// (`tcp_retransmit_timer` counts before it retransmits; an ACK of new data resets the count), and further segments sent
+/// again under the same count. Blind spot: before 6.17 a retransmission that cannot leave the host is not seen here. Cost of
+/// an ordinary one: one field read.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     let Some((sk, raw)) = socket_argument(&ctx, 0) else { return 0 };
@@ -46,11 +48,16 @@ fn tcp_retransmit_skb_classic(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
-    if sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0) == 0 {
+    let retransmits = u32::from(sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0));
+    if retransmits == 0 {
         return;
     }
     let Some(state) = sk.state() else { return };
-    let limit = if state == state::SYN_SENT { Limit::Handshake } else { Limit::Backoff };
+    let limit = if state == state::SYN_SENT {
+        Limit::Handshake
+    } else {
+        Limit::Timeout(Timeout { snd_una: sk.read(Field::TpSndUna).unwrap_or(0), retransmits })
+    };
     let event = SocketEvent { result, ..SocketEvent::new(hook::TCP_RETRANSMIT_SKB, Kind::Full, limit, state) };
     emit::socket_event(event, sk, cookie);
 }

@@ -4,7 +4,7 @@
 
 mod evidence_log;
 mod finding;
-mod record;
+mod open_case;
 mod tracker;
 
 pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};

@@ -5,7 +5,7 @@ use std::{
 
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
-    record::{Case, Wake, is_closing},
+    open_case::{Case, Wake, is_closing},
 };
 use crate::{
     judge::EvidenceKind,

@@ -231,7 +231,12 @@ impl Output {
         let record = self.recorder.summary(now, summary);
         self.record(record)?;
         match self.format {
-            Format::Text => self.stdout.text(&text::report(summary, coverage, &self.clock, now, self.layout)),
+            Format::Text => {
+                let report = text::report(summary, coverage, &self.clock, now, self.layout);
+                // What was told while it happened is set apart from the whole.
+                let gap = if self.follow && !summary.findings.is_empty() { "\n" } else { "" };
+                self.stdout.text(&format!("{gap}{report}"))
+            }
             Format::Json => self.stdout.array(&self.collected),
             Format::Ndjson => Ok(()),
         }

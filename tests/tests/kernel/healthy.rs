@@ -1,7 +1,8 @@
 //! What must stay silent: healthy connections, however noisy.
 
 use std::{
-    thread::sleep,
+    net::TcpStream,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("five percent of random loss with progress is no finding", lossy),
         test("twenty thousand short connections are no finding and hardly an event", churn)
             .within(Duration::from_secs(600)),
+        test("a burst of unanswered connection attempts is held back and is no finding", attempts),
         test("an orderly close, a half-close and an abort are no finding", endings),
     ]
 }
@@ -106,6 +108,31 @@ fn churn(test: &TestContext) -> Result<()> {
     let summary = stop_silent(probe)?;
     println!("events seen in 20,000 short connections: {}", seen(&summary));
     ensure!(seen(&summary) < 200, "{summary:?}");
+    Ok(())
+}
+
+fn attempts(test: &TestContext) -> Result<()> {
+    /// All repeat their SYN within a moment, a second after the first: far more than a CPU may tell of (100 in 0.1 s).
+    const ATTEMPTS: u16 = 800;
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    lab.client.run(|| {
+        thread::scope(|scope| {
+            for port in 1..=ATTEMPTS {
+                scope.spawn(move || {
+                    TcpStream::connect_timeout(&Routed::server_v4(port), Duration::from_millis(2_500)).is_err()
+                });
+            }
+        });
+    })?;
+    let summary = stop_silent(probe)?;
+    let suppressed: u64 = summary.hooks.iter().map(|hook| hook.suppressed).sum();
+    println!("of {ATTEMPTS} connection attempts {} repeats told, {suppressed} held back", seen(&summary));
+    // Each repeats its SYN after 1 s and, where the first repeats are linear, after 2 s.
+    ensure!(seen(&summary) > 0 && suppressed > 0, "{summary:?}");
+    ensure!(seen(&summary) + suppressed >= u64::from(ATTEMPTS), "{summary:?}");
     Ok(())
 }
 

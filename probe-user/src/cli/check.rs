@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::{
     Exit, KernelArgs,
     prepare::{load_options, prepare, privileges, runtime},
+    terminal_width,
 };
 use crate::{
     kernel::{Filter, Privileges, Probes},
@@ -32,7 +33,8 @@ pub(super) fn run(args: &KernelArgs) -> anyhow::Result<Exit> {
 fn text(coverage: &Coverage, privileges: Privileges, hz: u32) -> String {
     let mut out = format!("Linux {}, {hz} ticks a second\n\n", coverage.kernel_release);
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let width = u16::try_from(terminal_width()).unwrap_or(u16::MAX);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     let mut row = |what: &str, state: &str, means: String| {
         table.add_row([what.to_owned(), state.to_owned(), means]);
     };

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Exit, KernelArgs,
     prepare::{Prepared, load_options, prepare, runtime},
+    terminal_width,
 };
 use crate::{
     app::{Change, Watch, WatchOptions, clock, this_host},
@@ -23,7 +24,7 @@ use crate::{
     report::{
         Summary, WallClock,
         record::{Record, Recorder},
-        text::{self, Layout, WIDEST},
+        text::{self, Layout},
     },
     sink::{SinkError, Stdout},
     witness::netns,
@@ -178,7 +179,7 @@ impl Output {
     fn new(resolved: &Resolved, recorder: Recorder, clock: WallClock) -> Self {
         let to_terminal = stdout().is_terminal();
         let color = to_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let width = terminal_size::terminal_size_of(stdout()).map_or(WIDEST, |(width, _)| usize::from(width.0));
+        let width = terminal_width();
         Self {
             format: resolved.format,
             follow: resolved.follow,

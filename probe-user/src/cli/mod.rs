@@ -4,11 +4,11 @@ mod check;
 mod diagnose;
 mod prepare;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::model::Mechanism;
+use crate::{model::Mechanism, report::text::WIDEST};
 
 /// Tells which TCP connections of this host are in limbo, why, since when, how long the kernel will go on waiting, and what to
 /// do about it.
@@ -74,6 +74,19 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
         Ok(bytes)
     } else {
         Err("a ring's size is a power of two of at least 4096 bytes".to_owned())
+    }
+}
+
+/// How many columns text may take on standard output. A terminal that does not know its size, as a serial console, has 80 by
+/// convention; what is no terminal has as many as read well.
+fn terminal_width() -> usize {
+    const NARROWEST: usize = 60;
+    const CONVENTIONAL: usize = 80;
+    let stdout = std::io::stdout();
+    match terminal_size::terminal_size_of(&stdout) {
+        Some((width, _)) => usize::from(width.0).clamp(NARROWEST, WIDEST),
+        None if stdout.is_terminal() => CONVENTIONAL,
+        None => WIDEST,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
-    clocks,
+    clocks, findings,
     lab::Lab,
     labs::routed::Routed,
     peer::{Options, Peer},
@@ -20,9 +20,7 @@ use connprobe_tests::{
         self,
         Requirement::{Bpf, Btf, Netns, Nft, Root, Veth},
     },
-    wire::{self, Body, Finding},
 };
-use serde_json::Value;
 
 /// Short enough to wait for the kernel to give up: about 26 s after the path is cut, instead of a quarter of an hour.
 const TCP_RETRIES2: &str = "6";
@@ -75,8 +73,9 @@ fn retransmit_stalled(own: &Lab) -> Result<()> {
         .context("connprobe cannot be run")?;
     ensure!(shown.code() == Some(1), "connprobe diagnose ended with {shown}, where 1 was due");
 
-    let opened = finding(&held, "opened")?;
-    check(&opened, &client, lab.client.inode())?;
+    let opened = findings::wait(&held, "opened", SOON)?;
+    ensure!((opened.verdict.as_str(), opened.cause.as_str()) == ("retransmit_stalled", "peer_silent"), "{opened:?}");
+    findings::ensure_is_about(&opened, &client, &lab.client)?;
     let stated = clocks::wall_seconds(&opened.deadline.as_ref().context("no deadline")?.time)?;
     println!(
         "\nchecked: connection, namespace, and owner are the ones made here; now waiting for the kernel to give up"
@@ -88,31 +87,9 @@ fn retransmit_stalled(own: &Lab) -> Result<()> {
     println!("checked: the kernel gave up {:+.1} s from the time first stated", gave_up - stated);
     // From the fourth timeout, where it was stated, the RTO doubles three times until the last.
     ensure!((gave_up - stated).abs() <= 8.0 * rto, "the stated time was wrong");
-    let closed = finding(&held, "closed")?;
+    let closed = findings::wait(&held, "closed", SOON)?;
     ensure!(closed.outcome.as_deref() == Some("timed_out"), "closed as {:?}", closed.outcome);
     println!("checked: the finding was closed as timed_out");
     held.stop(SOON)?;
-    Ok(())
-}
-
-fn finding(probe: &Probe, state: &str) -> Result<Finding> {
-    let is_it = |record: &Value| {
-        record.get("type").is_some_and(|kind| kind == "finding") && record.get("state").is_some_and(|is| is == state)
-    };
-    match wire::read(&probe.wait_record(SOON, is_it)?)?.body {
-        Body::Finding(finding) => Ok(*finding),
-        other => bail!("no finding: {other:?}"),
-    }
-}
-
-fn check(finding: &Finding, client: &Peer, netns: u32) -> Result<()> {
-    let connection = &finding.connection;
-    let (local, remote) = (client.local()?, client.remote()?);
-    ensure!((finding.verdict.as_str(), finding.cause.as_str()) == ("retransmit_stalled", "peer_silent"), "{finding:?}");
-    ensure!((connection.local.address, connection.local.port) == (local.ip(), local.port()), "{connection:?}");
-    ensure!((connection.remote.address, connection.remote.port) == (remote.ip(), remote.port()), "{connection:?}");
-    ensure!(connection.netns == netns, "{connection:?}");
-    let owner = finding.owner.as_ref().map(|owner| owner.pid);
-    ensure!(owner == Some(client.pid()), "owner {owner:?}, but the client is {}", client.pid());
     Ok(())
 }

@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
+    findings::wait as finding,
     labs::routed::Routed,
     peer::{Mode, Options, Peer},
     runner::{Test, TestContext},
     wire::Summary,
 };
 
-use crate::watching::{SOON, WATCHING, finding, stop, stop_silent, summary, watch};
+use crate::watching::{SOON, WATCHING, stop, stop_silent, summary, watch};
 
 const PORT: u16 = 5672;
 

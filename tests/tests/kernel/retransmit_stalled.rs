@@ -5,6 +5,7 @@ use std::{process::Command, thread::sleep, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     clocks::{now_wall_seconds, wall_of_event, wall_seconds},
+    findings::{ensure_is_about, wait as finding},
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::{self, Probe},
@@ -13,7 +14,7 @@ use connprobe_tests::{
     wire::Finding,
 };
 
-use crate::watching::{SOON, WATCHING, attached, ensure_is_about, finding, stop, stop_silent, summary, watch};
+use crate::watching::{SOON, WATCHING, attached, stop, stop_silent, summary, watch};
 
 const PORT: u16 = 5672;
 

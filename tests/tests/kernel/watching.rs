@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use connprobe_tests::{
     netns::Netns,
-    peer::Peer,
     probe::{Finished, Probe},
     require::Requirement::{self, Bpf, Btf, Netns as Namespaces, Nft, Root, Veth},
-    wire::{self, Body, Finding, Record, Summary},
+    wire::{self, Body, Record, Summary},
 };
-use serde_json::Value;
 
 /// What every test needs that watches a routed connection.
 pub(crate) const WATCHING: &[Requirement] = &[Root, Bpf, Btf, Namespaces, Veth, Nft];
@@ -33,18 +31,6 @@ pub(crate) fn attached(probe: &Probe) -> Result<()> {
     let Body::Coverage(coverage) = record.body else { anyhow::bail!("no coverage") };
     ensure!(coverage.hooks.iter().all(|hook| hook.status != "broken"), "a hook is broken: {coverage:?}");
     Ok(())
-}
-
-/// Waits for a finding in this state.
-pub(crate) fn finding(probe: &Probe, state: &str, timeout: Duration) -> Result<Finding> {
-    let is_it = |record: &Value| {
-        record.get("type").is_some_and(|kind| kind == "finding") && record.get("state").is_some_and(|is| is == state)
-    };
-    let record = probe.wait_record(timeout, is_it).with_context(|| format!("waiting for a finding {state}"))?;
-    match wire::read(&record)?.body {
-        Body::Finding(finding) => Ok(*finding),
-        other => anyhow::bail!("not a finding: {other:?}"),
-    }
 }
 
 /// Ends the watch. Every record of it must be as the contract says.
@@ -71,17 +57,4 @@ pub(crate) fn stop_silent(probe: Probe) -> Result<Summary> {
     ensure!(summary.findings == 0, "found something:\n{}", finished.stdout);
     ensure!(summary.lost == 0, "lost events: {summary:?}");
     Ok(summary.clone())
-}
-
-/// Checks that a finding is about this peer's connection, by tuple, namespace and owner.
-pub(crate) fn ensure_is_about(finding: &Finding, peer: &Peer, netns: &Netns) -> Result<()> {
-    let connection = &finding.connection;
-    let (local, remote) = (peer.local()?, peer.remote()?);
-    ensure!((connection.local.address, connection.local.port) == (local.ip(), local.port()), "{connection:?}");
-    ensure!((connection.remote.address, connection.remote.port) == (remote.ip(), remote.port()), "{connection:?}");
-    ensure!(connection.netns == netns.inode(), "{connection:?}");
-    let owner = finding.owner.as_ref().with_context(|| format!("no owner: {:?}", finding.owner_unavailable))?;
-    ensure!(owner.pid == peer.pid(), "owner {owner:?}, but the peer is {}", peer.pid());
-    ensure!(owner.comm == "connprobe-peer", "{owner:?}");
-    Ok(())
 }

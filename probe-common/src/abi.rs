@@ -4,7 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of every layout in this crate. A record of another version is refused by user space.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 3;
 
 /// Hook numbers: the index into the counters.
 pub mod hook {
@@ -20,8 +20,15 @@ pub mod hook {
     pub const TCP_SEND_RESET: u16 = 4;
     /// `sock:inet_sk_error_report`
     pub const INET_SK_ERROR_REPORT: u16 = 5;
+    /// `skb:kfree_skb`: a SYN for a synchronized connection was dropped
+    pub const KFREE_SKB: u16 = 6;
+    /// `tcp_write_wakeup()` and `tcp_send_probe0()`: a probe was sent
+    pub const TCP_WRITE_WAKEUP: u16 = 7;
     /// How many hooks there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 8;
+
+    /// No hook: the record was written by the scan over all sockets, and counts nowhere.
+    pub const SCAN: u16 = u16::MAX;
 }
 
 /// Address families as the kernel numbers them (`AF_INET`, `AF_INET6`).
@@ -31,6 +38,9 @@ pub mod family {
     /// `AF_INET6`
     pub const INET6: u16 = 10;
 }
+
+/// `SocketRecord::old_state` and `new_state` when only a packet was at hand, and no socket.
+pub const UNKNOWN_STATE: u8 = 0;
 
 /// `SocketRecord::result` when the hook has no result to tell.
 pub const NO_RESULT: i32 = i32::MIN;
@@ -118,8 +128,31 @@ pub struct SocketRecord {
     pub result: i32,
     /// `tp->tcp_usec_ts`: 1 when `retrans_stamp` is in microseconds.
     pub usec_ts: u8,
+    /// `icsk_pending`: which timer `retransmit_expires_jiffies` is about, `ICSK_TIME_*` of `include/net/inet_connection_sock.h`.
+    pub pending: u8,
+    /// `net->ipv4.sysctl_tcp_keepalive_probes`.
+    pub net_keepalive_probes: u8,
     /// Always zero.
-    pub padding: [u8; 3],
+    pub padding: u8,
+    /// `icsk_retransmit_timer.expires`: when the pending timer fires, in jiffies as a `long`.
+    pub retransmit_expires_jiffies: u64,
+    /// `sk_timer.expires`: when the keepalive timer (also that of FIN-WAIT-2) fires, in jiffies as a `long`; stale when it is
+    /// not armed.
+    pub sk_timer_expires_jiffies: u64,
+    /// `icsk_probes_tstamp`: low 32 bits of jiffies at the first unanswered probe; 0 for none.
+    pub probes_tstamp_jiffies: u32,
+    /// `icsk_ack.lrcvtime`: low 32 bits of jiffies when data last came in.
+    pub lrcvtime_jiffies: u32,
+    /// `net->ipv4.sysctl_tcp_keepalive_time`, jiffies.
+    pub net_keepalive_time_jiffies: u32,
+    /// `net->ipv4.sysctl_tcp_keepalive_intvl`, jiffies.
+    pub net_keepalive_intvl_jiffies: u32,
+    /// `sk_err_soft`, a positive errno: an ICMP error that is remembered, not reported; 0 for none.
+    pub soft_error: i32,
+    /// Always zero.
+    pub more_padding: [u8; 4],
+    /// Inode number of the socket's file in `sockfs`; 0 when no process holds it.
+    pub inode: u64,
 }
 
 const _: () = {
@@ -163,8 +196,19 @@ const _: () = {
     assert!(offset_of!(SocketRecord, error) == 156);
     assert!(offset_of!(SocketRecord, result) == 160);
     assert!(offset_of!(SocketRecord, usec_ts) == 164);
-    assert!(offset_of!(SocketRecord, padding) == 165);
-    assert!(size_of::<SocketRecord>() == 168);
+    assert!(offset_of!(SocketRecord, pending) == 165);
+    assert!(offset_of!(SocketRecord, net_keepalive_probes) == 166);
+    assert!(offset_of!(SocketRecord, padding) == 167);
+    assert!(offset_of!(SocketRecord, retransmit_expires_jiffies) == 168);
+    assert!(offset_of!(SocketRecord, sk_timer_expires_jiffies) == 176);
+    assert!(offset_of!(SocketRecord, probes_tstamp_jiffies) == 184);
+    assert!(offset_of!(SocketRecord, lrcvtime_jiffies) == 188);
+    assert!(offset_of!(SocketRecord, net_keepalive_time_jiffies) == 192);
+    assert!(offset_of!(SocketRecord, net_keepalive_intvl_jiffies) == 196);
+    assert!(offset_of!(SocketRecord, soft_error) == 200);
+    assert!(offset_of!(SocketRecord, more_padding) == 204);
+    assert!(offset_of!(SocketRecord, inode) == 208);
+    assert!(size_of::<SocketRecord>() == 216);
 };
 
 /// What one hook did on one CPU. `seen == emitted + lost`; what was held back by a limit is counted apart.

@@ -45,11 +45,28 @@ pub enum Field {
     DstDev,
     DevIfindex,
     ReqNumTimeout,
+    IcskPending,
+    IcskTimeout,
+    IcskProbesTstamp,
+    SkTimerExpires,
+    IcskAckLrcvtime,
+    NetKeepaliveTime,
+    NetKeepaliveIntvl,
+    NetKeepaliveProbes,
+    SkErrSoft,
+    SkSocket,
+    SocketInode,
+    SkbHead,
+    SkbNetworkHeader,
+    SkbTransportHeader,
+    SkbDev,
+    SkbRefdst,
+    DevNet,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 57] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -90,6 +107,23 @@ impl Field {
         Self::DstDev,
         Self::DevIfindex,
         Self::ReqNumTimeout,
+        Self::IcskPending,
+        Self::IcskTimeout,
+        Self::IcskProbesTstamp,
+        Self::SkTimerExpires,
+        Self::IcskAckLrcvtime,
+        Self::NetKeepaliveTime,
+        Self::NetKeepaliveIntvl,
+        Self::NetKeepaliveProbes,
+        Self::SkErrSoft,
+        Self::SkSocket,
+        Self::SocketInode,
+        Self::SkbHead,
+        Self::SkbNetworkHeader,
+        Self::SkbTransportHeader,
+        Self::SkbDev,
+        Self::SkbRefdst,
+        Self::DevNet,
     ];
 
     /// How many fields there are.

@@ -20,6 +20,22 @@ pub struct Prefix {
     pub mask: [u8; 16],
 }
 
+/// Where a function's arguments and result are in `struct pt_regs`, which a kprobe's program is given. Offsets in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "zerocopy", derive(IntoBytes, Immutable))]
+#[repr(C)]
+pub struct Registers {
+    /// The registers of the first arguments.
+    pub arguments: [u32; 3],
+    /// The register of the result.
+    pub result: u32,
+    /// The stack pointer.
+    pub stack_pointer: u32,
+    /// By how much the stack pointer is larger at the return than at the entry: 8 where a call pushes the return address
+    /// (x86-64), 0 where it goes into a register (arm64).
+    pub return_address_bytes: u32,
+}
+
 /// Which connections are observed, and what the running kernel's tracepoints look like.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "zerocopy", derive(IntoBytes, Immutable))]
@@ -41,8 +57,22 @@ pub struct Settings {
     pub classic_newstate_offset: u32,
     /// Offset of `req` (a pointer) within the classic record of `tcp_retransmit_synack`.
     pub classic_req_offset: u32,
+    /// Offsets of `skbaddr`, `rx_sk` and `reason` within the classic record of `kfree_skb`.
+    pub classic_skbaddr_offset: u32,
+    /// See `classic_skbaddr_offset`; from Linux 6.11.
+    pub classic_rx_sk_offset: u32,
+    /// See `classic_skbaddr_offset`.
+    pub classic_reason_offset: u32,
+    /// 1 when `kfree_skb` passes the receiving socket as its fourth argument (from Linux 6.11).
+    pub drop_has_socket: u32,
+    /// The number of `SKB_DROP_REASON_TCP_INVALID_SYN`; 0 when this kernel has none.
+    pub invalid_syn_reason: u32,
+    /// Always zero.
+    pub padding: u32,
     /// Offset of `err` within the classic record of `tcp_retransmit_skb`, where `retransmit_has_result` is 1.
     pub classic_err_offset: u32,
+    /// For kprobes.
+    pub registers: Registers,
     /// The ports, in host order.
     pub ports: [u16; MAX_FILTER_PORTS],
     /// The peer prefixes.
@@ -57,11 +87,19 @@ const _: () = {
     assert!(offset_of!(Settings, prefix_count) == 8);
     assert!(offset_of!(Settings, retransmit_has_result) == 12);
     assert!(offset_of!(Settings, classic_skaddr_offset) == 16);
-    assert!(offset_of!(Settings, classic_oldstate_offset) == 40);
-    assert!(offset_of!(Settings, classic_newstate_offset) == 44);
-    assert!(offset_of!(Settings, classic_req_offset) == 48);
-    assert!(offset_of!(Settings, classic_err_offset) == 52);
-    assert!(offset_of!(Settings, ports) == 56);
-    assert!(offset_of!(Settings, prefixes) == 88);
-    assert!(size_of::<Settings>() == 344);
+    assert!(offset_of!(Settings, classic_oldstate_offset) == 48);
+    assert!(offset_of!(Settings, classic_newstate_offset) == 52);
+    assert!(offset_of!(Settings, classic_req_offset) == 56);
+    assert!(offset_of!(Settings, classic_skbaddr_offset) == 60);
+    assert!(offset_of!(Settings, classic_rx_sk_offset) == 64);
+    assert!(offset_of!(Settings, classic_reason_offset) == 68);
+    assert!(offset_of!(Settings, drop_has_socket) == 72);
+    assert!(offset_of!(Settings, invalid_syn_reason) == 76);
+    assert!(offset_of!(Settings, padding) == 80);
+    assert!(offset_of!(Settings, classic_err_offset) == 84);
+    assert!(size_of::<Registers>() == 24);
+    assert!(offset_of!(Settings, registers) == 88);
+    assert!(offset_of!(Settings, ports) == 112);
+    assert!(offset_of!(Settings, prefixes) == 144);
+    assert!(size_of::<Settings>() == 400);
 };

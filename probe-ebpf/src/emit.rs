@@ -7,14 +7,14 @@ use aya_ebpf::{
     maps::{PerCpuArray, RingBuf},
 };
 use connprobe_common::{
-    abi::{ABI_VERSION, HookCounters, NO_RESULT, SocketRecord, hook},
+    abi::{ABI_VERSION, HookCounters, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
     fields::Field,
 };
 
 use crate::{
     filter,
     limit::{self, Timeout},
-    socket::{self, Address},
+    socket::{self, Address, Tuple},
 };
 
 /// Bytes of the ring; user space may set another size before loading. 1 MiB holds 6,000 records: a second of the worst storm
@@ -34,6 +34,8 @@ pub enum Kind {
     Full,
     /// A request socket: SYN received, not yet accepted.
     Request,
+    /// None is at hand: only the packet is, and the connection's state is not known.
+    Packet,
 }
 
 /// What budget an event is taken from.
@@ -52,7 +54,6 @@ pub enum Limit {
 pub struct SocketEvent {
     pub hook: u16,
     pub kind: Kind,
-    pub limit: Limit,
     pub old_state: u8,
     pub new_state: u8,
     /// The hook's own result, or [`NO_RESULT`].
@@ -62,14 +63,14 @@ pub struct SocketEvent {
 impl SocketEvent {
     /// An event in which the socket's state does not change.
     #[inline(always)]
-    pub fn new(hook: u16, kind: Kind, limit: Limit, state: u8) -> Self {
-        Self { hook, kind, limit, old_state: state, new_state: state, result: NO_RESULT }
+    pub fn new(hook: u16, kind: Kind, state: u8) -> Self {
+        Self { hook, kind, old_state: state, new_state: state, result: NO_RESULT }
     }
 }
 
 /// Filters, limits, counts, fills and submits. `cookie` is called only for what is really written.
 #[inline(always)]
-pub fn socket_event(event: SocketEvent, sk: Address, cookie: impl FnOnce() -> u64) {
+pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl FnOnce() -> u64) {
     let Some(tuple) = socket::tuple(sk) else { return };
     if !filter::passes(&tuple) {
         return;
@@ -83,7 +84,7 @@ pub fn socket_event(event: SocketEvent, sk: Address, cookie: impl FnOnce() -> u6
     if event.kind == Kind::Full {
         limit::watch(sk, now_ns);
     }
-    let within_limit = match event.limit {
+    let within_limit = match limit {
         Limit::Timeout(timeout) => {
             if !limit::is_new_timeout(sk, timeout) {
                 return;
@@ -98,13 +99,47 @@ pub fn socket_event(event: SocketEvent, sk: Address, cookie: impl FnOnce() -> u6
         return;
     }
 
-    counters.seen += 1;
-    let Some(mut entry) = EVENTS.reserve::<SocketRecord>(0) else {
-        counters.lost += 1;
-        return;
+    let cookie = match sk.read::<u64>(Field::SkCookie) {
+        Some(0) | None => cookie(),
+        Some(given) => given,
     };
-    counters.emitted += 1;
+    counters.seen += 1;
+    if write(&event, &tuple, sk, now_ns, cookie) {
+        counters.emitted += 1;
+    } else {
+        counters.lost += 1;
+    }
+}
 
+/// The same for a packet whose socket is not at hand.
+#[inline(always)]
+pub fn packet_event(hook: u16, tuple: &Tuple) {
+    if !filter::passes(tuple) {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if !limit::take_from_handshakes(now_ns) {
+        counters.suppressed += 1;
+        return;
+    }
+    counters.seen += 1;
+    let event = SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE);
+    if write(&event, tuple, Address(0), now_ns, 0) {
+        counters.emitted += 1;
+    } else {
+        counters.lost += 1;
+    }
+}
+
+/// Writes the record; `false` when the ring is full. A function of its own, so that it stands in the object once
+/// and not once a program.
+#[inline(never)]
+fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<SocketRecord>(0) else { return false };
     let record = zeroed(entry.as_mut_ptr());
     record.abi_version = ABI_VERSION;
     record.hook = event.hook;
@@ -113,30 +148,25 @@ pub fn socket_event(event: SocketEvent, sk: Address, cookie: impl FnOnce() -> u6
     record.old_state = event.old_state;
     record.new_state = event.new_state;
     record.result = event.result;
-    record.netns = tuple.netns;
-    record.local_port = tuple.local_port;
-    record.remote_port = tuple.remote_port;
-    record.local_address = tuple.local_address;
-    record.remote_address = tuple.remote_address;
-    record.cookie = match sk.read::<u64>(Field::SkCookie) {
-        Some(0) | None => cookie(),
-        Some(given) => given,
-    };
+    tuple.write(record);
+    record.cookie = cookie;
     socket::fill_common(record, sk);
     match event.kind {
         Kind::Full => socket::fill_full(record, sk),
         Kind::Request => socket::fill_request(record, sk),
+        Kind::Packet => {}
     }
     entry.submit(wakeup());
+    true
 }
 
-/// Zeroes a fresh reservation, word by word: the compiler's `memset` would be a call that loops over bytes.
+/// Zeroes a record, word by word: the compiler's `memset` would be a call that loops over bytes.
 #[inline(always)]
-fn zeroed<'a>(record: *mut SocketRecord) -> &'a mut SocketRecord {
+pub fn zeroed<'a>(record: *mut SocketRecord) -> &'a mut SocketRecord {
     const WORDS: usize = size_of::<SocketRecord>() / size_of::<u64>();
     const { assert!(WORDS * size_of::<u64>() == size_of::<SocketRecord>()) };
     for word in 0..WORDS {
-        // SAFETY: the reservation is as large as the record, aligned to 8 bytes, and ours until submitted. Volatile, so that
+        // SAFETY: every caller passes a reservation or a map value as large as the record, aligned to 8 bytes, and its own. Volatile, so that
         // the loop is not turned back into a `memset`.
         unsafe { record.cast::<u64>().add(word).write_volatile(0) };
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Whether the tuple passes the namespace, port and peer filters. Each that is empty lets everything pass.
-#[inline(always)]
+#[inline(never)]
 pub fn passes(tuple: &Tuple) -> bool {
     passes_netns(tuple) && passes_port(tuple) && passes_peer(tuple)
 }

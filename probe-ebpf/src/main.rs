@@ -14,6 +14,8 @@ mod filter;
 mod globals;
 mod hooks;
 mod limit;
+mod packet;
+mod scan;
 mod socket;
 
 /// The helpers used here are GPL-only (`bpf_probe_read_kernel`), so this object declares a compatible licence; see

@@ -77,6 +77,18 @@ pub struct Tuple {
     pub remote_address: [u8; 16],
 }
 
+impl Tuple {
+    /// Writes it into a record.
+    #[inline(always)]
+    pub fn write(&self, record: &mut SocketRecord) {
+        record.netns = self.netns;
+        record.local_port = self.local_port;
+        record.remote_port = self.remote_port;
+        record.local_address = self.local_address;
+        record.remote_address = self.remote_address;
+    }
+}
+
 /// Reads the tuple; `None` for a socket that is neither IPv4 nor IPv6 or cannot be read.
 #[inline(always)]
 pub fn tuple(sk: Address) -> Option<Tuple> {
@@ -100,8 +112,9 @@ pub fn tuple(sk: Address) -> Option<Tuple> {
     })
 }
 
+/// An IPv4 address mapped into IPv6.
 #[inline(always)]
-fn mapped(ipv4: [u8; 4]) -> [u8; 16] {
+pub fn mapped(ipv4: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = ipv4;
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
@@ -122,7 +135,14 @@ pub fn fill_common(record: &mut SocketRecord, sk: Address) {
     // SAFETY: the helper takes nothing and only reads a counter.
     record.jiffies = unsafe { bpf_jiffies64() };
     if let Some(net) = sk.follow(Field::SkNet) {
-        fill!(record, net, NetTcpRetries2 => tcp_retries2, NetTcpOrphanRetries => tcp_orphan_retries);
+        fill!(
+            record, net,
+            NetTcpRetries2 => tcp_retries2,
+            NetTcpOrphanRetries => tcp_orphan_retries,
+            NetKeepaliveTime => net_keepalive_time_jiffies,
+            NetKeepaliveIntvl => net_keepalive_intvl_jiffies,
+            NetKeepaliveProbes => net_keepalive_probes,
+        );
     }
 }
 
@@ -151,7 +171,19 @@ pub fn fill_full(record: &mut SocketRecord, sk: Address) {
         TpKeepaliveTime => keepalive_time_jiffies,
         TpKeepaliveIntvl => keepalive_intvl_jiffies,
         TpKeepaliveProbes => keepalive_probes,
+        IcskPending => pending,
+        IcskTimeout => retransmit_expires_jiffies,
+        IcskProbesTstamp => probes_tstamp_jiffies,
+        SkTimerExpires => sk_timer_expires_jiffies,
+        IcskAckLrcvtime => lrcvtime_jiffies,
+        SkErrSoft => soft_error,
     );
+    match sk.read::<u64>(Field::SkSocket) {
+        // No process holds it: the application has closed it, or has not accepted it yet.
+        Some(0) => record.available |= Field::SocketInode.bit(),
+        Some(socket) => fill!(record, Address(socket), SocketInode => inode),
+        None => {}
+    }
     if let Some(usec_ts) = sk.read_bits(Field::TpUsecTs) {
         record.usec_ts = usec_ts;
         record.available |= Field::TpUsecTs.bit();

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Mutex;
@@ -60,6 +60,8 @@ pub struct Options {
     pub write_every: Option<Duration>,
     /// Bytes of each repeated write; 0 stands for 1.
     pub write_bytes: u64,
+    /// For a connecting peer: its local address, if not the one that the route says.
+    pub bind: Option<IpAddr>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
     pub keep_open: bool,
     /// For a listener: no events for single connections except errors.
@@ -270,6 +272,7 @@ impl Options {
         add("--write-bytes", (self.write_bytes > 0).then(|| self.write_bytes.to_string()));
         let triple =
             |keepalive: Keepalive| format!("{},{},{}", keepalive.time_s, keepalive.interval_s, keepalive.probes);
+        add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
         arguments
     }

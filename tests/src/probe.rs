@@ -74,6 +74,21 @@ impl Probe {
         Self::watch(ManagedChild::spawn(command)?)
     }
 
+    /// Starts `connprobe` with these arguments and with tracefs, which classic tracepoints need. Where it is not mounted, it
+    /// is mounted where only this one process sees it.
+    ///
+    /// # Errors
+    /// When the program can be neither found nor built.
+    pub fn start_with_tracefs(arguments: &[&str]) -> Result<Self> {
+        if Path::new("/sys/kernel/tracing/events").is_dir() {
+            return Self::start(arguments);
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$@\"", "sh"]);
+        command.arg(program()?).args(arguments);
+        Self::start_command(command)
+    }
+
     /// Runs `connprobe` to its end.
     ///
     /// # Errors

@@ -4,17 +4,26 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use connprobe::kernel::{Layout, Privileges};
+use connprobe::{
+    kernel::{Layout, Names, Privileges},
+    model::Mechanism,
+};
 use nix::unistd::geteuid;
 
+use crate::facts::KernelFacts;
 use crate::lab::Lab;
 use crate::netns::Netns;
+use crate::probe::Probe;
 use crate::registry::lock;
 
 /// Names, separated by commas, the groups of tests in which a skipped test is a failure, such as `kernel,vm`.
 pub const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
+
+/// Set in a guest of the kernel matrix, to the kernel's series.
+pub const GUEST_VARIABLE: &str = "CONNPROBE_GUEST";
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -39,8 +48,12 @@ pub enum Requirement {
     Bpf,
     /// The kernel describes its own types (BTF).
     Btf,
-    /// The tracepoint of retransmissions tells whether sending succeeded.
+    /// Something tells whether sending a retransmission succeeded.
     SendResult,
+    /// Programs can be attached by this mechanism.
+    Attaching(Mechanism),
+    /// The kernel is one of the matrix, in a guest.
+    Guest,
 }
 
 /// What is missing and why.
@@ -64,7 +77,7 @@ impl std::error::Error for Missing {}
 impl Requirement {
     /// What a reader of the test report is told.
     #[must_use]
-    pub fn sentence(self) -> &'static str {
+    pub const fn sentence(self) -> &'static str {
         match self {
             Self::Root => "needs root",
             Self::Netns => "needs to make network namespaces",
@@ -75,7 +88,14 @@ impl Requirement {
             Self::Conntrack => "needs connection tracking in nftables",
             Self::Bpf => "needs the capabilities to load kernel programs",
             Self::Btf => "needs a kernel with BTF",
-            Self::SendResult => "needs a kernel whose tcp_retransmit_skb tells the result of sending (Linux 6.17)",
+            Self::SendResult => {
+                "needs a kernel that tells the result of sending a retransmission: its tracepoint (Linux 6.17) or kprobes"
+            }
+            Self::Attaching(Mechanism::TpBtf) => "needs BTF tracepoints",
+            Self::Attaching(Mechanism::Tracepoint) => "needs classic tracepoints",
+            Self::Attaching(Mechanism::Fentry) => "needs trampolines at functions (fentry)",
+            Self::Attaching(Mechanism::Kprobe) => "needs kprobes",
+            Self::Guest => "needs a guest of the kernel matrix",
         }
     }
 
@@ -92,9 +112,49 @@ impl Requirement {
             }
             Self::Bpf => ensure!(Privileges::of_this_process()?.bpf, ""),
             Self::Btf => fs::metadata(KERNEL_BTF).map(|_| ())?,
-            Self::SendResult => ensure!(Layout::resolve(&fs::read(KERNEL_BTF)?)?.retransmit_has_result(), ""),
+            Self::SendResult => {
+                let layout = Layout::resolve(&fs::read(KERNEL_BTF)?, &Names::default())?;
+                ensure!(layout.retransmit_has_result() || has_kprobes(), "");
+            }
+            Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => {}
+            Self::Attaching(Mechanism::Fentry) => {
+                let finished = Probe::run(&["check", "--force-mechanism", "fentry"], Duration::from_secs(60))?;
+                ensure!(finished.code != Some(2), "{}", finished.stderr.trim());
+            }
+            Self::Attaching(Mechanism::Kprobe) => ensure!(has_kprobes(), ""),
+            Self::Guest => ensure!(is_guest(), ""),
         }
         Ok(())
+    }
+}
+
+fn is_guest() -> bool {
+    std::env::var_os(GUEST_VARIABLE).is_some()
+}
+
+fn has_kprobes() -> bool {
+    fs::exists("/sys/bus/event_source/devices/kprobe").unwrap_or(false)
+}
+
+impl Requirement {
+    /// Whether a kernel may lack this by its configuration or a policy of its host, so that a test may be skipped even where
+    /// the tests are required. What a kernel of the matrix offers is committed.
+    fn may_be_lacking(self) -> bool {
+        match self {
+            Self::Guest | Self::SendResult => !is_guest(),
+            Self::Attaching(mechanism @ (Mechanism::Fentry | Mechanism::Kprobe)) => std::env::var(GUEST_VARIABLE)
+                .map_or(true, |kernel| KernelFacts::committed(&kernel).is_ok_and(|facts| !facts.offers(mechanism))),
+            Self::Root
+            | Self::Netns
+            | Self::Veth
+            | Self::Bridge
+            | Self::Ipv6
+            | Self::Nft
+            | Self::Conntrack
+            | Self::Bpf
+            | Self::Btf
+            | Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => false,
+        }
     }
 }
 
@@ -115,10 +175,10 @@ pub fn check(requirements: &[Requirement]) -> Result<(), Missing> {
     Ok(())
 }
 
-/// Whether a skipped test of this group is a failure.
+/// Whether a test of this group that is skipped for this reason is a failure.
 #[must_use]
-pub fn is_required(group: &str) -> bool {
-    std::env::var(REQUIRE_VARIABLE).is_ok_and(|groups| names(&groups, group))
+pub fn is_failure(missing: &Missing, group: &str) -> bool {
+    !missing.requirement.may_be_lacking() && std::env::var(REQUIRE_VARIABLE).is_ok_and(|groups| names(&groups, group))
 }
 
 fn names(groups: &str, group: &str) -> bool {

@@ -31,6 +31,7 @@ pub struct Finding {
     pub since: String,
     pub deadline: Option<Deadline>,
     pub socket: Socket,
+    pub path: Option<Path>,
     pub evidence: Vec<Evidence>,
     pub evidence_left_out: u64,
     pub missing_evidence: Vec<Missing>,
@@ -63,8 +64,13 @@ pub struct Endpoint {
 pub struct Owner {
     pub pid: u32,
     pub comm: String,
+    pub exe: Option<String>,
     pub cgroup: Option<String>,
     pub container_id: Option<String>,
+    pub runtime: Option<String>,
+    pub pod_uid: Option<String>,
+    pub unit: Option<String>,
+    pub vm: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -102,6 +108,19 @@ pub struct Socket {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Path {
+    pub local_address: bool,
+    pub egress_interface: Option<String>,
+    pub gateway: Option<std::net::IpAddr>,
+    pub next_hop: Option<String>,
+    pub route_errno: Option<i32>,
+    pub ingress_interface: Option<String>,
+    pub asymmetric: Option<bool>,
+    pub reverse_path_filter: Option<u8>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Keepalive {
     pub enabled: bool,
     pub idle_ms: Option<u64>,
@@ -131,6 +150,7 @@ pub struct Remedy {
     pub text: String,
     pub command: Option<String>,
     pub risk: Option<String>,
+    pub lasting: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -140,6 +160,22 @@ pub struct Coverage {
     pub degraded: bool,
     pub hooks: Vec<Hook>,
     pub missing_fields: Vec<MissingField>,
+    pub scan: Scan,
+    pub self_test: Option<SelfTest>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scan {
+    pub by: String,
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfTest {
+    pub status: String,
+    pub text: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

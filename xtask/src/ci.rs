@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{run, tidy};
+use crate::{kernels, run, tidy};
 
 /// Runs the command.
 pub(crate) fn main(project: &Project) -> Result<ExitCode> {
@@ -13,6 +13,10 @@ pub(crate) fn main(project: &Project) -> Result<ExitCode> {
     println!("== tidy");
     if !tidy::check(project)? {
         failed.push("tidy");
+    }
+    println!("== kernels");
+    if !kernels::is_up_to_date(project)? {
+        failed.push("kernels");
     }
     for (name, mut command) in checks()? {
         println!("== {name}");

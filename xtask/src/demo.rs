@@ -22,7 +22,7 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         eprintln!("error: the demo makes network namespaces and loads kernel programs: run it as root");
         return Ok(ExitCode::from(2));
     }
-    packages::install_missing_tools()?;
+    packages::install_missing(&packages::HARNESS_TOOLS)?;
     let mut build = run::cargo();
     build.args(["build", "--release", "-p", "connprobe", "-p", "connprobe-tests", "--bins"]);
     run::run(build.current_dir(project.root()))?;

@@ -12,13 +12,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ci;
+mod debs;
 mod demo;
 mod ebpf;
+mod kernels;
 mod packages;
 mod project;
 mod run;
 mod test;
 mod tidy;
+mod vm;
 
 use project::Project;
 
@@ -41,6 +44,10 @@ enum Task {
     Tidy,
     /// Make a failing connection and let connprobe find it
     Demo(demo::Arguments),
+    /// Make the document of what each kernel offers from committed facts, or check it, or renew the facts
+    Kernels(kernels::Arguments),
+    /// Run the kernel tests, a command or a shell on other kernels, in guests
+    Vm(vm::Arguments),
 }
 
 /// Exit codes: 0 all well, 1 a check or a test failed, 2 the task could not be done.
@@ -52,6 +59,8 @@ fn main() -> ExitCode {
         Task::Ci => ci::main(&project),
         Task::Tidy => tidy::main(&project),
         Task::Demo(arguments) => demo::main(&project, &arguments),
+        Task::Kernels(arguments) => kernels::main(&project, &arguments),
+        Task::Vm(arguments) => vm::main(&project, &arguments),
     });
     match done {
         Ok(code) => code,

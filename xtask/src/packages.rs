@@ -1,4 +1,4 @@
-//! Packages of the distribution that tests and the demo need.
+//! Packages of the distribution that tests, guests and the demo need.
 
 use std::process::Command;
 
@@ -6,13 +6,16 @@ use anyhow::{Result, bail};
 
 use crate::run;
 
-/// A command the harness starts, and the Debian package that brings it.
-const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+/// A command, and the Debian package that brings it.
+pub(crate) type Tool = (&'static str, &'static str);
+
+/// What the test harness starts.
+pub(crate) const HARNESS_TOOLS: [Tool; 2] = [("ip", "iproute2"), ("nft", "nftables")];
 
 /// Installs the packages of those commands that are missing, and says which. With nothing missing, nothing is run.
-pub(crate) fn install_missing_tools() -> Result<()> {
+pub(crate) fn install_missing(tools: &[Tool]) -> Result<()> {
     let missing: Vec<&str> =
-        TOOLS.iter().filter(|(command, _)| run::find(command).is_none()).map(|&(_, package)| package).collect();
+        tools.iter().filter(|(command, _)| run::find(command).is_none()).map(|&(_, package)| package).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -89,7 +89,8 @@ fn assignment(name: &str, value: &OsStr) -> String {
     }
 }
 
-fn quote(word: &OsStr) -> String {
+/// A word as a shell reads it back.
+pub(crate) fn quote(word: &OsStr) -> String {
     // Cargo separates encoded flags by this control character; a space is what a reader expects.
     let word = word.to_string_lossy().replace('\u{1f}', " ");
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=:,+%@~".contains(character);

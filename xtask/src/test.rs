@@ -1,11 +1,14 @@
 //! `cargo xtask test`: every test of the workspace, and one line of totals at the end.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::project::Project;
+use crate::vm::{self, CrossTarget};
 use crate::{packages, run};
 
 /// Options of the command.
@@ -17,15 +20,15 @@ pub(crate) struct Arguments {
 
 /// The sums over all test programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub(crate) struct Totals {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 /// Runs the command. Tests that need root or a kernel feature say themselves why they are skipped.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
-    packages::install_missing_tools()?;
+    packages::install_missing(&packages::HARNESS_TOOLS)?;
     // The binary is built first: tests run it as a user would.
     let mut build = run::cargo();
     let built = run::status(build.args(["build", "--workspace"]).current_dir(project.root()))?.success();
@@ -37,11 +40,36 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         totals.failed = 1;
     }
     let ran_any = totals != Totals::default();
+    if built && arguments.filter.is_none() {
+        totals.add(guests(project));
+    }
     if let Some(filter) = arguments.filter.as_ref().filter(|_| !ran_any) {
         eprintln!("error: no test has a name that contains `{filter}`");
     }
-    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    println!("{totals}");
     Ok(if totals.failed == 0 && ran_any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The kernel tests on the kernels of the matrix, where guests can be had.
+fn guests(project: &Project) -> Totals {
+    match vm::test_all(project) {
+        Ok(totals) => totals,
+        Err(error) if is_required("vm") => {
+            eprintln!("error: {error:#}; {REQUIRE_VARIABLE} names vm: counted as one failure");
+            Totals { failed: 1, ..Totals::default() }
+        }
+        Err(error) => {
+            eprintln!("skipped: the kernel tests in guests: {error:#}");
+            Totals { skipped: 1, ..Totals::default() }
+        }
+    }
+}
+
+/// Names, separated by commas, what must not be skipped.
+const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
+
+fn is_required(name: &str) -> bool {
+    std::env::var(REQUIRE_VARIABLE).is_ok_and(|names| names.split(',').any(|required| required.trim() == name))
 }
 
 fn test(project: &Project, arguments: &Arguments) -> Result<(Totals, bool)> {
@@ -57,9 +85,7 @@ fn test(project: &Project, arguments: &Arguments) -> Result<(Totals, bool)> {
     let mut terminal = std::io::stdout().lock();
     while reader.read_until(b'\n', &mut line).context("cannot read what cargo prints")? > 0 {
         terminal.write_all(&line).and_then(|()| terminal.flush()).context("cannot write to stdout")?;
-        if let Some(result) = parse_result(&String::from_utf8_lossy(&line)) {
-            totals.add(result);
-        }
+        totals.count(&String::from_utf8_lossy(&line));
         line.clear();
     }
     let status = child.wait().context("cannot wait for cargo")?;
@@ -67,11 +93,59 @@ fn test(project: &Project, arguments: &Arguments) -> Result<(Totals, bool)> {
 }
 
 impl Totals {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
     }
+
+    /// Adds what a line says if it is the last one of a test program.
+    pub(crate) fn count(&mut self, line: &str) {
+        if let Some(result) = parse_result(line) {
+            self.add(result);
+        }
+    }
+
+    /// Whether something passed and nothing failed.
+    pub(crate) fn succeeded(self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Builds the kernel tests with the programs they start, and returns the path of the test program.
+pub(crate) fn kernel_test_program(project: &Project, cross: Option<&CrossTarget>) -> Result<PathBuf> {
+    let build = |arguments: &[&str]| {
+        let mut cargo = run::cargo();
+        cargo.args(arguments).current_dir(project.root());
+        if let Some(cross) = cross {
+            cargo.args(["--target", cross.triple]).arg("--target-dir").arg(&cross.folder);
+            cargo.envs(cross.environment.iter().map(|(name, value)| (name, value)));
+        }
+        cargo
+    };
+    run::run(&mut build(&["build", "-p", "connprobe", "-p", "connprobe-tests", "--bins"]))?;
+    let messages = ["test", "-p", "connprobe-tests", "--test", "kernel", "--no-run", "--message-format=json"];
+    let mut cargo = build(&messages);
+    run::announce(&cargo);
+    let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the kernel tests do not compile");
+    }
+    let program = String::from_utf8_lossy(&output.stdout).lines().rev().find_map(test_executable);
+    program.context("cargo named no kernel test program")
+}
+
+/// The program in one message of `cargo test --no-run --message-format=json`.
+fn test_executable(message: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let is_kernel_test = message.pointer("/target/name")? == "kernel" && message.pointer("/profile/test")? == true;
+    message.get("executable")?.as_str().filter(|_| is_kernel_test).map(PathBuf::from)
 }
 
 /// The last line of each test program: `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`. Only a line that

@@ -1,12 +1,12 @@
 //! `sock:inet_sock_set_state`, `sock:inet_sk_error_report`.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, tracepoint},
-    programs::{BtfTracePointContext, TracePointContext},
+    macros::{btf_tracepoint, fentry, kprobe, tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext, TracePointContext},
 };
 use connprobe_common::{abi::hook, fields::Field};
 
-use super::{classic_field, classic_socket, cookie, no_cookie, socket_argument};
+use super::{classic_field, classic_socket, cookie, kprobe_argument, kprobe_socket, no_cookie, socket_argument};
 use crate::{
     emit::{self, Kind, Limit, SocketEvent},
     globals::settings,
@@ -18,7 +18,8 @@ const IPPROTO_TCP: u16 = 6;
 
 /// A socket changes its state.
 ///
-/// Kernel function `inet_sk_state_store` (`net/ipv4/af_inet.c`), since 4.16. Ordinary: every change of a socket that is not
+/// Kernel functions `inet_sk_state_store` (`net/ipv4/af_inet.c`), since 4.16, and `tcp_set_state` (`net/ipv4/tcp.c`) above
+/// it, through which every change passes that does not begin a connection. Ordinary: every change of a socket that is not
 /// under suspicion. Blind spot: request sockets (SYN-RECEIVED of a listener) have no such event. Cost of an ordinary one: a
 /// comparison on the way up, one hash look-up on the way down.
 #[btf_tracepoint(function = "inet_sock_set_state")]
@@ -27,7 +28,7 @@ fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if begins(to) {
         return 0;
     }
-    if let Some((sk, raw)) = socket_argument(&ctx, 0) {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
         on_state_change(sk, from, to, || cookie(raw));
     }
     0
@@ -38,15 +39,43 @@ fn inet_sock_set_state_classic(ctx: TracePointContext) -> u32 {
     // SAFETY: both point into the settings.
     let (from_offset, to_offset) =
         unsafe { (&raw const (*settings()).classic_oldstate_offset, &raw const (*settings()).classic_newstate_offset) };
-    let (Some(from), Some(to)) = (classic_field::<i32>(&ctx, from_offset), classic_field::<i32>(&ctx, to_offset))
-    else {
-        return 0;
-    };
+    // One after the other: of a pair the compiler would keep an unset half in a register, which the verifier refuses.
+    let Some(to) = classic_field::<i32>(&ctx, to_offset) else { return 0 };
     if begins(to as u8) {
         return 0;
     }
+    let Some(from) = classic_field::<i32>(&ctx, from_offset) else { return 0 };
     if let Some(sk) = classic_socket(&ctx, hook::INET_SOCK_SET_STATE) {
         on_state_change(sk, from as u8, to as u8, no_cookie);
+    }
+    0
+}
+
+/// The function comes a little before the tracepoint: the socket still has its old state and its port.
+#[fentry(function = "tcp_set_state")]
+fn tcp_set_state_fentry(ctx: FEntryContext) -> i32 {
+    let to = ctx.arg::<i32>(1) as u8;
+    if begins(to) {
+        return 0;
+    }
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0))
+        && let Some(from) = sk.state()
+    {
+        on_state_change(sk, from, to, || cookie(raw));
+    }
+    0
+}
+
+#[kprobe]
+fn tcp_set_state_kprobe(ctx: ProbeContext) -> u32 {
+    let Some(to) = kprobe_argument(&ctx, 1) else { return 0 };
+    if begins(to as u8) {
+        return 0;
+    }
+    if let Some(sk) = kprobe_socket(&ctx, 0)
+        && let Some(from) = sk.state()
+    {
+        on_state_change(sk, from, to as u8, no_cookie);
     }
     0
 }
@@ -62,11 +91,8 @@ fn on_state_change(sk: Address, from: u8, to: u8, cookie: impl FnOnce() -> u64) 
     if !limit::is_watched(sk) {
         return;
     }
-    let event = SocketEvent {
-        old_state: from,
-        ..SocketEvent::new(hook::INET_SOCK_SET_STATE, Kind::Full, Limit::Connection, to)
-    };
-    emit::socket_event(event, sk, cookie);
+    let event = SocketEvent { old_state: from, ..SocketEvent::new(hook::INET_SOCK_SET_STATE, Kind::Full, to) };
+    emit::socket_event(event, Limit::Connection, sk, cookie);
     if to == state::CLOSE {
         limit::unwatch(sk);
     }
@@ -76,25 +102,47 @@ fn on_state_change(sk: Address, from: u8, to: u8, cookie: impl FnOnce() -> u64) 
 ///
 /// Kernel function `sk_error_report` (`net/core/sock.c`), since 5.14. Ordinary: refused and reset connections (the reset
 /// hooks tell of those that were established) and a broken pipe. The classic tracepoint names no socket and no namespace,
-/// so there is no classic program for it. From 6.10 the socket is in CLOSE by now, before that still in its old state.
+/// so there is no classic program for it. The function is called for sockets of every family; those without a TCP tuple are
+/// no event. From 6.10 the socket is in CLOSE by now, before that still in its old state.
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
-    let Some((sk, raw)) = socket_argument(&ctx, 0) else { return 0 };
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
+        on_error_report(sk, || cookie(raw));
+    }
+    0
+}
+
+#[fentry(function = "sk_error_report")]
+fn sk_error_report_fentry(ctx: FEntryContext) -> i32 {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
+        on_error_report(sk, || cookie(raw));
+    }
+    0
+}
+
+#[kprobe]
+fn sk_error_report_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = kprobe_socket(&ctx, 0) {
+        on_error_report(sk, no_cookie);
+    }
+    0
+}
+
+#[inline(always)]
+fn on_error_report(sk: Address, cookie: impl FnOnce() -> u64) {
     if sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
-        return 0;
+        return;
     }
-    let (Some(error), Some(state)) = (sk.read::<i32>(Field::SkErr), sk.state()) else { return 0 };
+    let (Some(error), Some(state)) = (sk.read::<i32>(Field::SkErr), sk.state()) else { return };
     if is_ordinary_error(error) {
-        return 0;
+        return;
     }
-    emit::socket_event(SocketEvent::new(hook::INET_SK_ERROR_REPORT, Kind::Full, Limit::Connection, state), sk, || {
-        cookie(raw)
-    });
+    let event = SocketEvent::new(hook::INET_SK_ERROR_REPORT, Kind::Full, state);
+    emit::socket_event(event, Limit::Connection, sk, cookie);
     if state == state::CLOSE {
         // `socket_event` put it under suspicion again, and no further state change will end that.
         limit::unwatch(sk);
     }
-    0
 }
 
 #[inline(always)]

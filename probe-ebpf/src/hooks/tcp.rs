@@ -1,15 +1,17 @@
 //! `tcp:tcp_retransmit_skb`, `tcp:tcp_retransmit_synack`, `tcp:tcp_receive_reset`, `tcp:tcp_send_reset`.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, tracepoint},
-    programs::{BtfTracePointContext, TracePointContext},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext},
 };
 use connprobe_common::{
     abi::{NO_RESULT, hook},
     fields::Field,
 };
 
-use super::{classic_field, classic_socket, cookie, no_cookie, socket_argument};
+use super::{
+    classic_field, classic_socket, cookie, entered, kprobe_argument, kprobe_socket, left, no_cookie, socket_argument,
+};
 use crate::{
     emit::{self, Kind, Limit, SocketEvent},
     globals::{read, settings},
@@ -22,11 +24,12 @@ use crate::{
 /// Kernel function `__tcp_retransmit_skb` (`net/ipv4/tcp_output.c`), since 4.15; from 6.17 with the result of sending, and
 /// then also when sending failed. Ordinary: fast retransmit and tail loss probes, which come with `icsk_retransmits` 0
 /// (`tcp_retransmit_timer` counts before it retransmits; an ACK of new data resets the count), and further segments sent
-/// again under the same count. Blind spot: before 6.17 a retransmission that cannot leave the host is not seen here. Cost of
-/// an ordinary one: one field read.
+/// again under the same count. Blind spot: before 6.17 the tracepoints do not see a retransmission that cannot leave the
+/// host; the programs at the return of the function `tcp_retransmit_skb` do. Cost of an ordinary one: one field read, by
+/// kprobe besides a look-up between entry and return.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
-    let Some((sk, raw)) = socket_argument(&ctx, 0) else { return 0 };
+    let Some((sk, raw)) = socket_argument(ctx.arg(0)) else { return 0 };
     // SAFETY: points into the settings.
     let result = if unsafe { read(&raw const (*settings()).retransmit_has_result) } == 1 {
         ctx.arg::<i32>(2)
@@ -46,6 +49,30 @@ fn tcp_retransmit_skb_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[fexit(function = "tcp_retransmit_skb")]
+fn tcp_retransmit_skb_fexit(ctx: FExitContext) -> i32 {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
+        on_retransmit(sk, ctx.ret().unwrap_or(NO_RESULT), || cookie(raw));
+    }
+    0
+}
+
+#[kprobe]
+fn tcp_retransmit_skb_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = kprobe_socket(&ctx, 0) {
+        entered(&ctx, sk);
+    }
+    0
+}
+
+#[kretprobe]
+fn tcp_retransmit_skb_kretprobe(ctx: RetProbeContext) -> u32 {
+    if let Some((sk, result)) = left(&ctx) {
+        on_retransmit(sk, result, no_cookie);
+    }
+    0
+}
+
 #[inline(always)]
 fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
     let retransmits = u32::from(sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0));
@@ -58,8 +85,8 @@ fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
     } else {
         Limit::Timeout(Timeout { snd_una: sk.read(Field::TpSndUna).unwrap_or(0), retransmits })
     };
-    let event = SocketEvent { result, ..SocketEvent::new(hook::TCP_RETRANSMIT_SKB, Kind::Full, limit, state) };
-    emit::socket_event(event, sk, cookie);
+    let event = SocketEvent { result, ..SocketEvent::new(hook::TCP_RETRANSMIT_SKB, Kind::Full, state) };
+    emit::socket_event(event, limit, sk, cookie);
 }
 
 /// A SYN-ACK was sent again.
@@ -69,7 +96,7 @@ fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
 /// request socket argument 1. Blind spot: SYN cookies keep no request socket and repeat nothing.
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
-    if let Some((req, _)) = socket_argument(&ctx, 1) {
+    if let Some((req, _)) = socket_argument(ctx.arg(1)) {
         on_retransmit_synack(req);
     }
     0
@@ -85,11 +112,27 @@ fn tcp_retransmit_synack_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[fentry(function = "tcp_rtx_synack")]
+fn tcp_rtx_synack_fentry(ctx: FEntryContext) -> i32 {
+    if let Some((req, _)) = socket_argument(ctx.arg(1)) {
+        on_retransmit_synack(req);
+    }
+    0
+}
+
+#[kprobe]
+fn tcp_rtx_synack_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(req) = kprobe_argument(&ctx, 1).filter(|req| *req != 0) {
+        on_retransmit_synack(Address(req));
+    }
+    0
+}
+
 #[inline(always)]
 fn on_retransmit_synack(req: Address) {
-    let event = SocketEvent::new(hook::TCP_RETRANSMIT_SYNACK, Kind::Request, Limit::Handshake, state::NEW_SYN_RECV);
+    let event = SocketEvent::new(hook::TCP_RETRANSMIT_SYNACK, Kind::Request, state::NEW_SYN_RECV);
     // The cookie helper takes full sockets only; `SocketRecord::cookie` is still set when the kernel has given one.
-    emit::socket_event(event, req, no_cookie);
+    emit::socket_event(event, Limit::Handshake, req, no_cookie);
 }
 
 /// An acceptable RST came in.
@@ -98,7 +141,7 @@ fn on_retransmit_synack(req: Address) {
 /// a SYN (port closed) or ends an embryonic connection.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
-    if let Some((sk, raw)) = socket_argument(&ctx, 0) {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
         on_reset(hook::TCP_RECEIVE_RESET, sk, || cookie(raw));
     }
     0
@@ -112,6 +155,22 @@ fn tcp_receive_reset_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[fentry(function = "tcp_reset")]
+fn tcp_reset_fentry(ctx: FEntryContext) -> i32 {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
+        on_reset(hook::TCP_RECEIVE_RESET, sk, || cookie(raw));
+    }
+    0
+}
+
+#[kprobe]
+fn tcp_reset_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = kprobe_socket(&ctx, 0) {
+        on_reset(hook::TCP_RECEIVE_RESET, sk, no_cookie);
+    }
+    0
+}
+
 /// This host sends a RST.
 ///
 /// Kernel functions `tcp_v4_send_reset`, `tcp_v6_send_reset` and `tcp_send_active_reset`, since 4.15; the layout of the
@@ -119,7 +178,7 @@ fn tcp_receive_reset_classic(ctx: TracePointContext) -> u32 {
 /// socket whose application closed it with unread data (its state is CLOSE by then), an embryonic connection.
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    if let Some((sk, raw)) = socket_argument(&ctx, 0) {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
         on_reset(hook::TCP_SEND_RESET, sk, || cookie(raw));
     }
     0
@@ -133,10 +192,56 @@ fn tcp_send_reset_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[fentry(function = "tcp_v4_send_reset")]
+fn tcp_v4_send_reset_fentry(ctx: FEntryContext) -> i32 {
+    on_send_reset(&ctx)
+}
+
+#[kprobe]
+fn tcp_v4_send_reset_kprobe(ctx: ProbeContext) -> u32 {
+    on_send_reset_kprobe(&ctx)
+}
+
+#[fentry(function = "tcp_v6_send_reset")]
+fn tcp_v6_send_reset_fentry(ctx: FEntryContext) -> i32 {
+    on_send_reset(&ctx)
+}
+
+#[kprobe]
+fn tcp_v6_send_reset_kprobe(ctx: ProbeContext) -> u32 {
+    on_send_reset_kprobe(&ctx)
+}
+
+#[fentry(function = "tcp_send_active_reset")]
+fn tcp_send_active_reset_fentry(ctx: FEntryContext) -> i32 {
+    on_send_reset(&ctx)
+}
+
+#[kprobe]
+fn tcp_send_active_reset_kprobe(ctx: ProbeContext) -> u32 {
+    on_send_reset_kprobe(&ctx)
+}
+
+#[inline(always)]
+fn on_send_reset(ctx: &FEntryContext) -> i32 {
+    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
+        on_reset(hook::TCP_SEND_RESET, sk, || cookie(raw));
+    }
+    0
+}
+
+#[inline(always)]
+fn on_send_reset_kprobe(ctx: &ProbeContext) -> u32 {
+    if let Some(sk) = kprobe_socket(ctx, 0) {
+        on_reset(hook::TCP_SEND_RESET, sk, no_cookie);
+    }
+    0
+}
+
 #[inline(always)]
 fn on_reset(hook: u16, sk: Address, cookie: impl FnOnce() -> u64) {
     let Some(state) = sk.state() else { return };
     if state::is_synchronized(state) {
-        emit::socket_event(SocketEvent::new(hook, Kind::Full, Limit::Connection, state), sk, cookie);
+        emit::socket_event(SocketEvent::new(hook, Kind::Full, state), Limit::Connection, sk, cookie);
     }
 }

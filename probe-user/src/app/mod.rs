@@ -4,7 +4,11 @@ pub mod clock;
 mod findings;
 mod host;
 mod losses;
+mod scan;
+mod self_test;
 mod watch;
 
 pub use host::this_host;
+pub use scan::SCAN_EVERY;
+pub use self_test::self_test;
 pub use watch::{Change, Watch, WatchError, WatchOptions};

@@ -1,24 +1,45 @@
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, io, pin::pin, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::{clock, findings::Findings, losses::Losses};
+use super::{
+    clock,
+    findings::Findings,
+    losses::Losses,
+    scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
+};
 use crate::{
     case::{Finding, Output, Tracker},
     decode::{Units, decode},
-    kernel::{AttachError, Facts, LoadOptions, Plan, Probes},
-    model::{Coverage, Event, LossPlace, MonoTime},
+    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals},
+    model::{Coverage, Event, LossPlace, MonoTime, ScanStatus},
     report::{HookCount, Summary},
     sink::SinkError,
     witness::Witnesses,
 };
+use connprobe_common::abi::SocketRecord;
 
 /// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
 const READ_EVERY: Duration = Duration::from_millis(50);
 /// How often the counters are compared.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// A scan that has brought nothing by then is asked for again.
+const LONGEST_SCAN: Duration = Duration::from_secs(60);
 /// How long answers that are on their way are waited for at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// The next scan's result; never ready when there are no scans.
+async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
+    match scans {
+        Some(scans) => scans.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The units of this kernel's records.
+pub(super) const fn units(facts: &Facts) -> Units {
+    Units { hz: facts.hz, sock_dead_bit: facts.layout.sock_dead_bit, sock_keepopen_bit: facts.layout.sock_keepopen_bit }
+}
 
 /// Why a watch could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +53,9 @@ pub enum WatchError {
     /// The kernel refuses its own counters or ring.
     #[error("the kernel programs can no longer be read: {0}")]
     Kernel(String),
+    /// The scan could not be started.
+    #[error("the scan could not be started: {0}")]
+    Scan(String),
     /// The witnesses could not be started.
     #[error("the witnesses could not be started: {0}")]
     Witnesses(String),
@@ -42,6 +66,8 @@ pub enum WatchError {
 pub struct WatchOptions {
     /// Filter, ring size, object.
     pub load: LoadOptions,
+    /// How often all sockets are scanned for those that wait; `None` for never.
+    pub scan_every: Option<Duration>,
 }
 
 /// Something to tell while watching.
@@ -67,10 +93,33 @@ pub enum Change<'a> {
     },
 }
 
-/// The attached programs, the tracker and the witnesses, and what connects them.
-pub struct Watch {
+/// The attached programs, and the units of what they tell.
+struct Programs {
     probes: Probes,
     units: Units,
+}
+
+impl Programs {
+    fn totals(&mut self) -> Result<Totals, WatchError> {
+        self.probes.ring().totals().map_err(|error| WatchError::Kernel(error.to_string()))
+    }
+}
+
+/// Ready when the ring should be read at once; never without programs.
+async fn half_full(programs: &mut Option<Programs>) -> io::Result<()> {
+    match programs {
+        Some(programs) => programs.probes.ring().half_full().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The attached programs, the scan, the tracker and the witnesses, and what connects them.
+pub struct Watch {
+    /// `None` when only the scan looks.
+    programs: Option<Programs>,
+    coverage: Coverage,
+    scans: Option<Scans>,
+    scan_every: Duration,
     tracker: Tracker,
     witnesses: Witnesses,
     losses: Losses,
@@ -87,13 +136,44 @@ impl Watch {
     /// When nothing can be observed.
     pub fn start(facts: &Facts, plan: &Plan, options: &WatchOptions) -> Result<Self, WatchError> {
         let witnesses = Witnesses::start().map_err(|error| WatchError::Witnesses(format!("{error:#}")))?;
+        let probes = Probes::attach(facts, plan, &options.load)?;
+        // The hooks come first: what happens between a scan and its hooks would be seen by neither.
+        let way = probes.scanner().map_or(Way::SockDiag, Way::Iterator);
+        let scans = options.scan_every.map(|_| Scans::start(way, options.load.filter.clone()));
+        let coverage = probes.coverage().clone();
+        let programs = Some(Programs { probes, units: units(facts) });
+        Self::with(witnesses, programs, coverage, scans, options.scan_every.unwrap_or(SCAN_EVERY))
+    }
+
+    /// Starts to look by scans alone, which need no privileges and load nothing. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no threads.
+    pub fn by_scan_alone(kernel_release: String, filter: Filter, scan_every: Duration) -> Result<Self, WatchError> {
+        let witnesses = Witnesses::start().map_err(|error| WatchError::Witnesses(format!("{error:#}")))?;
+        let coverage = Coverage {
+            kernel_release,
+            hooks: Vec::new(),
+            missing_fields: Vec::new(),
+            scan: ScanStatus::SockDiag("a snapshot loads no kernel programs".to_owned()),
+            self_test: None,
+        };
+        Self::with(witnesses, None, coverage, Some(Scans::start(Way::SockDiag, filter)), scan_every)
+    }
+
+    fn with(
+        witnesses: Witnesses,
+        programs: Option<Programs>,
+        coverage: Coverage,
+        scans: Option<anyhow::Result<Scans>>,
+        scan_every: Duration,
+    ) -> Result<Self, WatchError> {
         Ok(Self {
-            probes: Probes::attach(facts, plan, &options.load)?,
-            units: Units {
-                hz: facts.hz,
-                sock_dead_bit: facts.layout.sock_dead_bit,
-                sock_keepopen_bit: facts.layout.sock_keepopen_bit,
-            },
+            programs,
+            coverage,
+            scans: scans.transpose().map_err(|error| WatchError::Scan(format!("{error:#}")))?,
+            scan_every,
             tracker: Tracker::new(),
             witnesses,
             losses: Losses::default(),
@@ -104,8 +184,8 @@ impl Watch {
     }
 
     /// What is observed.
-    pub fn coverage(&self) -> &Coverage {
-        self.probes.coverage()
+    pub const fn coverage(&self) -> &Coverage {
+        &self.coverage
     }
 
     /// Watches until `stop` is ready, and tells every change as it happens.
@@ -121,6 +201,7 @@ impl Watch {
         let mut stop = pin!(stop);
         let mut reading = interval(READ_EVERY);
         reading.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut scan_due = Instant::now();
         let mut counting = interval(COUNT_EVERY);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -128,13 +209,22 @@ impl Watch {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                ready = self.probes.ring().half_full() => {
+                ready = half_full(&mut self.programs) => {
                     ready.map_err(|error| WatchError::Kernel(error.to_string()))?;
                     self.read_ring();
                 }
                 Some(answer) = self.witnesses.next_answer() => {
                     tracing::debug!(?answer, "answer");
                     self.tracker.handle_answer(clock::now(), answer);
+                }
+                Some(scanned) = next_scan(&mut self.scans) => {
+                    scan_due = Instant::now() + pause(self.scan_every, scanned.took);
+                    self.take_scan(scanned);
+                }
+                () = sleep_until(scan_due) => {
+                    self.request_scan();
+                    // Its result says when the next is due.
+                    scan_due = Instant::now() + LONGEST_SCAN;
                 }
                 _ = reading.tick() => self.read_ring(),
                 _ = counting.tick() => {
@@ -156,9 +246,10 @@ impl Watch {
     /// Takes in what is on the ring, in the order of the kernel's clock: each CPU writes its own events in order, but not all
     /// of them together.
     fn read_ring(&mut self) {
+        let Some(Programs { probes, units }) = &mut self.programs else { return };
         let mut events = Vec::new();
-        let (units, losses) = (self.units, &mut self.losses);
-        self.probes.ring().drain(|bytes| match decode(bytes, units) {
+        let (units, losses) = (*units, &mut self.losses);
+        probes.ring().drain(|bytes| match decode(bytes, units) {
             Ok(event) => events.push(event),
             Err(error) => {
                 tracing::warn!(%error, "a record could not be decoded");
@@ -172,11 +263,40 @@ impl Watch {
         }
     }
 
+    /// Takes in what a scan has found. What the ring holds is older, or about the same moment.
+    fn take_scan(&mut self, scanned: Scanned) {
+        self.read_ring();
+        let mut events = scanned.events;
+        let units = self.programs.as_ref().map(|programs| programs.units).unwrap_or_default();
+        for record in scanned.records.iter().flat_map(|records| records.chunks(size_of::<SocketRecord>())) {
+            match decode(record, units) {
+                Ok(event) => events.push(event),
+                Err(error) => {
+                    tracing::warn!(%error, "a scanned record could not be decoded");
+                    self.losses.undecodable();
+                }
+            }
+        }
+        for event in events {
+            tracing::debug!(key = %event.key, netns = event.key.netns, "scanned");
+            self.tracker.handle_event(Event::Connection(event));
+        }
+    }
+
+    fn request_scan(&self) {
+        if let Some(scans) = &self.scans {
+            scans.request();
+        }
+    }
+
     fn count_losses(&mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<(), WatchError> {
-        let totals = self.probes.ring().totals().map_err(|error| WatchError::Kernel(error.to_string()))?;
+        let Some(programs) = &mut self.programs else { return Ok(()) };
+        let totals = programs.totals()?;
         for event in self.losses.new_since(clock::now(), &totals) {
             if let Event::Lost { at, place, count } = event {
                 tell(Change::Lost { at, place, count })?;
+                // What was lost may have been about a connection that still waits.
+                self.request_scan();
             }
             self.tracker.handle_event(event);
         }
@@ -222,12 +342,13 @@ impl Watch {
         .await;
         self.hand_on(tell)?;
         self.count_losses(tell)?;
-        let totals = self.probes.ring().totals().map_err(|error| WatchError::Kernel(error.to_string()))?;
+        let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
         Ok(Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
             hooks: totals
                 .into_iter()
+                .flatten()
                 .map(|(hook, totals)| HookCount {
                     hook,
                     seen: totals.seen,

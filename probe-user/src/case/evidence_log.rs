@@ -23,6 +23,12 @@ impl EvidenceLog {
         }
     }
 
+    /// Puts a piece in the place of the latest, of which it is a newer state.
+    pub(super) fn replace_latest(&mut self, evidence: Evidence) {
+        self.kept.pop();
+        self.add(evidence);
+    }
+
     pub(super) fn as_slice(&self) -> &[Evidence] {
         &self.kept
     }
@@ -41,7 +47,7 @@ mod tests {
     fn the_first_and_the_latest_are_kept_in_time_order() {
         let mut log = EvidenceLog::default();
         for at in [1, 0, 2, 3].into_iter().chain(4..40) {
-            log.add(Evidence { at: MonoTime::from_ns(at), kind: EvidenceKind::ResetReceived });
+            log.add(Evidence { at: MonoTime::from_ns(at), kind: EvidenceKind::ResetSent });
         }
         let times: Vec<_> = log.as_slice().iter().map(|evidence| evidence.at.as_ns()).collect();
         assert_eq!(times, [0, 1, 2, 3].into_iter().chain(28..40).collect::<Vec<_>>());

@@ -1,6 +1,6 @@
 use crate::{
     judge::{Evidence, Ruling},
-    model::{ConnectionKey, MonoTime, Owner, SocketCookie, SocketView},
+    model::{ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView},
 };
 
 /// What names a finding: stable over its whole life, unique on one boot of one host.
@@ -80,10 +80,10 @@ pub enum OwnerKnowledge {
 }
 
 impl OwnerKnowledge {
-    /// The process id, when there is one.
-    pub const fn pid(&self) -> Option<u32> {
+    /// The process, when there is one and it is known.
+    pub const fn process(&self) -> Option<&Owner> {
         match self {
-            Self::Process(owner) => Some(owner.pid),
+            Self::Process(owner) => Some(owner),
             Self::NotAsked | Self::NoProcess | Self::Unavailable(_) => None,
         }
     }
@@ -100,6 +100,8 @@ pub struct Finding {
     pub at: MonoTime,
     /// The latest view of the socket.
     pub socket: SocketView,
+    /// The way to the peer, as last looked up.
+    pub path: Knowledge<PathStatus>,
     /// What is wrong, as last judged.
     pub ruling: Ruling,
     /// Who holds the socket.

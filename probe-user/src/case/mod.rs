@@ -5,6 +5,7 @@
 mod evidence_log;
 mod finding;
 mod open_case;
+mod surroundings;
 mod tracker;
 
 pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};

@@ -5,10 +5,11 @@ use nix::errno::Errno;
 use super::{
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
+    surroundings::Surroundings,
 };
 use crate::{
-    judge::{Evidence, EvidenceKind, History, MissingEvidence, Ruling, Timeout, judge},
-    model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, SocketCookie, SocketView, TcpState},
+    judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, judge},
+    model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketView, TcpState},
 };
 
 /// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
@@ -18,6 +19,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How much later than computed a kernel timer may fire: the wheel rounds up by at most an eighth
 /// (`kernel/time/timer.c`, "the maximum granularity error is 12.5%"), and events reach the tracker in batches.
 const TIMER_SLACK: Duration = Duration::from_millis(300);
+/// What a scan has found is kept until the next scans have come by.
+const SCAN_LINGER: Duration = Duration::from_secs(12);
+/// A client repeats its SYN after 1 s, and again after 1 to 2 s.
+const SYN_LINGER: Duration = Duration::from_secs(4);
 /// After a retransmission an answer takes a round trip: look for it after a quarter of the next wait, within these bounds.
 const EARLIEST_LOOK: Duration = Duration::from_millis(200);
 const LATEST_LOOK: Duration = Duration::from_secs(1);
@@ -32,12 +37,16 @@ const MOST_UNKNOWN_IN_A_ROW: u8 = 3;
 pub(super) enum Wake {
     /// The retransmission may have been answered: look.
     LookForAnswer,
+    /// The answers have taken too long: judge without them.
+    Judge,
     /// The next timeout should have come: look whether the connection has recovered.
     Overdue,
     /// Nothing more is expected: forget the case.
     Forget,
     /// The socket is gone, and no event has told how.
     Gone,
+    /// The socket has closed, and its owner has not been found in time.
+    End,
 }
 
 /// A finding as last reported, to tell what has changed.
@@ -59,11 +68,18 @@ pub(super) struct Case {
     pub(super) owner: OwnerKnowledge,
     /// When to wake up, and what for.
     pub(super) wake: Option<(MonoTime, Wake)>,
+    /// Whether a question about the owner is on its way.
+    pub(super) asked_owner: bool,
+    /// Whether the socket has closed: only its owner is still waited for.
+    pub(super) has_ended: bool,
+    /// Until when judging is put off for the first answers.
+    pub(super) held_until: Option<MonoTime>,
     /// The last event, answer or timer: the least recently touched case is the first to be evicted.
     pub(super) touched: MonoTime,
     socket: SocketView,
     evidence: EvidenceLog,
     lost_before: u64,
+    pub(super) surroundings: Surroundings,
     socket_unknown: Option<String>,
     unknown_in_a_row: u8,
     reported: Option<Reported>,
@@ -77,12 +93,16 @@ impl Case {
             key: event.key,
             cookie: event.socket.cookie,
             asked_socket: false,
+            asked_owner: false,
+            held_until: None,
+            has_ended: false,
             owner: OwnerKnowledge::NotAsked,
             wake: None,
             touched: event.at,
             socket: event.socket.clone(),
             evidence: EvidenceLog::default(),
             lost_before,
+            surroundings: Surroundings::default(),
             socket_unknown: None,
             unknown_in_a_row: 0,
             reported: None,
@@ -100,7 +120,13 @@ impl Case {
 
     /// Whether `event` shows that new data was acknowledged since the last timeout.
     pub(super) fn shows_progress(&self, event: &ConnectionEvent) -> bool {
-        let EventKind::RetransmissionTimeout { .. } = event.kind else { return false };
+        let shows_counts = matches!(
+            event.kind,
+            EventKind::RetransmissionTimeout { .. } | EventKind::ProbeSent { .. } | EventKind::Scanned
+        );
+        if !shows_counts || self.socket.sequence_is_relative != event.socket.sequence_is_relative {
+            return false;
+        }
         match (self.socket.snd_una, event.socket.snd_una, self.socket.retransmits, event.socket.retransmits) {
             // SND.UNA moves only forward, and the count of timeouts starts again with it.
             (Some(before), Some(now), Some(counted), Some(count)) => before != now && count <= counted,
@@ -111,20 +137,84 @@ impl Case {
     /// Takes an event in as evidence.
     pub(super) fn take(&mut self, event: &ConnectionEvent) {
         self.cookie = self.cookie.or(event.socket.cookie);
-        self.socket = event.socket.clone();
+        // Of a packet alone nothing is learnt about the socket.
+        if event.socket.state.is_some() {
+            self.socket = event.socket.clone();
+        }
         self.unknown_in_a_row = 0;
         let kind = match event.kind {
             EventKind::RetransmissionTimeout { send_result } => {
-                EvidenceKind::RetransmissionTimeout(Box::new(Timeout { send_result, socket: event.socket.clone() }))
+                EvidenceKind::RetransmissionTimeout(Box::new(Attempt { send_result, socket: event.socket.clone() }))
+            }
+            EventKind::ProbeSent { send_result } => {
+                EvidenceKind::ProbeSent(Box::new(Attempt { send_result, socket: event.socket.clone() }))
+            }
+            EventKind::SynReceived => EvidenceKind::SynReceived,
+            EventKind::Scanned => {
+                self.take_scanned(event);
+                self.wake = self.next_wake(event);
+                return;
             }
             EventKind::SynAckRetransmission => EvidenceKind::SynAckRetransmission,
             EventKind::StateChange { from, to } => EvidenceKind::StateChange { from, to, error: event.socket.error },
-            EventKind::ResetReceived => EvidenceKind::ResetReceived,
+            EventKind::ResetReceived => EvidenceKind::ResetReceived(Box::new(event.socket.clone())),
             EventKind::ResetSent => EvidenceKind::ResetSent,
             EventKind::SocketError => EvidenceKind::SocketError { error: event.socket.error },
         };
         self.note(event.at, kind);
         self.wake = self.next_wake(event);
+    }
+
+    /// A scan repeats itself: only what has changed since the latest sight is new evidence, and what has not makes the latest
+    /// scan newer.
+    fn take_scanned(&mut self, event: &ConnectionEvent) {
+        let counts = |socket: &SocketView| {
+            (socket.retransmits, socket.probes_out, socket.backoff, socket.window_is_shut(), socket.cannot_send())
+        };
+        let evidence = Evidence { at: event.at, kind: EvidenceKind::Scanned(Box::new(event.socket.clone())) };
+        match Evidence::latest_sight(self.evidence.as_slice()) {
+            Some(sight) if sight.timer_fired && sight.socket.retransmits == event.socket.retransmits => {}
+            Some(sight) if !sight.timer_fired && counts(sight.socket) == counts(&event.socket) => {
+                if matches!(self.evidence.as_slice().last().map(|last| &last.kind), Some(EvidenceKind::Scanned(_))) {
+                    self.evidence.replace_latest(evidence);
+                }
+            }
+            Some(_) | None => self.evidence.add(evidence),
+        }
+    }
+
+    /// The inode number of the socket's file, where an event has told it.
+    pub(super) fn inode(&self) -> Option<u64> {
+        self.socket.inode
+    }
+
+    /// Whether something that was asked is not answered yet.
+    pub(super) fn awaits_answers(&self) -> bool {
+        self.asked_socket || self.asked_owner || self.surroundings.awaits_answers()
+    }
+
+    /// Whether the connection waits long enough, or in such a way, that its owner and the way to its peer are of interest.
+    pub(super) fn is_serious(&self) -> bool {
+        /// The next timeout or probe may make a finding, which then can name the owner at once.
+        const SERIOUS_AT_RETRANSMITS: u8 = 3;
+        const SERIOUS_AT_PROBES: u8 = 2;
+        const SERIOUS_AT_BACKOFF: u8 = 3;
+        self.has_finding()
+            || self.socket.retransmits.is_some_and(|count| count >= SERIOUS_AT_RETRANSMITS)
+            || self.socket.probes_out.is_some_and(|count| count >= SERIOUS_AT_PROBES)
+            || self.socket.window_is_shut() && self.socket.backoff.is_some_and(|count| count >= SERIOUS_AT_BACKOFF)
+            || self.cannot_leave_this_host()
+    }
+
+    /// Whether it looks as if segments did not leave this host.
+    pub(super) fn cannot_leave_this_host(&self) -> bool {
+        self.socket.cannot_send()
+            || Evidence::latest_attempt(self.evidence.as_slice()).is_some_and(Attempt::failed_locally)
+    }
+
+    /// What to ask about the host around the connection.
+    pub(super) fn questions(&mut self) -> Vec<Question> {
+        self.surroundings.questions(&self.key, &self.socket)
     }
 
     /// Adds evidence that is not an event.
@@ -156,7 +246,15 @@ impl Case {
                     (event.at + with_slack(next), Wake::Forget)
                 })
             }
-            EventKind::SynAckRetransmission
+            EventKind::Scanned | EventKind::ProbeSent { .. } if self.has_finding() => {
+                self.wake.or_else(|| Some((event.at + with_slack(self.next_timeout_in()), Wake::Overdue)))
+            }
+            EventKind::SynReceived if !self.has_finding() => Some((event.at + SYN_LINGER, Wake::Forget)),
+            EventKind::Scanned | EventKind::ProbeSent { .. } => {
+                Some((event.at + with_slack(self.next_timeout_in()).max(SCAN_LINGER), Wake::Forget))
+            }
+            EventKind::SynReceived
+            | EventKind::SynAckRetransmission
             | EventKind::StateChange { .. }
             | EventKind::ResetReceived
             | EventKind::ResetSent
@@ -167,8 +265,15 @@ impl Case {
         }
     }
 
-    /// The wait before the next timeout, after the kernel has doubled the RTO.
+    /// The wait before the pending timer fires: where it has just fired, after the kernel has doubled the RTO.
     fn next_timeout_in(&self) -> Duration {
+        if let Some(sight) = Evidence::latest_sight(self.evidence.as_slice()).filter(|sight| !sight.timer_fired) {
+            let keepalive = sight.socket.keepalive.filter(|keepalive| keepalive.enabled);
+            let due_in = sight.socket.timer.map(|timer| timer.due_in);
+            if let Some(due_in) = due_in.or(keepalive.and(sight.socket.keepalive_due_in)) {
+                return due_in;
+            }
+        }
         let max = self.socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX);
         self.socket.rto.map_or(max, |rto| rto.saturating_mul(2).min(max))
     }
@@ -179,14 +284,32 @@ impl Case {
         self.wake = Some((now + with_slack(wait), Wake::Overdue));
     }
 
-    /// Judges the case as it stands. `Some` when there is something new to report.
-    pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
-        let mut ruling = judge(&History {
+    /// Without a finding, the case is forgotten when nothing has come by the next timer.
+    pub(super) fn forget_when_overdue(&mut self, now: MonoTime) {
+        let scanned = Evidence::latest_sight(self.evidence.as_slice()).is_some_and(|sight| !sight.timer_fired);
+        let linger = if scanned { SCAN_LINGER } else { Duration::ZERO };
+        self.wake = Some((now + with_slack(self.next_timeout_in()).max(linger), Wake::Forget));
+    }
+
+    /// Whether a rule applies as the case stands.
+    pub(super) fn has_ruling(&self, events_lost: u64) -> bool {
+        judge(&self.history(events_lost)).is_some()
+    }
+
+    fn history(&self, events_lost: u64) -> History<'_> {
+        History {
             key: &self.key,
             socket: &self.socket,
             evidence: self.evidence.as_slice(),
+            path: &self.surroundings.path,
+            conntrack: &self.surroundings.conntrack,
             events_lost: events_lost.saturating_sub(self.lost_before),
-        })?;
+        }
+    }
+
+    /// Judges the case as it stands. `Some` when there is something new to report.
+    pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
+        let mut ruling = judge(&self.history(events_lost))?;
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }
@@ -223,6 +346,7 @@ impl Case {
             state,
             at,
             socket: self.socket.clone(),
+            path: self.surroundings.path.clone(),
             ruling,
             owner: self.owner.clone(),
             evidence: self.evidence.as_slice().to_vec(),
@@ -244,7 +368,7 @@ impl Case {
 }
 
 fn is_reset(kind: &EvidenceKind) -> bool {
-    matches!(kind, EvidenceKind::ResetReceived | EvidenceKind::ResetSent)
+    matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
 }
 
 fn with_slack(wait: Duration) -> Duration {

@@ -6,8 +6,9 @@ use super::*;
 use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
-        Answer, ConnectionEvent, ConnectionKey, Event, EventKind, Hook, LossPlace, MonoTime, Owner, Question,
-        SocketCookie, SocketLookup, SocketStatus, SocketView, TcpState,
+        Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, Event, EventKind, Hook, Interface, LossPlace,
+        MonoTime, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketStatus,
+        SocketTimer, SocketView, TcpState,
     },
 };
 
@@ -38,8 +39,15 @@ fn socket(count: u8) -> SocketView {
         tcp_retries2: Some(15),
         tcp_orphan_retries: Some(0),
         error: Some(0),
+        soft_error: Some(0),
         ..SocketView::default()
     }
+}
+
+fn path(local_address: bool) -> PathStatus {
+    let egress = Interface { index: 2, name: "eth0".to_owned() };
+    let route = Ok(Route { egress, gateway: None, neighbour: None });
+    PathStatus { local_address, route, ingress: None, reverse_path_filter: None }
 }
 
 fn timeout_event(port: u16, count: u8) -> Event {
@@ -63,7 +71,7 @@ fn closed(ms: u64, error: i32) -> Event {
 }
 
 fn status(retransmits: u8) -> SocketStatus {
-    SocketStatus { state: TcpState::Established, inode: 99, retransmits, timer: None }
+    SocketStatus { state: TcpState::Established, inode: 99, retransmits, probes: 0, timer: None }
 }
 
 fn found(retransmits: u8) -> Answer {
@@ -87,14 +95,32 @@ fn said(tracker: &mut Tracker) -> Said {
     said
 }
 
-/// A tracker that has seen the first `count` timeouts of one connection.
+/// A tracker that has seen the first `count` timeouts of one connection. From the fourth on, all it asks is answered.
 fn stalled(count: u8) -> (Tracker, Said) {
     let mut tracker = Tracker::new();
     for count in 1..=count {
+        if count == 4 {
+            answer_everything(&mut tracker);
+        }
         tracker.handle_event(timeout_event(1, count));
+        if count >= 4 {
+            answer_surroundings(&mut tracker);
+        }
     }
     let said = said(&mut tracker);
     (tracker, said)
+}
+
+/// No process holds the connection any more, and all is well around it.
+fn answer_everything(tracker: &mut Tracker) {
+    tracker.handle_answer(at(0), found(3));
+    tracker.handle_answer(at(0), Answer::Owner { key: key(1), owner: Ok(None) });
+    answer_surroundings(tracker);
+}
+
+fn answer_surroundings(tracker: &mut Tracker) {
+    tracker.handle_answer(at(0), Answer::Path { key: key(1), path: Ok(path(true)) });
+    tracker.handle_answer(at(0), Answer::Conntrack { key: key(1), conntrack: Ok(ConntrackStatus::Inactive) });
 }
 
 fn states(said: &Said) -> Vec<FindingState> {
@@ -104,10 +130,12 @@ fn states(said: &Said) -> Vec<FindingState> {
 // ---- opening -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn three_timeouts_make_no_finding_but_ask_for_the_owner() {
+fn three_timeouts_make_no_finding_but_ask_for_the_owner_and_the_path() {
     let (mut tracker, said_so_far) = stalled(3);
     assert!(said_so_far.findings.is_empty());
-    assert_eq!(said_so_far.questions, [Question::Socket { key: key(1), cookie: Some(SocketCookie(7)) }]);
+    let socket = Question::Socket { key: key(1), cookie: Some(SocketCookie(7)) };
+    let path = Question::Path { key: key(1), ingress_ifindex: None };
+    assert_eq!(said_so_far.questions, [socket, path, Question::Conntrack { key: key(1) }]);
     tracker.handle_answer(at(1_401), found(3));
     assert_eq!(said(&mut tracker).questions, [Question::Owner { key: key(1), inode: 99 }]);
 }
@@ -116,9 +144,11 @@ fn three_timeouts_make_no_finding_but_ask_for_the_owner() {
 fn the_fourth_opens_a_suspicion_that_names_owner_since_and_deadline() {
     let (mut tracker, _) = stalled(3);
     tracker.handle_answer(at(1_401), found(3));
-    let owner = Owner { pid: 812, comm: "haproxy".to_owned(), cgroup: None, container_id: None };
+    let owner = Owner { pid: 812, comm: "haproxy".to_owned(), ..Owner::default() };
     tracker.handle_answer(at(1_402), Answer::Owner { key: key(1), owner: Ok(Some(owner.clone())) });
+    answer_surroundings(&mut tracker);
     tracker.handle_event(timeout_event(1, 4));
+    answer_surroundings(&mut tracker);
     let said = said(&mut tracker);
     let [finding] = said.findings.as_slice() else { panic!("{said:?}") };
     assert_eq!(finding.state, FindingState::Opened);
@@ -135,10 +165,101 @@ fn the_fourth_opens_a_suspicion_that_names_owner_since_and_deadline() {
 fn a_connection_that_was_dying_before_we_looked_is_found_at_its_next_timeout() {
     let mut tracker = Tracker::new();
     tracker.handle_event(timeout_event(1, 9));
+    let answers = [
+        found(9),
+        Answer::Owner { key: key(1), owner: Ok(None) },
+        Answer::Path { key: key(1), path: Ok(path(true)) },
+        Answer::Conntrack { key: key(1), conntrack: Ok(ConntrackStatus::Inactive) },
+    ];
+    for answer in answers {
+        assert!(said(&mut tracker).findings.is_empty(), "it waits for the answers");
+        tracker.handle_answer(at(102_201), answer);
+    }
     let said = said(&mut tracker);
     assert_eq!(states(&said), [FindingState::Opened]);
     assert_eq!(said.findings[0].ruling.confidence, Confidence::Confirmed);
     assert_eq!(said.findings[0].ruling.since, at(200));
+    assert_eq!(said.findings[0].owner, OwnerKnowledge::NoProcess);
+}
+
+#[test]
+fn answers_that_do_not_come_are_not_waited_for_long() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(timeout_event(1, 9));
+    assert!(said(&mut tracker).findings.is_empty());
+    let due = tracker.poll_timeout().unwrap();
+    assert_eq!(due, at(102_200 + 2_000));
+    tracker.handle_timeout(due);
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Opened]);
+}
+
+#[test]
+fn what_comes_while_answers_are_waited_for_does_not_hurry_the_judgment() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(unsendable(10_000, 3));
+    tracker.handle_event(unsendable(10_100, 4));
+    assert_eq!(states(&said(&mut tracker)), []);
+    tracker.handle_answer(at(10_200), found(0));
+    tracker.handle_answer(at(10_200), Answer::Owner { key: key(1), owner: Ok(None) });
+    tracker.handle_answer(at(10_200), Answer::Conntrack { key: key(1), conntrack: Ok(ConntrackStatus::Inactive) });
+    tracker.handle_answer(at(10_300), Answer::Path { key: key(1), path: Ok(path(false)) });
+    let findings = said(&mut tracker).findings;
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].ruling.cause, Cause::SourceAddressLost);
+}
+
+#[test]
+fn sequence_numbers_that_count_from_another_start_are_no_progress() {
+    let (mut tracker, _) = stalled(4);
+    let Event::Connection(mut scanned) = timeout_event(1, 4) else { unreachable!() };
+    scanned.kind = EventKind::Scanned;
+    scanned.socket = SocketView { sequence_is_relative: true, snd_una: Some(7), ..scanned.socket };
+    tracker.handle_event(Event::Connection(scanned));
+    assert!(said(&mut tracker).findings.iter().all(|finding| !matches!(finding.state, FindingState::Closed(_))));
+}
+
+/// The socket as a scan finds it: data to send, the window open, and nothing in flight.
+fn unsendable(ms: u64, backoff: u8) -> Event {
+    Event::Connection(ConnectionEvent {
+        at: at(ms),
+        key: key(1),
+        socket: SocketView {
+            snd_nxt: Some(1_000),
+            packets_out: Some(0),
+            retransmits: Some(0),
+            probes_out: Some(backoff),
+            backoff: Some(backoff),
+            timer: Some(PendingTimer { kind: SocketTimer::Persist, due_in: Duration::from_secs(1) }),
+            probing_for: Some(Duration::from_secs(3)),
+            ..socket(1)
+        },
+        kind: EventKind::Scanned,
+    })
+}
+
+#[test]
+fn what_cannot_be_sent_from_a_lost_address_is_found_by_the_scan() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(unsendable(10_000, 1));
+    assert_eq!(said(&mut tracker).questions.len(), 3);
+    tracker.handle_answer(at(10_001), found(0));
+    tracker.handle_answer(at(10_002), Answer::Owner { key: key(1), owner: Ok(None) });
+    tracker.handle_answer(at(10_003), Answer::Path { key: key(1), path: Ok(path(false)) });
+    let inactive = Ok(ConntrackStatus::Inactive);
+    tracker.handle_answer(at(10_004), Answer::Conntrack { key: key(1), conntrack: inactive });
+    let opened = said(&mut tracker);
+    assert_eq!(states(&opened), [FindingState::Opened]);
+    let ruling = &opened.findings[0].ruling;
+    assert_eq!((ruling.cause, ruling.confidence), (Cause::SourceAddressLost, Confidence::Confirmed));
+    assert_eq!(ruling.since, at(7_000));
+    // The next scans see the same and say nothing new, until the address is back.
+    tracker.handle_event(unsendable(15_000, 1));
+    assert_eq!(states(&said(&mut tracker)), []);
+    let probing = SocketStatus { timer: Some((SocketTimer::Persist, Duration::from_secs(1))), ..status(0) };
+    tracker.handle_answer(at(15_001), Answer::Socket { key: key(1), lookup: SocketLookup::Found(probing) });
+    assert_eq!(tracker.open_cases(), 1);
+    tracker.handle_answer(at(16_000), found(0));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Recovered)]);
 }
 
 #[test]
@@ -283,6 +404,7 @@ fn lost_events_keep_later_cases_confirmed_and_earlier_ones_suspected() {
     let before = said(&mut tracker);
     assert!(before.findings.iter().all(|finding| finding.ruling.confidence == Confidence::Suspected), "{before:?}");
     tracker.handle_event(timeout_event(2, 6));
+    tracker.handle_timeout(at(15_000));
     let after = said(&mut tracker);
     assert_eq!(after.findings[0].ruling.confidence, Confidence::Confirmed);
 }

@@ -9,16 +9,15 @@ use super::{
 };
 use crate::{
     judge::EvidenceKind,
-    model::{
-        Answer, ConnectionEvent, ConnectionKey, Event, MonoTime, Question, SocketLookup, SocketStatus, SocketTimer,
-    },
+    model::{Answer, ConnectionEvent, ConnectionKey, Event, MonoTime, Question, SocketLookup, SocketStatus},
 };
 
 /// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
 /// a host with more connections in limbo than this has one cause, not 16,384.
 pub const MAX_CASES: usize = 16_384;
-/// From this many timeouts in a row on the owner is asked for, so that a finding can name it when it is opened.
-const ASK_OWNER_AT_RETRANSMITS: u8 = 3;
+/// How long a first judgment waits for answers. They mostly take some milliseconds, on a starved host a second; without them the
+/// first word would be about another cause than the next.
+const HOLD: Duration = Duration::from_secs(2);
 /// An event that tells how a socket ended may still be on the ring when a witness finds the socket gone.
 const GRACE_FOR_LAST_EVENT: Duration = Duration::from_millis(500);
 
@@ -102,6 +101,10 @@ impl Tracker {
             Answer::Socket { key, lookup } => {
                 let Some(mut case) = self.take_case(&key) else { return };
                 case.asked_socket = false;
+                if case.has_ended {
+                    self.keep(case);
+                    return;
+                }
                 match lookup {
                     SocketLookup::Found(status) => self.socket_found(case, &status),
                     SocketLookup::Gone => {
@@ -114,8 +117,10 @@ impl Tracker {
                             self.close(case, Outcome::Unobserved);
                             return;
                         }
-                        case.look_when_overdue(self.now, None);
-                        self.judge_and_keep(case);
+                        if case.has_finding() {
+                            case.look_when_overdue(self.now, None);
+                        }
+                        self.take_answer(case);
                     }
                 }
             }
@@ -126,7 +131,20 @@ impl Tracker {
                     Ok(None) => OwnerKnowledge::NoProcess,
                     Err(why) => OwnerKnowledge::Unavailable(why),
                 };
-                if case.has_finding() { self.judge_and_keep(case) } else { self.keep(case) }
+                case.asked_owner = false;
+                self.take_answer(case);
+            }
+            Answer::Path { key, path } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                let evidence = case.surroundings.take_path(path.into());
+                evidence.into_iter().for_each(|kind| case.note(self.now, kind));
+                self.take_answer(case);
+            }
+            Answer::Conntrack { key, conntrack } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                let evidence = case.surroundings.take_conntrack(conntrack.into());
+                evidence.into_iter().for_each(|kind| case.note(self.now, kind));
+                self.take_answer(case);
             }
         }
     }
@@ -152,6 +170,11 @@ impl Tracker {
                     case.look_when_overdue(self.now, None);
                     self.keep(case);
                 }
+                Some(Wake::Judge) => {
+                    case.forget_when_overdue(self.now);
+                    self.judge_and_keep(case);
+                }
+                Some(Wake::End) => self.end(case),
                 Some(Wake::Gone) => {
                     case.note(self.now, EvidenceKind::SocketGone);
                     self.close(case, Outcome::Unobserved);
@@ -172,6 +195,10 @@ impl Tracker {
     fn handle_connection_event(&mut self, event: ConnectionEvent) {
         self.advance(event.at);
         let known = match self.take_case(&event.key) {
+            Some(case) if case.has_ended && (case.is_other_socket(&event) || !is_closing(&event)) => {
+                self.end(case);
+                None
+            }
             Some(mut case) if case.is_other_socket(&event) => {
                 case.note(self.now, EvidenceKind::SocketGone);
                 self.close(case, Outcome::Unobserved);
@@ -197,44 +224,43 @@ impl Tracker {
         };
         case.take(&event);
         case.touched = self.now;
-        if let Some(finding) = case.judge(self.now, self.events_lost) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
-        }
         if is_closing(&event) {
-            let outcome = case.outcome();
-            self.close(case, outcome);
+            case.has_ended = true;
+            if case.asked_owner {
+                case.wake = Some((self.now + HOLD, Wake::End));
+                self.keep(case);
+            } else {
+                self.end(case);
+            }
             return;
         }
-        let retransmits = event.socket.retransmits.unwrap_or(0);
-        if case.owner == OwnerKnowledge::NotAsked && (case.has_finding() || retransmits >= ASK_OWNER_AT_RETRANSMITS) {
-            // The socket's inode comes first; the owner is asked for when it is known.
-            self.ask_socket(&mut case);
+        if case.is_serious() || case.has_ruling(self.events_lost) {
+            self.ask_owner(&mut case);
+            self.outputs.extend(case.questions().into_iter().map(Output::Question));
+            // A finding that is opened with the answers needs no correction a moment later.
+            if !case.has_finding() && case.awaits_answers() {
+                let until = *case.held_until.get_or_insert(self.now + HOLD);
+                if self.now < until {
+                    case.wake = Some((until, Wake::Judge));
+                    self.keep(case);
+                    return;
+                }
+            }
         }
-        self.keep(case);
+        self.judge_and_keep(case);
     }
 
     fn socket_found(&mut self, mut case: Case, status: &SocketStatus) {
         case.set_socket_known();
         case.touched = self.now;
-        if case.owner == OwnerKnowledge::NotAsked {
-            match status.inode {
-                0 => case.owner = OwnerKnowledge::NoProcess,
-                inode => {
-                    self.outputs.push_back(Output::Question(Question::Owner { key: case.key, inode }));
-                }
-            }
-        }
+        self.ask_owner_of(&mut case, u64::from(status.inode));
         if !case.has_finding() {
-            self.keep(case);
-        } else if status.retransmits == 0 {
+            self.take_answer(case);
+        } else if status.is_at_rest() {
             case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
             self.close(case, Outcome::Recovered);
         } else {
-            let pending = match status.timer {
-                Some((SocketTimer::Retransmission, wait)) => Some(wait),
-                Some((SocketTimer::Keepalive | SocketTimer::Persist, _)) | None => None,
-            };
-            case.look_when_overdue(self.now, pending);
+            case.look_when_overdue(self.now, status.timer.map(|(_, wait)| wait));
             self.judge_and_keep(case);
         }
     }
@@ -246,11 +272,60 @@ impl Tracker {
         }
     }
 
+    /// Asks who holds the socket, if that is not known yet.
+    fn ask_owner(&mut self, case: &mut Case) {
+        match case.inode() {
+            Some(inode) => self.ask_owner_of(case, inode),
+            // The socket's inode comes first.
+            None if case.owner == OwnerKnowledge::NotAsked => self.ask_socket(case),
+            None => {}
+        }
+    }
+
+    fn ask_owner_of(&mut self, case: &mut Case, inode: u64) {
+        if case.owner != OwnerKnowledge::NotAsked || case.asked_owner {
+            return;
+        }
+        if inode == 0 {
+            case.owner = OwnerKnowledge::NoProcess;
+        } else {
+            case.asked_owner = true;
+            self.outputs.push_back(Output::Question(Question::Owner { key: case.key, inode }));
+        }
+    }
+
+    /// Judges what has waited for answers when all are in.
+    fn take_answer(&mut self, mut case: Case) {
+        if case.has_ended {
+            if case.asked_owner {
+                self.keep(case);
+            } else {
+                self.end(case);
+            }
+        } else if case.has_finding() {
+            self.judge_and_keep(case);
+        } else if case.held_until.is_some() && !case.awaits_answers() {
+            case.forget_when_overdue(self.now);
+            self.judge_and_keep(case);
+        } else {
+            self.keep(case);
+        }
+    }
+
     fn judge_and_keep(&mut self, mut case: Case) {
         if let Some(finding) = case.judge(self.now, self.events_lost) {
             self.outputs.push_back(Output::Finding(Box::new(finding)));
         }
         self.keep(case);
+    }
+
+    /// Judges a case whose socket has closed for the last time, and closes it.
+    fn end(&mut self, mut case: Case) {
+        if let Some(finding) = case.judge(self.now, self.events_lost) {
+            self.outputs.push_back(Output::Finding(Box::new(finding)));
+        }
+        let outcome = case.outcome();
+        self.close(case, outcome);
     }
 
     fn close(&mut self, case: Case, outcome: Outcome) {
@@ -273,8 +348,12 @@ impl Tracker {
     fn keep(&mut self, case: Case) {
         if self.cases.len() >= MAX_CASES
             && let Some((_, _, oldest)) = self.by_touch.first().copied()
-            && let Some(evicted) = self.take_case(&oldest)
+            && let Some(mut evicted) = self.take_case(&oldest)
         {
+            // What was still waiting for answers is judged without them.
+            if let Some(finding) = evicted.judge(self.now, self.events_lost) {
+                self.outputs.push_back(Output::Finding(Box::new(finding)));
+            }
             self.close(evicted, Outcome::Evicted);
         }
         if let Some((at, _)) = case.wake {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use clap::{Args, ValueEnum};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::{
     Exit, KernelArgs,
@@ -10,27 +11,48 @@ use super::{
     terminal_width,
 };
 use crate::{
-    kernel::{Filter, Privileges, Probes},
-    model::{Coverage, HookStatus, cost_of_missing},
+    app::{clock, self_test, this_host},
+    kernel::{Filter, Privileges},
+    model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, ScanStatus, cost_of_missing},
+    report::record::Recorder,
     sink::Stdout,
 };
 
-/// Attaches everything for a moment, without a look at any event, and says what became of it.
-pub(super) fn run(args: &KernelArgs) -> anyhow::Result<Exit> {
+/// What was typed.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 everything is observed, 1 degraded, 2 nothing can be observed.")]
+pub(super) struct CheckArgs {
+    /// How to report
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// The `coverage` record
+    Json,
+}
+
+/// Attaches everything for a moment, lets a connection of its own fail, and says what became of it.
+pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
     let prepared = prepare(args)?;
     let privileges = privileges()?;
-    // The namespace with inode 1 does not exist: attached for a moment, the programs let no event pass.
-    let filter = Filter { netns: Some(1), ..Filter::default() };
-    let coverage = runtime()?.block_on(async {
-        Probes::attach(&prepared.facts, &prepared.plan, &load_options(args, filter))
-            .map(|probes| probes.coverage().clone())
-    })?;
-    Stdout.text(&text(&coverage, privileges, prepared.facts.hz))?;
+    let options = load_options(args, Filter::default());
+    let coverage = runtime()?.block_on(self_test(&prepared.facts, &prepared.plan, &options))?;
     let full = coverage.is_full() && privileges.enter_namespaces && privileges.see_owners;
+    match own.format {
+        Format::Text => Stdout.text(&text(&coverage, privileges, prepared.facts.hz, full))?,
+        Format::Json => {
+            let mut recorder = Recorder::new(this_host()?, clock::wall_clock());
+            Stdout.record(&recorder.coverage(clock::now(), &coverage))?;
+        }
+    }
     Ok(if full { Exit::Clean } else { Exit::Found })
 }
 
-fn text(coverage: &Coverage, privileges: Privileges, hz: u32) -> String {
+fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> String {
     let mut out = format!("Linux {}, {hz} ticks a second\n\n", coverage.kernel_release);
     let mut table = Table::new();
     let width = u16::try_from(terminal_width()).unwrap_or(u16::MAX);
@@ -46,6 +68,9 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32) -> String {
         let cost = cost_of_missing(*hook);
         match status {
             HookStatus::Attached(mechanism) => row(hook.name(), "ok", format!("by {mechanism}")),
+            HookStatus::Unsupported(why) if coverage.is_served_by_scan(*hook) => {
+                row(hook.name(), "by scan", format!("{cost}. {why}"));
+            }
             HookStatus::Unsupported(why) => row(hook.name(), "unsupported", format!("costs: {cost}. {why}")),
             HookStatus::Broken(why) => row(hook.name(), "broken", format!("costs: {cost}. {why}")),
         }
@@ -54,8 +79,19 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32) -> String {
         let state = if missing.harmless { "not needed" } else { "unavailable" };
         row(&missing.field, state, missing.why.clone());
     }
+    match &coverage.scan {
+        ScanStatus::Iterator => row("scan", "ok", "all sockets of a namespace, by a BPF iterator".to_owned()),
+        ScanStatus::SockDiag(why) => row("scan", "sock_diag", format!("costs: {COST_OF_SOCK_DIAG}. {why}")),
+    }
+    if let Some(test) = &coverage.self_test {
+        row("self-test", test.status(), test.to_string());
+    }
+    // Names stay whole; what it means is what wraps.
+    for column in table.column_iter_mut().take(2) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
     let _ = writeln!(out, "{table}\n");
-    out.push_str(if coverage.is_full() {
+    out.push_str(if full {
         "Everything connprobe can observe is observed here.\n"
     } else {
         "Degraded: some verdicts are not possible here, as said above.\n"

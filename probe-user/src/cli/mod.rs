@@ -2,13 +2,22 @@
 
 mod check;
 mod diagnose;
+mod explain;
+mod observe;
 mod prepare;
+mod snapshot;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{model::Mechanism, report::text::WIDEST};
+use connprobe_common::fields::Field;
+
+use crate::{
+    kernel::{Faults, Names, field_named},
+    model::{Hook, Mechanism},
+    report::text::{Layout, WIDEST},
+};
 
 /// Tells which TCP connections of this host are in limbo, why, since when, how long the kernel will go on waiting, and what to
 /// do about it.
@@ -28,8 +37,12 @@ struct Cli {
 enum Command {
     /// Watch for a while and report the connections in limbo
     Diagnose(diagnose::DiagnoseArgs),
+    /// Look for a moment, without privileges and without loading anything, and report the connections in limbo
+    Snapshot(snapshot::SnapshotArgs),
     /// Say what can be observed on this kernel, by which mechanism, and what is missing
-    Check,
+    Check(check::CheckArgs),
+    /// Say what a verdict or a cause means, which evidence it takes, what it is not, and what to do
+    Explain(explain::ExplainArgs),
 }
 
 /// How to meet this kernel.
@@ -44,9 +57,37 @@ struct KernelArgs {
     /// Load the kernel programs from this object file instead of the built-in one
     #[arg(long, value_name = "PATH", global = true, hide = true, env = "CONNPROBE_BPF_OBJECT")]
     bpf_object: Option<PathBuf>,
+    /// Tests: look for everything this hook can be attached to under this name
+    #[arg(long, value_name = "HOOK=NAME", global = true, hide = true, value_parser = renamed_hook)]
+    test_rename_hook: Option<(Hook, String)>,
+    /// Tests: read this kernel field so many bytes from where it is
+    #[arg(long, value_name = "FIELD=BYTES", global = true, hide = true, value_parser = shifted_field)]
+    test_shift_field: Option<(Field, u32)>,
+    /// Tests: scan through NETLINK_SOCK_DIAG, as where there are no iterators
+    #[arg(long, global = true, hide = true)]
+    test_scan_by_sock_diag: bool,
     /// Size of the ring between kernel and user space, in bytes
     #[arg(long, value_name = "BYTES", global = true, hide = true, value_parser = ring_bytes)]
     ring_bytes: Option<u32>,
+}
+
+impl KernelArgs {
+    fn faults(&self) -> Faults {
+        Faults { names: Names { renamed: self.test_rename_hook.clone() }, shifted_field: self.test_shift_field }
+    }
+}
+
+fn renamed_hook(text: &str) -> Result<(Hook, String), String> {
+    let (name, other) = text.split_once('=').ok_or("a hook is renamed by HOOK=NAME")?;
+    let hook =
+        Hook::ALL.into_iter().find(|hook| hook.name() == name).ok_or_else(|| format!("there is no hook {name:?}"))?;
+    Ok((hook, other.to_owned()))
+}
+
+fn shifted_field(text: &str) -> Result<(Field, u32), String> {
+    let (name, bytes) = text.split_once('=').ok_or("a field is moved by FIELD=BYTES")?;
+    let field = field_named(name).ok_or_else(|| format!("there is no field {name:?}"))?;
+    Ok((field, bytes.parse().map_err(|error| format!("{bytes:?}: {error}"))?))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -56,6 +97,10 @@ enum MechanismArg {
     TpBtf,
     /// Classic tracepoints
     Tracepoint,
+    /// Trampolines at functions (fentry and fexit)
+    Fentry,
+    /// Probes at functions (kprobes and kretprobes)
+    Kprobe,
 }
 
 impl From<MechanismArg> for Mechanism {
@@ -63,6 +108,8 @@ impl From<MechanismArg> for Mechanism {
         match mechanism {
             MechanismArg::TpBtf => Self::TpBtf,
             MechanismArg::Tracepoint => Self::Tracepoint,
+            MechanismArg::Fentry => Self::Fentry,
+            MechanismArg::Kprobe => Self::Kprobe,
         }
     }
 }
@@ -88,6 +135,12 @@ fn terminal_width() -> usize {
         None if stdout.is_terminal() => CONVENTIONAL,
         None => WIDEST,
     }
+}
+
+/// How to lay text out on standard output.
+fn layout() -> Layout {
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    Layout { width: terminal_width(), color: std::io::stdout().is_terminal() && !is_plain }
 }
 
 /// How the program ended.
@@ -118,7 +171,9 @@ pub fn run() -> Exit {
     start_logging(cli.verbose);
     let result = match cli.command {
         Command::Diagnose(args) => diagnose::run(&cli.kernel, args),
-        Command::Check => check::run(&cli.kernel),
+        Command::Snapshot(args) => snapshot::run(args),
+        Command::Check(args) => check::run(&cli.kernel, &args),
+        Command::Explain(args) => explain::run(&args),
     };
     result.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

@@ -19,7 +19,7 @@ pub(super) fn prepare(args: &KernelArgs) -> anyhow::Result<Prepared> {
     if !privileges()?.bpf {
         bail!("cannot observe: loading kernel programs needs root, or the capabilities CAP_BPF and CAP_PERFMON");
     }
-    let facts = Facts::read(args.btf.as_deref())?;
+    let facts = Facts::read(args.btf.as_deref(), &args.faults())?;
     let plan = plan(&facts.for_plan(), args.force_mechanism.map(Mechanism::from));
     Ok(Prepared { facts, plan })
 }
@@ -29,7 +29,12 @@ pub(super) fn privileges() -> anyhow::Result<Privileges> {
 }
 
 pub(super) fn load_options(args: &KernelArgs, filter: Filter) -> LoadOptions {
-    LoadOptions { filter, ring_bytes: args.ring_bytes, object: args.bpf_object.clone() }
+    LoadOptions {
+        filter,
+        ring_bytes: args.ring_bytes,
+        object: args.bpf_object.clone(),
+        scan_by_sock_diag: args.test_scan_by_sock_diag,
+    }
 }
 
 /// The runtime of the one event loop: everything runs on this thread.

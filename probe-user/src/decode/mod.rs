@@ -11,13 +11,14 @@ use std::{
 };
 
 use connprobe_common::{
-    abi::{ABI_VERSION, NO_RESULT, SocketRecord, hook},
+    abi::{ABI_VERSION, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
     fields::Field,
 };
 use zerocopy::FromBytes as _;
 
 use crate::model::{
-    ConnectionEvent, ConnectionKey, EventKind, Keepalive, MonoTime, SocketCookie, SocketView, TcpState, Ticks,
+    ConnectionEvent, ConnectionKey, EventKind, Keepalive, MonoTime, PendingTimer, SocketCookie, SocketTimer,
+    SocketView, TcpState, Ticks,
 };
 
 /// Why a record is no event.
@@ -43,7 +44,7 @@ pub enum DecodeError {
 }
 
 /// What turns the kernel's units into ours on this kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Units {
     /// Jiffies a second (`CONFIG_HZ`).
     pub hz: u32,
@@ -70,6 +71,9 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
     if record.abi_version != ABI_VERSION {
         return Err(DecodeError::Version(record.abi_version));
     }
+    if record.hook == hook::KFREE_SKB && record.new_state == UNKNOWN_STATE {
+        return Ok(event(&record, SocketView::default(), EventKind::SynReceived));
+    }
     let from = tcp_state(record.old_state)?;
     let to = tcp_state(record.new_state)?;
     let kind = match record.hook {
@@ -81,18 +85,47 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         hook::TCP_RECEIVE_RESET => EventKind::ResetReceived,
         hook::TCP_SEND_RESET => EventKind::ResetSent,
         hook::INET_SK_ERROR_REPORT => EventKind::SocketError,
+        hook::KFREE_SKB => EventKind::SynReceived,
+        hook::TCP_WRITE_WAKEUP => {
+            EventKind::ProbeSent { send_result: (record.result != NO_RESULT).then_some(record.result) }
+        }
+        hook::SCAN => EventKind::Scanned,
         other => return Err(DecodeError::Hook(other)),
     };
-    Ok(ConnectionEvent {
+    let mut socket = socket_view(&record, to, units);
+    if let EventKind::ProbeSent { send_result } = kind {
+        count_keepalive_probe(&mut socket, send_result);
+    }
+    Ok(event(&record, socket, kind))
+}
+
+fn event(record: &SocketRecord, socket: SocketView, kind: EventKind) -> ConnectionEvent {
+    ConnectionEvent {
         at: MonoTime::from_ns(record.ktime_ns),
         key: ConnectionKey {
             netns: record.netns,
             local: endpoint(record.local_address, record.local_port),
             remote: endpoint(record.remote_address, record.remote_port),
         },
-        socket: socket_view(&record, to, units),
+        socket,
         kind,
-    })
+    }
+}
+
+/// The event of a keepalive probe comes before the kernel has counted it and set its timer again (`tcp_keepalive_timer`,
+/// `net/ipv4/tcp_timer.c`); that of a window's probe comes after, with its timer running.
+fn count_keepalive_probe(socket: &mut SocketView, send_result: Option<i32>) {
+    /// `TCP_RESOURCE_PROBE_INTERVAL`, when this host is short of memory.
+    const RESOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(500);
+    if socket.timer.is_some() {
+        return;
+    }
+    if send_result.is_some_and(|result| result > 0) {
+        socket.keepalive_due_in = Some(RESOURCE_PROBE_INTERVAL);
+    } else {
+        socket.probes_out = socket.probes_out.map(|count| count.saturating_add(1));
+        socket.keepalive_due_in = socket.keepalive.and_then(|keepalive| keepalive.interval);
+    }
 }
 
 fn tcp_state(number: u8) -> Result<TcpState, DecodeError> {
@@ -116,6 +149,7 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
         state: Some(state),
         ticks: (record.jiffies != 0 && units.hz != 0).then_some(Ticks { jiffies: record.jiffies, hz: units.hz }),
         cookie: (record.cookie != 0).then_some(SocketCookie(record.cookie)),
+        sequence_is_relative: false,
         snd_una: of(has(Field::TpSndUna), record.snd_una),
         snd_nxt: of(has(Field::TpSndNxt), record.snd_nxt),
         write_seq: of(has(Field::TpWriteSeq), record.write_seq),
@@ -130,12 +164,20 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
         retransmitting_for: retransmitting_for(record).filter(|_| has(Field::TpRetransStamp)),
         last_ack_ago: of(has(Field::TpRcvTstamp), since_jiffies(record, record.rcv_tstamp_jiffies, units)),
         user_timeout: of(has(Field::IcskUserTimeout), Duration::from_millis(u64::from(record.user_timeout_ms))),
+        timer: timer(record, units).filter(|_| has(Field::IcskPending) && has(Field::IcskTimeout)),
+        probing_for: (record.probes_tstamp_jiffies != 0)
+            .then(|| since_jiffies(record, record.probes_tstamp_jiffies, units))
+            .filter(|_| has(Field::IcskProbesTstamp)),
+        last_data_ago: of(has(Field::IcskAckLrcvtime), since_jiffies(record, record.lrcvtime_jiffies, units)),
+        keepalive_due_in: of(has(Field::SkTimerExpires), until_jiffies(record, record.sk_timer_expires_jiffies, units)),
         keepalive: keepalive(record, flag(units.sock_keepopen_bit), units),
         orphaned: flag(units.sock_dead_bit),
         tcp_retries2: of(has(Field::NetTcpRetries2), record.tcp_retries2),
         tcp_orphan_retries: of(has(Field::NetTcpOrphanRetries), record.tcp_orphan_retries),
         ingress_ifindex: of(has(Field::SkRxDstIfindex), record.ingress_ifindex),
         egress_ifindex: of(has(Field::DevIfindex), record.egress_ifindex),
+        soft_error: of(has(Field::SkErrSoft), record.soft_error),
+        inode: of(has(Field::SocketInode), record.inode),
         error: of(has(Field::SkErr), record.error),
     }
 }
@@ -164,17 +206,51 @@ const fn low_32_bits(value: u64) -> u32 {
     value as u32
 }
 
+/// `icsk_pending` (`include/net/inet_connection_sock.h`): the numbers have stayed the same since 4.x but for those that no
+/// longer exist.
+fn timer(record: &SocketRecord, units: Units) -> Option<PendingTimer> {
+    const RETRANSMISSION: u8 = 1;
+    const PERSIST: u8 = 3;
+    const LOSS_PROBE: u8 = 5;
+    const REORDERING: u8 = 6;
+    let kind = match record.pending {
+        RETRANSMISSION | LOSS_PROBE | REORDERING => SocketTimer::Retransmission,
+        PERSIST => SocketTimer::Persist,
+        _ => return None,
+    };
+    Some(PendingTimer { kind, due_in: until_jiffies(record, record.retransmit_expires_jiffies, units) })
+}
+
+/// Kernel timers hold jiffies as a `long`, which on 64-bit machines is `jiffies_64` itself.
+fn until_jiffies(record: &SocketRecord, later: u64, units: Units) -> Duration {
+    let left = later.wrapping_sub(record.jiffies);
+    // Past already, or not armed for ages.
+    let left = if left > u64::MAX / 2 { 0 } else { left };
+    Duration::from_nanos(left.saturating_mul(1_000_000_000 / u64::from(units.hz.max(1))))
+}
+
 fn keepalive(record: &SocketRecord, enabled: Option<bool>, units: Units) -> Option<Keepalive> {
     let has = |field: Field| record.available & field.bit() != 0;
     if !(has(Field::TpKeepaliveTime) && has(Field::TpKeepaliveIntvl) && has(Field::TpKeepaliveProbes)) {
         return None;
     }
-    let own = |jiffies: u32| (jiffies != 0).then(|| units.jiffies(jiffies));
+    // 0 stands for the namespace's setting (`keepalive_time_when()` and its siblings, `include/net/tcp.h`).
+    let effective = |own: u32, field: Field, default: u32| match own {
+        0 => has(field).then(|| units.jiffies(default)),
+        own => Some(units.jiffies(own)),
+    };
     Some(Keepalive {
         enabled: enabled?,
-        idle: own(record.keepalive_time_jiffies),
-        interval: own(record.keepalive_intvl_jiffies),
-        probes: (record.keepalive_probes != 0).then_some(record.keepalive_probes),
+        idle: effective(record.keepalive_time_jiffies, Field::NetKeepaliveTime, record.net_keepalive_time_jiffies),
+        interval: effective(
+            record.keepalive_intvl_jiffies,
+            Field::NetKeepaliveIntvl,
+            record.net_keepalive_intvl_jiffies,
+        ),
+        probes: match record.keepalive_probes {
+            0 => has(Field::NetKeepaliveProbes).then_some(record.net_keepalive_probes),
+            own => Some(own),
+        },
     })
 }
 

@@ -86,7 +86,7 @@ fn keepalive_settings_of_zero_mean_the_namespaces_default() {
 fn what_no_program_writes_is_named() {
     let bytes = record();
     let bytes = bytes.as_bytes();
-    assert_eq!(decode(&bytes[1..], UNITS), Err(DecodeError::Length { actual: 167, expected: 168 }));
+    assert_eq!(decode(&bytes[1..], UNITS), Err(DecodeError::Length { actual: 215, expected: 216 }));
     let mut other = record();
     other.abi_version = 9;
     assert_eq!(decode(other.as_bytes(), UNITS), Err(DecodeError::Version(9)));
@@ -106,7 +106,7 @@ proptest! {
 
     #[test]
     fn no_record_of_the_right_length_makes_the_decoder_panic(
-        bytes in proptest::collection::vec(any::<u8>(), 168),
+        bytes in proptest::collection::vec(any::<u8>(), size_of::<SocketRecord>()),
         hook in 0u16..8,
         state in 0u8..14,
         hz: u32,

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use crate::model::{MonoTime, SocketView, Ticks};
+use super::Sight;
+use crate::model::{MonoTime, SocketTimer, SocketView, Ticks};
 
 /// Which kernel timer ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelTimer {
     /// The retransmission timer (`tcp_retransmit_timer`).
     Retransmission,
+    /// The persist timer (`tcp_probe_timer`).
+    Probe0,
+    /// The keepalive timer (`tcp_keepalive_timer`).
+    Keepalive,
 }
 
 impl KernelTimer {
@@ -16,6 +21,8 @@ impl KernelTimer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Retransmission => "retransmission",
+            Self::Probe0 => "probe0",
+            Self::Keepalive => "keepalive",
         }
     }
 }
@@ -38,6 +45,11 @@ pub enum DeadlineSource {
         /// Its value.
         timeout: Duration,
     },
+    /// The socket's number of keepalive probes, or the namespace's (`net.ipv4.tcp_keepalive_probes`).
+    KeepaliveProbes {
+        /// That number.
+        probes: u8,
+    },
 }
 
 impl DeadlineSource {
@@ -47,6 +59,7 @@ impl DeadlineSource {
             Self::TcpRetries2 { .. } => "tcp_retries2",
             Self::TcpOrphanRetries { .. } => "tcp_orphan_retries",
             Self::TcpUserTimeout { .. } => "tcp_user_timeout",
+            Self::KeepaliveProbes { .. } => "keepalive_probes",
         }
     }
 }
@@ -71,15 +84,19 @@ const DEFAULT_ORPHAN_RETRIES: u8 = 8;
 /// More timer steps than any setting allows (255 retries): only a bound on the loop.
 const MOST_STEPS: u32 = 512;
 
-/// The deadline of a connection whose retransmission timer fired at `fired_at` with the socket as in `socket`.
+/// The deadline of a connection whose data is unacknowledged.
 ///
 /// `tcp_write_timeout()` (`net/ipv4/tcp_timer.c`) is asked at every firing, and gives up at the first one at which the time
 /// since the first retransmission has reached the limit of `retransmits_timed_out()`: `TCP_USER_TIMEOUT` when it is set,
 /// else the time a connection with an RTO of 200 ms would need for `tcp_retries2` doublings (`tcp_model_timeout()`). Between
 /// firings the timer doubles up to its maximum, and `tcp_clamp_rto_to_user_timeout()` (from 4.19) shortens the last wait to
 /// a user timeout. Each wait is as long as the timer wheel makes it. `None` when the kernel does not tell what is needed.
-pub(super) fn of_retransmission(fired_at: MonoTime, socket: &SocketView) -> Option<Deadline> {
-    let rto_max = socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX);
+///
+/// When each retransmission `is_refused` by an ICMP error, that takes its doubling away again (`tcp_ld_RTO_revert()`, RFC 6069): the
+/// waits stay as they are. Routers limit such errors, so this is true to one wait.
+pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<Deadline> {
+    let socket = sight.socket;
+    let rto_max = rto_max(socket);
     let mut rto = socket.rto.filter(|rto| !rto.is_zero())?;
     let set_by = source(socket, rto < rto_max)?;
     let limit = match set_by {
@@ -87,23 +104,112 @@ pub(super) fn of_retransmission(fired_at: MonoTime, socket: &SocketView) -> Opti
         DeadlineSource::TcpRetries2 { retries } | DeadlineSource::TcpOrphanRetries { retries } => {
             model_timeout(retries, rto_max)
         }
+        DeadlineSource::KeepaliveProbes { .. } => return None,
     };
-    // The first retransmission is the one that fired now when none was stamped before.
-    let first = fired_at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
-    let mut firing = fired_at;
+    // The first retransmission is the one that fires now when none was stamped before.
+    let first = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
     let mut wheel = TimerWheel { ticks: socket.ticks };
+    let mut firing = sight.at;
+    if !sight.timer_fired {
+        firing = firing + wheel.armed(pending(socket, SocketTimer::Retransmission)?, rto);
+    }
+    let deadline = |at| Some(Deadline { at, timer: KernelTimer::Retransmission, set_by });
     for _ in 0..MOST_STEPS {
-        rto = rto.saturating_mul(2).min(rto_max);
+        // The firing that was seen has not given up.
+        if firing.since(first) >= limit && !(sight.timer_fired && firing == sight.at) {
+            return deadline(firing);
+        }
+        if !is_refused {
+            rto = rto.saturating_mul(2).min(rto_max);
+        }
         let wait = match set_by {
             DeadlineSource::TcpUserTimeout { timeout } => rto.min(timeout.saturating_sub(firing.since(first))),
-            DeadlineSource::TcpRetries2 { .. } | DeadlineSource::TcpOrphanRetries { .. } => rto,
+            DeadlineSource::TcpRetries2 { .. }
+            | DeadlineSource::TcpOrphanRetries { .. }
+            | DeadlineSource::KeepaliveProbes { .. } => rto,
         };
         firing = firing + wheel.wait(wait);
-        if firing.since(first) >= limit {
-            break;
-        }
     }
-    Some(Deadline { at: firing, timer: KernelTimer::Retransmission, set_by })
+    deadline(firing)
+}
+
+/// The deadline of a connection whose data cannot be sent and whose persist timer runs.
+///
+/// `tcp_probe_timer()` gives up at the first firing that finds `tcp_retries2` (or `tcp_orphan_retries`) probes unanswered, or
+/// `TCP_USER_TIMEOUT` over since the first probe. `tcp_send_probe0()` doubles the wait. A peer that answers sets the count
+/// back: then only a user timeout ends the wait, and without one nothing does.
+pub(super) fn of_probes(sight: &Sight<'_>, answered: bool) -> Option<Deadline> {
+    let socket = sight.socket;
+    let rto_max = rto_max(socket);
+    let base = socket.rto?.max(RTO_MIN);
+    let retries = match source(&SocketView { user_timeout: Some(Duration::ZERO), ..socket.clone() }, base < rto_max)? {
+        source @ (DeadlineSource::TcpRetries2 { retries } | DeadlineSource::TcpOrphanRetries { retries }) => {
+            (source, retries)
+        }
+        DeadlineSource::TcpUserTimeout { .. } | DeadlineSource::KeepaliveProbes { .. } => return None,
+    };
+    let user_timeout = socket.user_timeout.filter(|timeout| !timeout.is_zero());
+    if answered && user_timeout.is_none() {
+        return None;
+    }
+    let (mut probes, mut backoff) = (socket.probes_out?, u32::from(socket.backoff?));
+    let most_doublings =
+        u64::try_from(rto_max.as_millis() / RTO_MIN.as_millis()).unwrap_or(u64::MAX).max(1).ilog2() + 1;
+    let wait_at = |backoff: u32| base.saturating_mul(1 << backoff.min(most_doublings).min(30)).min(rto_max);
+    let mut wheel = TimerWheel { ticks: socket.ticks };
+    let mut firing = sight.at + wheel.armed(pending(socket, SocketTimer::Persist)?, wait_at(backoff));
+    let first = socket.probing_for.map_or(firing, |since| sight.at.before(since));
+    let deadline = |at, set_by| Some(Deadline { at, timer: KernelTimer::Probe0, set_by });
+    for _ in 0..MOST_STEPS {
+        if let Some(timeout) = user_timeout.filter(|timeout| firing.since(first) >= *timeout) {
+            return deadline(firing, DeadlineSource::TcpUserTimeout { timeout });
+        }
+        if !answered && probes >= retries.1 {
+            return deadline(firing, retries.0);
+        }
+        probes = probes.saturating_add(1);
+        backoff = (backoff + 1).min(u32::from(socket.tcp_retries2?).max(backoff));
+        let left = user_timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(firing.since(first)));
+        firing = firing + wheel.wait(wait_at(backoff).min(left.max(Duration::from_millis(1))));
+    }
+    None
+}
+
+/// The deadline of an idle connection whose keepalive probes are not answered.
+///
+/// `tcp_keepalive_timer()` gives up at the first firing that finds as many probes unanswered as the socket allows; with
+/// `TCP_USER_TIMEOUT` set, at the first one at which that time is over since anything came in, instead.
+pub(super) fn of_keepalive(sight: &Sight<'_>) -> Option<Deadline> {
+    let socket = sight.socket;
+    let keepalive = socket.keepalive.filter(|keepalive| keepalive.enabled)?;
+    let (interval, allowed) = (keepalive.interval?, keepalive.probes?);
+    let user_timeout = socket.user_timeout?;
+    let heard = sight.at.before(socket.last_data_ago?.min(socket.last_ack_ago?));
+    let mut wheel = TimerWheel { ticks: socket.ticks };
+    let mut firing = sight.at + wheel.armed(socket.keepalive_due_in?, interval);
+    let mut probes = socket.probes_out?;
+    let deadline = |at, set_by| Some(Deadline { at, timer: KernelTimer::Keepalive, set_by });
+    for _ in 0..MOST_STEPS {
+        if user_timeout.is_zero() {
+            if probes >= allowed {
+                return deadline(firing, DeadlineSource::KeepaliveProbes { probes: allowed });
+            }
+        } else if probes > 0 && firing.since(heard) >= user_timeout {
+            return deadline(firing, DeadlineSource::TcpUserTimeout { timeout: user_timeout });
+        }
+        probes = probes.saturating_add(1);
+        firing = firing + wheel.wait(interval);
+    }
+    None
+}
+
+fn rto_max(socket: &SocketView) -> Duration {
+    socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)
+}
+
+/// In how long this timer fires; `None` when another one, or none, is pending.
+fn pending(socket: &SocketView, kind: SocketTimer) -> Option<Duration> {
+    socket.timer.filter(|timer| timer.kind == kind).map(|timer| timer.due_in)
 }
 
 fn source(socket: &SocketView, rto_below_max: bool) -> Option<DeadlineSource> {
@@ -148,17 +254,26 @@ impl TimerWheel {
 
     /// How long a timer armed now for `wait` really waits; the wheel then stands at that tick (`calc_wheel_index()`).
     fn wait(&mut self, wait: Duration) -> Duration {
-        let Some(Ticks { jiffies, hz }) = &mut self.ticks else { return wait };
+        self.expire(wait, wait)
+    }
+
+    /// How long a timer really waits that was armed for `armed_for` and is due in `due_in`.
+    fn armed(&mut self, due_in: Duration, armed_for: Duration) -> Duration {
+        self.expire(due_in, armed_for)
+    }
+
+    fn expire(&mut self, due_in: Duration, armed_for: Duration) -> Duration {
+        let Some(Ticks { jiffies, hz }) = &mut self.ticks else { return due_in };
         let per_second = u64::from((*hz).max(1));
         let to_jiffies = |duration: Duration| {
             let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
             nanoseconds.div_ceil(1_000_000_000 / per_second.min(1_000_000_000))
         };
-        let delta = to_jiffies(wait);
+        let delta = to_jiffies(armed_for);
         let level_of = |level: &u32| delta < (Self::LEVEL_SIZE - 1) << (level * Self::LEVEL_SHIFT);
         let level = (0..Self::LEVELS).find(level_of).unwrap_or(Self::LEVELS - 1);
         let shift = level * Self::LEVEL_SHIFT;
-        let expires = ((jiffies.saturating_add(delta) >> shift) + 1) << shift;
+        let expires = ((jiffies.saturating_add(to_jiffies(due_in)) >> shift) + 1) << shift;
         let waited = expires.saturating_sub(*jiffies);
         *jiffies = expires;
         Duration::from_nanos(waited.saturating_mul(1_000_000_000 / per_second.min(1_000_000_000)))
@@ -168,6 +283,7 @@ impl TimerWheel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Keepalive, PendingTimer};
 
     fn socket(rto_ms: u64, retransmitting_for_ms: u64) -> SocketView {
         SocketView {
@@ -181,9 +297,13 @@ mod tests {
         }
     }
 
+    fn fired_at(at: MonoTime, socket: &SocketView) -> Sight<'_> {
+        Sight { at, socket, timer_fired: true }
+    }
+
     fn in_ms(socket: &SocketView) -> u128 {
         let fired = MonoTime::from_ns(5_000_000_000_000);
-        of_retransmission(fired, socket).unwrap().at.since(fired).as_millis()
+        of_retransmission(&fired_at(fired, socket), false).unwrap().at.since(fired).as_millis()
     }
 
     /// ip-sysctl.rst: "The default value of 15 yields a hypothetical timeout of 924.6 seconds".
@@ -255,16 +375,86 @@ mod tests {
     fn an_orphan_has_its_own_limit() {
         let mut socket = socket(200, 0);
         socket.orphaned = Some(true);
-        let deadline = of_retransmission(MonoTime::default(), &socket).unwrap();
+        let deadline = of_retransmission(&fired_at(MonoTime::default(), &socket), false).unwrap();
         assert_eq!(deadline.set_by, DeadlineSource::TcpOrphanRetries { retries: 8 });
     }
 
     #[test]
     fn what_the_kernel_does_not_tell_gives_no_deadline() {
-        assert_eq!(of_retransmission(MonoTime::default(), &SocketView::default()), None);
+        assert_eq!(of_retransmission(&fired_at(MonoTime::default(), &SocketView::default()), false), None);
         let mut socket = socket(200, 0);
         socket.tcp_retries2 = None;
-        assert_eq!(of_retransmission(MonoTime::default(), &socket), None);
+        assert_eq!(of_retransmission(&fired_at(MonoTime::default(), &socket), false), None);
+    }
+
+    fn probing(probes_out: u8, backoff: u8, due_ms: u64) -> SocketView {
+        SocketView {
+            probes_out: Some(probes_out),
+            backoff: Some(backoff),
+            probing_for: Some(Duration::from_millis(600)),
+            timer: Some(PendingTimer { kind: SocketTimer::Persist, due_in: Duration::from_millis(due_ms) }),
+            ..socket(200, 0)
+        }
+    }
+
+    fn seen(socket: &SocketView) -> Sight<'_> {
+        Sight { at: MonoTime::from_ns(5_000_000_000_000), socket, timer_fired: false }
+    }
+
+    fn after_ms(deadline: Deadline) -> u128 {
+        deadline.at.since(MonoTime::from_ns(5_000_000_000_000)).as_millis()
+    }
+
+    #[test]
+    fn a_retransmission_timer_seen_in_between_fires_first() {
+        let timer = Some(PendingTimer { kind: SocketTimer::Retransmission, due_in: Duration::from_millis(100) });
+        let view = SocketView { timer, user_timeout: Some(Duration::from_secs(1)), ..socket(400, 300) };
+        // Fires 400 ms after the first retransmission, then at the user timeout.
+        let deadline = of_retransmission(&seen(&view), false).unwrap();
+        assert_eq!((after_ms(deadline), deadline.set_by.name()), (700, "tcp_user_timeout"));
+        assert_eq!(of_retransmission(&seen(&socket(400, 300)), false), None);
+    }
+
+    #[test]
+    fn unanswered_probes_end_with_the_count_of_tcp_retries2() {
+        let view = SocketView { tcp_retries2: Some(3), ..probing(1, 1, 400) };
+        // Probes 2 and 3 after 400 and 1,200 ms; the firing 1.6 s later gives up.
+        let deadline = of_probes(&seen(&view), false).unwrap();
+        assert_eq!(
+            (after_ms(deadline), deadline.timer, deadline.set_by.name()),
+            (2_800, KernelTimer::Probe0, "tcp_retries2")
+        );
+    }
+
+    #[test]
+    fn answered_probes_end_by_a_user_timeout_or_never() {
+        assert_eq!(of_probes(&seen(&probing(0, 5, 400)), true), None);
+        let view = SocketView { user_timeout: Some(Duration::from_secs(3)), ..probing(0, 5, 400) };
+        let deadline = of_probes(&seen(&view), true).unwrap();
+        assert_eq!((after_ms(deadline), deadline.set_by.name()), (2_400, "tcp_user_timeout"));
+    }
+
+    #[test]
+    fn keepalive_ends_with_its_count_of_probes_or_by_a_user_timeout() {
+        let keepalive = Some(Keepalive {
+            enabled: true,
+            idle: Some(Duration::from_secs(60)),
+            interval: Some(Duration::from_secs(10)),
+            probes: Some(3),
+        });
+        let view = SocketView {
+            keepalive,
+            keepalive_due_in: Some(Duration::from_secs(4)),
+            probes_out: Some(1),
+            last_ack_ago: Some(Duration::from_secs(66)),
+            last_data_ago: Some(Duration::from_secs(80)),
+            ..socket(200, 0)
+        };
+        let deadline = of_keepalive(&seen(&view)).unwrap();
+        assert_eq!((after_ms(deadline), deadline.set_by), (24_000, DeadlineSource::KeepaliveProbes { probes: 3 }));
+        let view = SocketView { user_timeout: Some(Duration::from_secs(75)), ..view };
+        let deadline = of_keepalive(&seen(&view)).unwrap();
+        assert_eq!((after_ms(deadline), deadline.set_by.name()), (14_000, "tcp_user_timeout"));
     }
 
     proptest::proptest! {
@@ -284,7 +474,7 @@ mod tests {
                 ..SocketView::default()
             };
             let fired = MonoTime::from_ns(1 << 50);
-            if let Some(deadline) = of_retransmission(fired, &view) {
+            if let Some(deadline) = of_retransmission(&fired_at(fired, &view), false) {
                 proptest::prop_assert!(deadline.at >= fired);
             }
         }

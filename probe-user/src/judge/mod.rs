@@ -12,12 +12,12 @@ mod rules;
 mod ruling;
 
 pub use deadline::{Deadline, DeadlineSource, KernelTimer};
-pub use evidence::{Evidence, EvidenceKind, Timeout};
+pub use evidence::{Attempt, Evidence, EvidenceKind, Sight};
 pub use remedy::{Remedy, remedies};
 pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
 pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
 
-use crate::model::{ConnectionKey, SocketView};
+use crate::model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, SocketView};
 
 /// What a case knows when it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +28,17 @@ pub struct History<'a> {
     pub socket: &'a SocketView,
     /// What has been seen, in time order. Old entries between the first and the latest may have been left out.
     pub evidence: &'a [Evidence],
+    /// What is known of the way to the peer.
+    pub path: &'a Knowledge<PathStatus>,
+    /// What connection tracking of this host knows of the connection.
+    pub conntrack: &'a Knowledge<ConntrackStatus>,
     /// Events lost anywhere since the case was opened: one of them may have been about this connection.
     pub events_lost: u64,
 }
 
 /// Judges a history by every rule; the first that applies rules. `None` when nothing is wrong, or not yet.
 pub fn judge(history: &History<'_>) -> Option<Ruling> {
-    rules::retransmit_stalled::assess(history)
+    rules::half_open::assess(history)
+        .or_else(|| rules::zero_window_stalled::assess(history))
+        .or_else(|| rules::retransmit_stalled::assess(history))
 }

@@ -6,14 +6,23 @@ use crate::model::MonoTime;
 /// What is wrong with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
+    /// The peer has no state for a connection that this host holds open (RFC 9293 section 3.5.1).
+    HalfOpen,
+    /// The peer keeps its window shut and answers the probes: its application does not read. No fault of the network.
+    ZeroWindowStalled,
     /// Unacknowledged or unsendable data makes no progress though the peer's window is open.
     RetransmitStalled,
 }
 
 impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 3] = [Self::HalfOpen, Self::RetransmitStalled, Self::ZeroWindowStalled];
+
     /// The name in records, on the command line and in the handbook.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::HalfOpen => "half_open",
+            Self::ZeroWindowStalled => "zero_window_stalled",
             Self::RetransmitStalled => "retransmit_stalled",
         }
     }
@@ -24,16 +33,68 @@ impl Verdict {
 pub enum Cause {
     /// Retransmissions leave this host and nothing at all comes back from the peer.
     PeerSilent,
-    /// Retransmissions do not leave this host: sending them fails.
+    /// The local address is no longer on this host: nothing can be sent from it.
+    SourceAddressLost,
+    /// Segments do not leave this host: sending them fails.
     LocalSendFailure,
+    /// The peer answered data or a probe with a reset after a silence: it no longer knew the connection.
+    PeerReset,
+    /// The peer wants a new connection on this tuple: it no longer knows the old one.
+    PeerRestarted,
+    /// Something on the way says that the peer cannot be reached (ICMP, or no answer to ARP or neighbour discovery).
+    PeerUnreachable,
+    /// This host's own connection tracking has forgotten the connection, and its firewall drops what that does not know.
+    ConntrackExpired,
+    /// Keepalive probes are not answered.
+    KeepaliveUnanswered,
+    /// Probes of a shut window are no longer answered.
+    WindowProbesUnanswered,
+    /// The peer's application does not read, so that its window stays shut.
+    PeerWindowShut,
 }
 
 impl Cause {
+    /// Every cause, those of one verdict together.
+    pub const ALL: [Self; 10] = [
+        Self::PeerReset,
+        Self::PeerRestarted,
+        Self::PeerUnreachable,
+        Self::ConntrackExpired,
+        Self::KeepaliveUnanswered,
+        Self::WindowProbesUnanswered,
+        Self::PeerSilent,
+        Self::SourceAddressLost,
+        Self::LocalSendFailure,
+        Self::PeerWindowShut,
+    ];
+
+    /// The verdict that it is a cause of.
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::PeerReset
+            | Self::PeerRestarted
+            | Self::PeerUnreachable
+            | Self::ConntrackExpired
+            | Self::KeepaliveUnanswered
+            | Self::WindowProbesUnanswered => Verdict::HalfOpen,
+            Self::PeerSilent | Self::SourceAddressLost | Self::LocalSendFailure => Verdict::RetransmitStalled,
+            Self::PeerWindowShut => Verdict::ZeroWindowStalled,
+        }
+    }
+
     /// The name in records, on the command line and in the handbook.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PeerSilent => "peer_silent",
+            Self::SourceAddressLost => "source_address_lost",
             Self::LocalSendFailure => "local_send_failure",
+            Self::PeerReset => "peer_reset",
+            Self::PeerRestarted => "peer_restarted",
+            Self::PeerUnreachable => "peer_unreachable",
+            Self::ConntrackExpired => "conntrack_expired",
+            Self::KeepaliveUnanswered => "keepalive_unanswered",
+            Self::WindowProbesUnanswered => "window_probes_unanswered",
+            Self::PeerWindowShut => "peer_window_shut",
         }
     }
 }
@@ -65,6 +126,23 @@ pub enum MissingEvidence {
         /// How many more.
         count: u8,
     },
+    /// More probes in a row without an answer.
+    MoreProbes {
+        /// How many more.
+        count: u8,
+    },
+    /// A longer time with a shut window, which a reader that is only slow does not make.
+    MoreTime,
+    /// Address and route are there, and yet sending fails: something on this host drops what it sends.
+    WhySendingFails,
+    /// What this host's firewall does with packets of a connection that connection tracking does not know.
+    WhatFirewallDrops,
+    /// Whether connection tracking forgot the connection before it began to wait or because of it.
+    WhenForgotten,
+    /// Whether an ICMP error has come back.
+    IcmpErrors,
+    /// The reset by which the peer answers the challenge ACK.
+    ResetAfterSyn,
     /// Events were lost: an acknowledgment or an error may have gone unseen.
     LostEvents {
         /// How many.
@@ -86,6 +164,13 @@ impl MissingEvidence {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::MoreTimeouts { .. } => "more_timeouts",
+            Self::MoreProbes { .. } => "more_probes",
+            Self::MoreTime => "more_time",
+            Self::WhySendingFails => "why_sending_fails",
+            Self::WhatFirewallDrops => "what_firewall_drops",
+            Self::WhenForgotten => "when_forgotten",
+            Self::IcmpErrors => "icmp_errors",
+            Self::ResetAfterSyn => "reset_after_syn",
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
             Self::LocalAddressAndRoute => "local_address_and_route",
@@ -103,12 +188,34 @@ impl fmt::Display for MissingEvidence {
             Self::MoreTimeouts { count } => {
                 write!(f, "{count} more unanswered retransmissions would rule out ordinary packet loss")
             }
+            Self::MoreProbes { count: 1 } => f.write_str("one more unanswered probe would rule out ordinary packet loss"),
+            Self::MoreProbes { count } => {
+                write!(f, "{count} more unanswered probes would rule out ordinary packet loss")
+            }
+            Self::MoreTime => f.write_str("a reader that is only slow opens its window within half a minute"),
+            Self::WhySendingFails => f.write_str(
+                "address and route are there; a firewall rule or a queue of this host that drops the segments was not looked for",
+            ),
+            Self::WhatFirewallDrops => f.write_str(
+                "segments leave this host; whether its firewall drops the answers, because connection tracking does not know the \
+                 connection, was not seen",
+            ),
+            Self::WhenForgotten => f.write_str(
+                "the connection had waited longer than connection tracking remembers such a one; it may have been forgotten \
+                 because of that",
+            ),
+            Self::IcmpErrors => f.write_str(
+                "whether an ICMP error has come back is not told here: the peer may be unreachable rather than silent",
+            ),
+            Self::ResetAfterSyn => f.write_str(
+                "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",
+            ),
             Self::LostEvents { count } => {
                 write!(f, "{count} events were lost while watching; one of them may have been about this connection")
             }
             Self::LastAckTime => f.write_str("this kernel does not tell when the peer last acknowledged anything"),
             Self::LocalAddressAndRoute => f.write_str(
-                "whether the local address is still on this host and a route to the peer exists was not asked",
+                "whether the local address is still on this host and a route to the peer exists is not known",
             ),
             Self::Socket { why } => write!(f, "the socket could not be looked up ({why}); a recovery would go unseen"),
         }

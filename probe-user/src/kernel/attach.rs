@@ -1,18 +1,26 @@
 //! Loading the programs and attaching them by the plan.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex},
+};
 
-use aya::{Btf, Ebpf, programs::ProgramError};
+use aya::{
+    Btf, Ebpf,
+    programs::{Program, ProgramError},
+};
 
 use super::{
     facts::Facts,
     fields::spelled,
+    function::{Function, Point},
     missing::{missing_fields, missing_indispensable},
     object::{LoadOptions, OpenError, open},
     plan::{HookPlan, Plan},
     ring::{Ring, RingError},
+    scan::Scanner,
 };
-use crate::model::{Coverage, Hook, HookStatus, Mechanism};
+use crate::model::{Coverage, HookStatus, Mechanism, ScanStatus};
 
 /// Why nothing could be attached at all.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +48,9 @@ pub enum AttachError {
 pub struct Probes {
     ring: Ring,
     coverage: Coverage,
-    // Holds programs and links: they end with it.
-    _ebpf: Ebpf,
+    scanner: Option<Scanner>,
+    // Holds programs and links: they end with it and the scanner.
+    _ebpf: Arc<Mutex<Ebpf>>,
 }
 
 impl Probes {
@@ -61,24 +70,42 @@ impl Probes {
         let mut hooks = Vec::new();
         for entry in &plan.hooks {
             let status = attach_hook(&mut ebpf, btf.as_ref(), entry);
-            if let HookStatus::Attached(mechanism) = status
-                && let Some(program) = descriptor(&ebpf, entry.hook, mechanism)
-            {
-                ring.count_misses_of(entry.hook, program);
+            if let HookStatus::Attached(mechanism) = status {
+                for part in parts(entry, mechanism) {
+                    if let Some(program) = descriptor(&ebpf, &part.program) {
+                        ring.count_misses_of(entry.hook, program);
+                    }
+                }
             }
             hooks.push((entry.hook, status));
         }
-        let coverage =
-            Coverage { kernel_release: facts.release.clone(), hooks, missing_fields: missing_fields(&facts.layout) };
+        let ebpf = Arc::new(Mutex::new(ebpf));
+        let scanner =
+            if options.scan_by_sock_diag { Err("by request".to_owned()) } else { Scanner::load(&ebpf, btf.as_ref()) };
+        let coverage = Coverage {
+            scan: match &scanner {
+                Ok(_) => ScanStatus::Iterator,
+                Err(why) => ScanStatus::SockDiag(why.clone()),
+            },
+            kernel_release: facts.release.clone(),
+            hooks,
+            missing_fields: missing_fields(&facts.layout),
+            self_test: None,
+        };
         if !coverage.observes_something() {
             return Err(AttachError::NoHook(first_reason(&coverage)));
         }
-        Ok(Self { ring, coverage, _ebpf: ebpf })
+        Ok(Self { ring, coverage, scanner: scanner.ok(), _ebpf: ebpf })
     }
 
     /// What became of every hook.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
+    }
+
+    /// What scans over all sockets, where this kernel has iterators.
+    pub fn scanner(&self) -> Option<Scanner> {
+        self.scanner.clone()
     }
 
     /// The ring and the counters.
@@ -87,15 +114,58 @@ impl Probes {
     }
 }
 
-fn descriptor(ebpf: &Ebpf, hook: Hook, mechanism: Mechanism) -> Option<OwnedFd> {
-    ebpf.program(&program_name(hook, mechanism))?.fd().ok()?.as_fd().try_clone_to_owned().ok()
+fn descriptor(ebpf: &Ebpf, program: &str) -> Option<OwnedFd> {
+    ebpf.program(program)?.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 
-/// The name of the program that serves `hook` by `mechanism`, as `probe-ebpf` spells it.
-fn program_name(hook: Hook, mechanism: Mechanism) -> String {
+/// A program and what it is attached to. A hook may need several.
+struct Part {
+    /// The program's name, as `probe-ebpf` spells it.
+    program: String,
+    target: Target,
+}
+
+enum Target {
+    TpBtf { tracepoint: String },
+    Tracepoint { subsystem: &'static str, tracepoint: String },
+    Fentry { symbol: String },
+    Fexit { symbol: String },
+    Kprobe { symbol: String },
+}
+
+/// What serves the hook by this mechanism, in the order of attaching.
+fn parts(entry: &HookPlan, mechanism: Mechanism) -> Vec<Part> {
+    let name = entry.hook.name();
     match mechanism {
-        Mechanism::TpBtf => hook.name().to_owned(),
-        Mechanism::Tracepoint => format!("{}_classic", hook.name()),
+        Mechanism::TpBtf => {
+            vec![Part { program: name.to_owned(), target: Target::TpBtf { tracepoint: entry.tracepoint.clone() } }]
+        }
+        Mechanism::Tracepoint => vec![Part {
+            program: format!("{name}_classic"),
+            target: Target::Tracepoint { subsystem: entry.hook.subsystem(), tracepoint: entry.tracepoint.clone() },
+        }],
+        Mechanism::Fentry => entry.functions.iter().map(|(symbol, function)| trampoline(symbol, *function)).collect(),
+        Mechanism::Kprobe => entry.functions.iter().flat_map(|(symbol, function)| probes(symbol, *function)).collect(),
+    }
+}
+
+fn trampoline(symbol: &str, function: Function) -> Part {
+    let (symbol, own) = (symbol.to_owned(), function.symbol);
+    match function.point {
+        Point::Entry => Part { program: format!("{own}_fentry"), target: Target::Fentry { symbol } },
+        Point::Return => Part { program: format!("{own}_fexit"), target: Target::Fexit { symbol } },
+    }
+}
+
+fn probes(symbol: &str, function: Function) -> Vec<Part> {
+    let probe = |kind: &str| Part {
+        program: format!("{}_{kind}", function.symbol),
+        target: Target::Kprobe { symbol: symbol.to_owned() },
+    };
+    match function.point {
+        Point::Entry => vec![probe("kprobe")],
+        // The return first: an entry that is remembered must not go unanswered.
+        Point::Return => vec![probe("kretprobe"), probe("kprobe")],
     }
 }
 
@@ -114,11 +184,11 @@ fn attach_hook(ebpf: &mut Ebpf, btf: Option<&Btf>, entry: &HookPlan) -> HookStat
     let mut failures = Vec::new();
     let mut all_unsupported = true;
     for mechanism in &entry.candidates {
-        match try_attach(ebpf, btf, entry.hook, *mechanism) {
+        match try_attach(ebpf, btf, &parts(entry, *mechanism)) {
             Ok(()) => return HookStatus::Attached(*mechanism),
             Err(error) => {
                 tracing::debug!(hook = entry.hook.name(), %mechanism, ?error, "attaching failed");
-                all_unsupported &= error.is_unsupported();
+                all_unsupported &= error.is_unsupported() || error.is_policy();
                 failures.push(format!("{mechanism}: {}", error.text()));
             }
         }
@@ -144,9 +214,28 @@ impl TryError {
         }
     }
 
+    /// Loading was refused before anything was verified, though programs of other kinds were not: some hosts allow no trampolines.
+    fn is_policy(&self) -> bool {
+        match self {
+            Self::Internal(_) => false,
+            Self::Program(ProgramError::LoadError { io_error, verifier_log }) => {
+                io_error.raw_os_error() == Some(nix::errno::Errno::EPERM as i32)
+                    && last_verdict(&verifier_log.to_string()).is_none()
+            }
+            Self::Program(_) => false,
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Internal(text) => text.clone(),
+            Self::Program(ProgramError::LoadError { io_error, verifier_log }) => {
+                match last_verdict(&verifier_log.to_string()) {
+                    // Nothing was verified: a policy of this host, or a want of privileges.
+                    None => format!("loading the program was refused: {io_error}"),
+                    Some(verdict) => format!("the kernel's verifier refused the program: {verdict}"),
+                }
+            }
             Self::Program(error) => chain(error),
         }
     }
@@ -163,9 +252,15 @@ fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// An error with its causes on one line; a verifier log only as far as its end, where the reason stands.
+/// The reason in a verifier's log: its last line but for the statistics.
+fn last_verdict(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.rfind(|line| !STATISTICS.iter().any(|start| line.starts_with(start)))
+}
+
+/// An error with its causes on one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    const MOST_BYTES: usize = 600;
     let mut text = error.to_string();
     let mut current = error.source();
     while let Some(cause) = current {
@@ -175,29 +270,82 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         current = cause.source();
     }
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().rev().nth(MOST_BYTES) {
-        None => line,
-        Some((start, _)) => format!("…{}", line.get(start..).unwrap_or_default()),
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Attaches all parts, or none.
+fn try_attach(ebpf: &mut Ebpf, btf: Option<&Btf>, parts: &[Part]) -> Result<(), TryError> {
+    for (index, part) in parts.iter().enumerate() {
+        if let Err(error) = attach_part(ebpf, btf, part) {
+            for attached in parts.iter().take(index + 1) {
+                if let Some(program) = ebpf.program_mut(&attached.program) {
+                    unload(program);
+                }
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Detaches and unloads; one that was not loaded has nothing to lose.
+fn unload(program: &mut Program) {
+    let _ = match program {
+        Program::BtfTracePoint(program) => program.unload(),
+        Program::TracePoint(program) => program.unload(),
+        Program::FEntry(program) => program.unload(),
+        Program::FExit(program) => program.unload(),
+        Program::KProbe(program) => program.unload(),
+        // The object has no other kinds.
+        _ => Ok(()),
+    };
+}
+
+fn attach_part(ebpf: &mut Ebpf, btf: Option<&Btf>, part: &Part) -> Result<(), TryError> {
+    use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, TracePoint};
+    let name = &part.program;
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| TryError::Internal(format!("the object has no program {name}")))?;
+    let kernel_btf = || btf.ok_or_else(|| TryError::Internal("the kernel's BTF can no longer be read".to_owned()));
+    match &part.target {
+        Target::TpBtf { tracepoint } => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(TryError::Program)?;
+            program.load(tracepoint, kernel_btf()?).map_err(TryError::Program)?;
+            program.attach().map(drop).map_err(TryError::Program)
+        }
+        Target::Tracepoint { subsystem, tracepoint } => {
+            let program: &mut TracePoint = program.try_into().map_err(TryError::Program)?;
+            program.load().map_err(TryError::Program)?;
+            program.attach(subsystem, tracepoint).map(drop).map_err(TryError::Program)
+        }
+        Target::Fentry { symbol } => {
+            let program: &mut FEntry = program.try_into().map_err(TryError::Program)?;
+            program.load(symbol, kernel_btf()?).map_err(TryError::Program)?;
+            program.attach().map(drop).map_err(TryError::Program)
+        }
+        Target::Fexit { symbol } => {
+            let program: &mut FExit = program.try_into().map_err(TryError::Program)?;
+            program.load(symbol, kernel_btf()?).map_err(TryError::Program)?;
+            program.attach().map(drop).map_err(TryError::Program)
+        }
+        Target::Kprobe { symbol } => {
+            let program: &mut KProbe = program.try_into().map_err(TryError::Program)?;
+            program.load().map_err(TryError::Program)?;
+            program.attach(symbol, 0).map(drop).map_err(TryError::Program)
+        }
     }
 }
 
-fn try_attach(ebpf: &mut Ebpf, btf: Option<&Btf>, hook: Hook, mechanism: Mechanism) -> Result<(), TryError> {
-    use aya::programs::{BtfTracePoint, TracePoint};
-    let name = program_name(hook, mechanism);
-    let program =
-        ebpf.program_mut(&name).ok_or_else(|| TryError::Internal(format!("the object has no program {name}")))?;
-    match mechanism {
-        Mechanism::TpBtf => {
-            let btf = btf.ok_or_else(|| TryError::Internal("the kernel's BTF can no longer be read".to_owned()))?;
-            let program: &mut BtfTracePoint = program.try_into().map_err(TryError::Program)?;
-            program.load(hook.name(), btf).map_err(TryError::Program)?;
-            program.attach().map(drop).map_err(TryError::Program)
-        }
-        Mechanism::Tracepoint => {
-            let program: &mut TracePoint = program.try_into().map_err(TryError::Program)?;
-            program.load().map_err(TryError::Program)?;
-            program.attach(hook.subsystem(), hook.name()).map(drop).map_err(TryError::Program)
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifiers_reason_is_found_above_its_statistics() {
+        let log = "63: (63) *(u32 *)(r10 -104) = r3\nR3 !read_ok\nverification time 7731 usec\nstack depth 368\n\
+            processed 3142 insns (limit 1000000)\n\n";
+        assert_eq!(last_verdict(log), Some("R3 !read_ok"));
+        assert_eq!(last_verdict("processed 0 insns\n"), None);
+        assert_eq!(last_verdict(""), None);
     }
 }

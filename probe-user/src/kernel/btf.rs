@@ -1,11 +1,17 @@
 //! Offsets of fields and arguments of tracepoints, read from BTF. Pure: the BTF is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use btf_rs::{Btf, BtfType, Struct, Type};
-use connprobe_common::fields::{Field, Location, UNAVAILABLE, location};
+use connprobe_common::{
+    fields::{Field, Location, UNAVAILABLE, location},
+    settings::Registers,
+};
 
-use super::fields::{NESTING, Shape, path, spelled};
+use super::{
+    fields::{NESTING, Shape, path, spelled},
+    names::Names,
+};
 use crate::model::Hook;
 
 /// Why BTF could not be read or does not say what is needed.
@@ -33,10 +39,16 @@ pub struct Layout {
     pub missing: BTreeMap<Field, String>,
     /// Arguments of the BTF tracepoints this kernel has.
     pub tracepoints: BTreeMap<Hook, TracepointArguments>,
+    /// Those functions of [`Names::functions`] that the kernel's BTF describes, which trampolines attach by.
+    pub functions: BTreeSet<String>,
+    /// Where kprobes find arguments and results; `None` on an architecture this program does not know.
+    pub registers: Option<Registers>,
     /// Bit number of `SOCK_DEAD` in `sk_flags`.
     pub sock_dead_bit: Option<u32>,
     /// Bit number of `SOCK_KEEPOPEN` in `sk_flags` (`SO_KEEPALIVE`).
     pub sock_keepopen_bit: Option<u32>,
+    /// The number of the reason for dropping a SYN on a synchronized connection.
+    pub invalid_syn_reason: Option<u32>,
 }
 
 /// The arguments a BTF tracepoint passes.
@@ -46,6 +58,18 @@ pub struct TracepointArguments {
     pub count: usize,
 }
 
+impl TracepointArguments {
+    /// Whether `hook`'s tracepoint passes a result (`tcp_retransmit_skb`, from Linux 6.17).
+    pub fn tell_result(self, hook: Hook) -> bool {
+        hook == Hook::TcpRetransmitSkb && self.count >= 3
+    }
+
+    /// Whether `hook`'s tracepoint passes the socket that a dropped packet was meant for (`kfree_skb`, from Linux 6.11).
+    pub fn tell_receiver(self, hook: Hook) -> bool {
+        hook == Hook::KfreeSkb && self.count >= 4
+    }
+}
+
 impl Layout {
     /// Resolves everything from the BTF bytes of a kernel (`/sys/kernel/btf/vmlinux`).
     ///
@@ -53,7 +77,7 @@ impl Layout {
     ///
     /// When the bytes are no BTF or sockets are nested otherwise than the programs assume. A single missing field is no
     /// error: it is listed in [`Layout::missing`].
-    pub fn resolve(bytes: &[u8]) -> Result<Self, BtfError> {
+    pub fn resolve(bytes: &[u8], names: &Names) -> Result<Self, BtfError> {
         let btf = Btf::from_bytes(bytes).map_err(|error| BtfError::Damaged(error.to_string()))?;
         for (outer, member) in NESTING {
             match member_of(&btf, outer, &[member]) {
@@ -71,15 +95,33 @@ impl Layout {
                 }
             }
         }
-        let tracepoints =
-            Hook::ALL.into_iter().filter_map(|hook| Some((hook, tracepoint_arguments(&btf, hook)?))).collect();
+        let tracepoints = Hook::ALL
+            .into_iter()
+            .filter_map(|hook| Some((hook, tracepoint_arguments(&btf, &names.tracepoint(hook))?)))
+            .collect();
+        let functions = Hook::ALL
+            .into_iter()
+            .flat_map(|hook| names.functions(hook))
+            .map(|(symbol, _)| symbol)
+            .filter(|symbol| has_function(&btf, symbol))
+            .collect();
         Ok(Self {
             locations,
             missing,
             tracepoints,
+            functions,
+            registers: registers(&btf),
             sock_dead_bit: enum_value(&btf, "sock_flags", "SOCK_DEAD"),
             sock_keepopen_bit: enum_value(&btf, "sock_flags", "SOCK_KEEPOPEN"),
+            invalid_syn_reason: enum_value(&btf, "skb_drop_reason", "SKB_DROP_REASON_TCP_INVALID_SYN"),
         })
+    }
+
+    /// Moves a field away from its place, for tests.
+    pub(super) fn shift(&mut self, field: Field, bytes: u32) {
+        if let Some(slot) = self.locations.get_mut(field.index()) {
+            *slot = slot.saturating_add(bytes);
+        }
     }
 
     /// Whether the programs can read `field`.
@@ -87,9 +129,16 @@ impl Layout {
         !self.missing.contains_key(&field)
     }
 
+    /// Whether `kfree_skb` passes the socket that a packet was meant for (from Linux 6.11).
+    pub fn drop_has_socket(&self) -> bool {
+        let hook = Hook::KfreeSkb;
+        self.tracepoints.get(&hook).is_some_and(|arguments| arguments.tell_receiver(hook))
+    }
+
     /// Whether `tcp_retransmit_skb` passes the result of sending (from Linux 6.17).
     pub fn retransmit_has_result(&self) -> bool {
-        self.tracepoints.get(&Hook::TcpRetransmitSkb).is_some_and(|arguments| arguments.count >= 3)
+        let hook = Hook::TcpRetransmitSkb;
+        self.tracepoints.get(&hook).is_some_and(|arguments| arguments.tell_result(hook))
     }
 }
 
@@ -220,8 +269,8 @@ fn points_to(btf: &Btf, type_: &Type, target: &str) -> bool {
 }
 
 /// The arguments of a BTF tracepoint: the prototype behind the typedef `btf_trace_NAME`, less its first (`void *__data`).
-fn tracepoint_arguments(btf: &Btf, hook: Hook) -> Option<TracepointArguments> {
-    let name = format!("btf_trace_{}", hook.name());
+fn tracepoint_arguments(btf: &Btf, tracepoint: &str) -> Option<TracepointArguments> {
+    let name = format!("btf_trace_{tracepoint}");
     let typedef = btf.resolve_types_by_name(&name).ok()?.into_iter().find_map(|type_| match type_ {
         Type::Typedef(typedef) => Some(typedef),
         _ => None,
@@ -229,6 +278,40 @@ fn tracepoint_arguments(btf: &Btf, hook: Hook) -> Option<TracepointArguments> {
     let Type::Ptr(pointer) = btf.resolve_chained_type(&typedef).ok()? else { return None };
     let Type::FuncProto(prototype) = btf.resolve_chained_type(&pointer).ok()? else { return None };
     Some(TracepointArguments { count: prototype.parameters.len().checked_sub(1)? })
+}
+
+fn has_function(btf: &Btf, symbol: &str) -> bool {
+    btf.resolve_types_by_name(symbol).is_ok_and(|types| types.iter().any(|type_| matches!(type_, Type::Func(_))))
+}
+
+/// Where `struct pt_regs` keeps what the calling convention passes in registers, here in the order of the arguments.
+#[cfg(target_arch = "x86_64")]
+fn registers(btf: &Btf) -> Option<Registers> {
+    let offset = |name: &str| Some(member_of(btf, "pt_regs", &[name]).ok()?.bit_offset / 8);
+    Some(Registers {
+        arguments: [offset("di")?, offset("si")?, offset("dx")?],
+        result: offset("ax")?,
+        stack_pointer: offset("sp")?,
+        return_address_bytes: 8,
+    })
+}
+
+/// Where `struct pt_regs` keeps x0, x1, … and the stack pointer.
+#[cfg(target_arch = "aarch64")]
+fn registers(btf: &Btf) -> Option<Registers> {
+    let offset = |name: &str| Some(member_of(btf, "pt_regs", &[name]).ok()?.bit_offset / 8);
+    let first = offset("regs")?;
+    Some(Registers {
+        arguments: [first, first + 8, first + 16],
+        result: first,
+        stack_pointer: offset("sp")?,
+        return_address_bytes: 0,
+    })
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const fn registers(_: &Btf) -> Option<Registers> {
+    None
 }
 
 fn enum_value(btf: &Btf, enumeration: &str, name: &str) -> Option<u32> {
@@ -249,14 +332,17 @@ mod tests {
     #[test]
     fn bytes_that_are_no_btf_are_an_error_not_a_panic() {
         for bytes in [&b""[..], b"not btf", &[0; 64], &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0]] {
-            assert!(matches!(Layout::resolve(bytes), Err(BtfError::Damaged(_) | BtfError::Nesting { .. })));
+            assert!(matches!(
+                Layout::resolve(bytes, &Names::default()),
+                Err(BtfError::Damaged(_) | BtfError::Nesting { .. })
+            ));
         }
     }
 
     #[test]
     fn this_kernels_btf_resolves_every_field_it_must_have() {
         let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
-        let layout = Layout::resolve(&bytes).unwrap();
+        let layout = Layout::resolve(&bytes, &Names::default()).unwrap();
         for field in super::super::fields::INDISPENSABLE {
             assert!(layout.has(field), "{}", layout.missing[&field]);
         }

@@ -1,15 +1,17 @@
 //! What this kernel and this process are, read once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
+use connprobe_common::fields::Field;
 use nix::time::{ClockId, clock_getres};
 
 use super::{
     btf::{BtfError, Layout},
+    names::Names,
     plan::PlanFacts,
     tracepoint_format::TracepointFormat,
 };
@@ -17,6 +19,18 @@ use crate::model::Hook;
 
 /// Where a kernel with `CONFIG_DEBUG_INFO_BTF` shows its BTF.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Where a kernel with kprobes shows by which number perf knows them (`perf_kprobe`, `kernel/events/core.c`).
+const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
+
+/// What tests pretend to be wrong with this kernel, to see that it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Other names.
+    pub names: Names,
+    /// A field that is read so many bytes after its place.
+    pub shifted_field: Option<(Field, u32)>,
+}
 
 /// Why the facts could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -95,36 +109,53 @@ pub struct Facts {
     pub hz: u32,
     /// Offsets, from BTF.
     pub layout: Layout,
-    /// Whether the kernel itself has BTF, which BTF tracepoints attach by.
+    /// What the hooks' places are called.
+    pub names: Names,
+    /// Whether the kernel itself has BTF, which BTF tracepoints and trampolines attach by.
     pub kernel_has_btf: bool,
+    /// Whether the kernel has kprobes (`CONFIG_KPROBE_EVENTS`).
+    pub kernel_has_kprobes: bool,
     /// Formats of the classic tracepoints, or why one cannot be read.
     pub formats: BTreeMap<Hook, Result<TracepointFormat, String>>,
 }
 
 impl Facts {
-    /// Reads them. `btf` names another BTF file than the kernel's own.
+    /// Reads them. `btf` names another BTF file than the kernel's own; `faults` what tests pretend to be otherwise.
     ///
     /// # Errors
     ///
     /// When there is no usable BTF or the kernel hides the length of its tick.
-    pub fn read(btf: Option<&Path>) -> Result<Self, FactsError> {
+    pub fn read(btf: Option<&Path>, faults: &Faults) -> Result<Self, FactsError> {
         let path = btf.unwrap_or(Path::new(KERNEL_BTF));
         let bytes = fs::read(path).map_err(|why| FactsError::NoBtf { path: path.to_owned(), why })?;
-        let layout = Layout::resolve(&bytes).map_err(|why| FactsError::Btf { path: path.to_owned(), why })?;
+        let mut layout =
+            Layout::resolve(&bytes, &faults.names).map_err(|why| FactsError::Btf { path: path.to_owned(), why })?;
+        if let Some((field, bytes)) = faults.shifted_field {
+            layout.shift(field, bytes);
+        }
         Ok(Self {
             release: nix::sys::utsname::uname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned()),
             hz: ticks_per_second()?,
             layout,
+            names: faults.names.clone(),
             kernel_has_btf: Path::new(KERNEL_BTF).exists(),
-            formats: read_formats(),
+            kernel_has_kprobes: Path::new(KPROBE_PMU).exists(),
+            formats: read_formats(&faults.names),
         })
     }
 
     /// What the attach plan depends on.
     pub fn for_plan(&self) -> PlanFacts<'_> {
         PlanFacts {
+            names: self.names.clone(),
             btf_tracepoints: if self.kernel_has_btf { self.layout.tracepoints.clone() } else { BTreeMap::new() },
+            btf_functions: if self.kernel_has_btf { self.layout.functions.clone() } else { BTreeSet::new() },
+            kprobes: match (self.kernel_has_kprobes, self.layout.registers) {
+                (false, _) => Err("this kernel is built without CONFIG_KPROBE_EVENTS"),
+                (true, None) => Err("connprobe does not know this architecture's registers"),
+                (true, Some(_)) => Ok(()),
+            },
             formats: self
                 .formats
                 .iter()
@@ -149,14 +180,14 @@ fn ticks_per_second() -> Result<u32, FactsError> {
 /// Tracefs, where it is mounted (`/sys/kernel/tracing` by itself, `/sys/kernel/debug/tracing` on older hosts).
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-fn read_formats() -> BTreeMap<Hook, Result<TracepointFormat, String>> {
+fn read_formats(names: &Names) -> BTreeMap<Hook, Result<TracepointFormat, String>> {
     let Some(tracefs) = TRACEFS.iter().map(Path::new).find(|path| path.join("events").is_dir()) else {
         return Hook::ALL.into_iter().map(|hook| (hook, Err("tracefs is not mounted".to_owned()))).collect();
     };
     Hook::ALL
         .into_iter()
         .filter_map(|hook| {
-            let path = tracefs.join("events").join(hook.subsystem()).join(hook.name()).join("format");
+            let path = tracefs.join("events").join(hook.subsystem()).join(names.tracepoint(hook)).join("format");
             let format = match fs::read_to_string(&path) {
                 Ok(text) => TracepointFormat::parse(&text).map_err(|error| error.to_string()),
                 // No such tracepoint: the plan says so by its absence.
@@ -189,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_missing_btf_file_is_named_with_the_way_out() {
-        let error = Facts::read(Some(Path::new("/nonexistent/btf"))).unwrap_err().to_string();
+        let error = Facts::read(Some(Path::new("/nonexistent/btf")), &Faults::default()).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/btf") && error.contains("--btf"), "{error}");
     }
 }

@@ -74,6 +74,24 @@ pub(super) const fn path(field: Field) -> FieldPath {
         Field::DstDev => at("dst_entry", &["dev"], PointerTo("net_device")),
         Field::DevIfindex => at("net_device", &["ifindex"], Bytes(4)),
         Field::ReqNumTimeout => at("request_sock", &["num_timeout"], Bits),
+        Field::IcskPending => at("inet_connection_sock", &["icsk_pending"], Bytes(1)),
+        Field::IcskTimeout => at("inet_connection_sock", &["icsk_retransmit_timer", "expires"], Bytes(8)),
+        Field::IcskProbesTstamp => at("inet_connection_sock", &["icsk_probes_tstamp"], Bytes(4)),
+        Field::SkTimerExpires => at("sock", &["sk_timer", "expires"], Bytes(8)),
+        Field::IcskAckLrcvtime => at("inet_connection_sock", &["icsk_ack", "lrcvtime"], Bytes(4)),
+        Field::NetKeepaliveTime => at("net", &["ipv4", "sysctl_tcp_keepalive_time"], Bytes(4)),
+        Field::NetKeepaliveIntvl => at("net", &["ipv4", "sysctl_tcp_keepalive_intvl"], Bytes(4)),
+        Field::SkErrSoft => at("sock", &["sk_err_soft"], Bytes(4)),
+        Field::SkSocket => at("sock", &["sk_socket"], PointerTo("socket")),
+        // `sk_socket` points at the first member of this (`SOCK_INODE`, `include/net/sock.h`).
+        Field::SocketInode => at("socket_alloc", &["vfs_inode", "i_ino"], Bytes(8)),
+        Field::SkbHead => at("sk_buff", &["head"], Bytes(8)),
+        Field::SkbNetworkHeader => at("sk_buff", &["network_header"], Bytes(2)),
+        Field::SkbTransportHeader => at("sk_buff", &["transport_header"], Bytes(2)),
+        Field::SkbDev => at("sk_buff", &["dev"], PointerTo("net_device")),
+        Field::SkbRefdst => at("sk_buff", &["_skb_refdst"], Bytes(8)),
+        Field::DevNet => at("net_device", &["nd_net", "net"], PointerTo("net")),
+        Field::NetKeepaliveProbes => at("net", &["ipv4", "sysctl_tcp_keepalive_probes"], Bytes(1)),
     }
 }
 
@@ -96,6 +114,11 @@ pub(super) const INDISPENSABLE: [Field; 11] = [
 pub(super) fn spelled(field: Field) -> String {
     let path = path(field);
     format!("{}.{}", path.structure, path.members.join("."))
+}
+
+/// The field with this C spelling.
+pub fn field_named(name: &str) -> Option<Field> {
+    Field::ALL.into_iter().find(|field| spelled(*field) == name)
 }
 
 /// Fields that this kernel may lack without harm, because something else says the same.

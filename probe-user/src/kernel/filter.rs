@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use connprobe_common::settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix};
 use ipnet::IpNet;
 
+use crate::model::ConnectionKey;
+
 /// Why a filter cannot be put into the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
@@ -41,6 +43,14 @@ impl Filter {
             return Err(FilterError::TooManyPrefixes(self.peers.len()));
         }
         Ok(())
+    }
+
+    /// Whether the operator has asked about this connection: the same test as the kernel programs make.
+    pub fn passes(&self, key: &ConnectionKey) -> bool {
+        self.netns.is_none_or(|netns| netns == key.netns)
+            && (self.ports.is_empty()
+                || self.ports.iter().any(|port| [key.local.port(), key.remote.port()].contains(port)))
+            && (self.peers.is_empty() || self.peers.iter().any(|peers| peers.contains(&key.remote.ip())))
     }
 }
 
@@ -83,6 +93,22 @@ mod tests {
         assert!(matches("2001:db8::/32", "2001:db8:1::1"));
         assert!(matches("::/0", "192.0.2.1"));
         assert!(!matches("2001:db8::/32", "10.1.2.3"));
+    }
+
+    #[test]
+    fn a_connection_passes_by_either_port_and_by_its_peer() {
+        let key =
+            ConnectionKey { netns: 7, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 5672).into() };
+        let filter = |ports: &[u16], peers: &str| Filter {
+            netns: Some(7),
+            ports: ports.to_vec(),
+            peers: vec![peers.parse().unwrap()],
+        };
+        assert!(filter(&[5672], "10.0.0.0/24").passes(&key));
+        assert!(filter(&[40_000], "10.0.0.2/32").passes(&key));
+        assert!(!filter(&[80], "10.0.0.0/24").passes(&key));
+        assert!(!filter(&[5672], "10.0.1.0/24").passes(&key));
+        assert!(!Filter { netns: Some(8), ..Filter::default() }.passes(&key));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub ring_bytes: Option<u32>,
     /// Another object file than the built-in one, for testing a rebuilt object.
     pub object: Option<PathBuf>,
+    /// Whether the scan goes through `NETLINK_SOCK_DIAG` also where there are iterators, to try it.
+    pub scan_by_sock_diag: bool,
 }
 
 /// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded.
@@ -93,7 +95,15 @@ fn settings(facts: &Facts, filter: &Filter) -> Settings {
         classic_oldstate_offset: classic(Hook::InetSockSetState, "oldstate", 4),
         classic_newstate_offset: classic(Hook::InetSockSetState, "newstate", 4),
         classic_req_offset: classic(Hook::TcpRetransmitSynack, "req", 8),
+        classic_skbaddr_offset: classic(Hook::KfreeSkb, "skbaddr", 8),
+        classic_rx_sk_offset: classic(Hook::KfreeSkb, "rx_sk", 8),
+        classic_reason_offset: classic(Hook::KfreeSkb, "reason", 4),
+        drop_has_socket: u32::from(facts.layout.drop_has_socket()),
+        invalid_syn_reason: facts.layout.invalid_syn_reason.unwrap_or(0),
+        padding: 0,
         classic_err_offset: classic(Hook::TcpRetransmitSkb, "err", 4),
+        // Where there are none, the plan keeps kprobes out.
+        registers: facts.layout.registers.unwrap_or_default(),
         ports,
         prefixes,
     }

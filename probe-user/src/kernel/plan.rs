@@ -1,15 +1,21 @@
 //! Which mechanism serves which hook. Pure: facts in, plan out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{btf::TracepointArguments, tracepoint_format::TracepointFormat};
+use super::{btf::TracepointArguments, function::Function, names::Names, tracepoint_format::TracepointFormat};
 use crate::model::{Hook, Mechanism};
 
 /// What the plan depends on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PlanFacts<'a> {
+    /// What the hooks' places are called.
+    pub names: Names,
     /// BTF tracepoints of this kernel; empty when the kernel itself has no BTF to attach by.
     pub btf_tracepoints: BTreeMap<Hook, TracepointArguments>,
+    /// Functions that the kernel's BTF describes; empty as above.
+    pub btf_functions: BTreeSet<String>,
+    /// Whether there are kprobes, or why not.
+    pub kprobes: Result<(), &'a str>,
     /// Formats of the classic tracepoints, or why one cannot be read.
     pub formats: BTreeMap<Hook, Result<&'a TracepointFormat, &'a str>>,
 }
@@ -19,9 +25,13 @@ pub struct PlanFacts<'a> {
 pub struct HookPlan {
     /// The hook.
     pub hook: Hook,
+    /// The tracepoint's name.
+    pub tracepoint: String,
+    /// The functions that together serve the hook, each with its symbol.
+    pub functions: Vec<(String, Function)>,
     /// Mechanisms to try, in order. Empty: unsupported here.
     pub candidates: Vec<Mechanism>,
-    /// Why the other mechanisms are no candidates.
+    /// Why the other mechanisms are no candidates; of a forced one's alternatives nothing is said.
     pub excluded: Vec<(Mechanism, String)>,
 }
 
@@ -41,17 +51,36 @@ pub fn plan(facts: &PlanFacts<'_>, forced: Option<Mechanism>) -> Plan {
 fn plan_hook(hook: Hook, facts: &PlanFacts<'_>, forced: Option<Mechanism>) -> HookPlan {
     let mut candidates = Vec::new();
     let mut excluded = Vec::new();
-    for mechanism in Mechanism::ALL {
-        let obstacle = match forced {
-            Some(only) if only != mechanism => Some(format!("{only} was forced")),
-            Some(_) | None => obstacle(hook, mechanism, facts),
-        };
-        match obstacle {
+    for mechanism in
+        preference(hook, facts).into_iter().filter(|mechanism| forced.is_none_or(|only| only == *mechanism))
+    {
+        match obstacle(hook, mechanism, facts) {
             None => candidates.push(mechanism),
             Some(why) => excluded.push((mechanism, why)),
         }
     }
-    HookPlan { hook, candidates, excluded }
+    let (tracepoint, functions) = (facts.names.tracepoint(hook), facts.names.functions(hook));
+    HookPlan { hook, tracepoint, functions, candidates, excluded }
+}
+
+/// What tells most comes first, then what costs least: a kprobe costs some hundred nanoseconds, anything else some dozens.
+fn preference(hook: Hook, facts: &PlanFacts<'_>) -> [Mechanism; Mechanism::ALL.len()] {
+    use Mechanism::{Fentry, Kprobe, TpBtf, Tracepoint};
+    let tells_result = |arguments: &TracepointArguments| arguments.tell_result(hook);
+    match hook {
+        // Before 6.17 the tracepoint is passed only when sending succeeded; the function's return tells in any case.
+        Hook::TcpRetransmitSkb if !facts.btf_tracepoints.get(&hook).is_some_and(tells_result) => {
+            [Fentry, Kprobe, TpBtf, Tracepoint]
+        }
+        Hook::InetSockSetState
+        | Hook::TcpRetransmitSkb
+        | Hook::TcpRetransmitSynack
+        | Hook::TcpReceiveReset
+        | Hook::TcpSendReset
+        | Hook::InetSkErrorReport
+        | Hook::KfreeSkb
+        | Hook::TcpWriteWakeup => [TpBtf, Fentry, Tracepoint, Kprobe],
+    }
 }
 
 fn obstacle(hook: Hook, mechanism: Mechanism, facts: &PlanFacts<'_>) -> Option<String> {
@@ -73,15 +102,28 @@ fn obstacle(hook: Hook, mechanism: Mechanism, facts: &PlanFacts<'_>) -> Option<S
                     .then(|| format!("its record has no {size_bytes}-byte field {name:?}"))
             }),
         },
+        Mechanism::Fentry | Mechanism::Kprobe if facts.names.functions(hook).is_empty() => {
+            Some("no function of the same name in every kernel tells it".to_owned())
+        }
+        Mechanism::Fentry => facts.names.functions(hook).into_iter().find_map(|(symbol, _)| {
+            let known = facts.btf_functions.contains(&symbol);
+            (!known).then(|| format!("the kernel's BTF describes no function {symbol}"))
+        }),
+        // Whether the functions exist, only trying tells: those of modules come and go.
+        Mechanism::Kprobe => facts.kprobes.err().map(str::to_owned),
     }
 }
 
 /// How many arguments the program for a BTF tracepoint reads.
 const fn least_arguments(hook: Hook) -> usize {
     match hook {
-        Hook::InetSockSetState => 3,
+        Hook::InetSockSetState | Hook::KfreeSkb => 3,
         Hook::TcpRetransmitSynack => 2,
-        Hook::TcpRetransmitSkb | Hook::TcpReceiveReset | Hook::TcpSendReset | Hook::InetSkErrorReport => 1,
+        Hook::TcpRetransmitSkb
+        | Hook::TcpReceiveReset
+        | Hook::TcpSendReset
+        | Hook::InetSkErrorReport
+        | Hook::TcpWriteWakeup => 1,
     }
 }
 
@@ -90,16 +132,20 @@ const fn needed_fields(hook: Hook) -> &'static [(&'static str, u32)] {
     match hook {
         Hook::InetSockSetState => &[("skaddr", 8), ("oldstate", 4), ("newstate", 4)],
         Hook::TcpRetransmitSynack => &[("req", 8)],
+        Hook::KfreeSkb => &[("skbaddr", 8), ("reason", 4)],
         // The record of `inet_sk_error_report` has no `skaddr`: nothing tells which socket and namespace it is about.
-        Hook::TcpRetransmitSkb | Hook::TcpReceiveReset | Hook::TcpSendReset | Hook::InetSkErrorReport => {
-            &[("skaddr", 8)]
-        }
+        Hook::TcpRetransmitSkb
+        | Hook::TcpReceiveReset
+        | Hook::TcpSendReset
+        | Hook::InetSkErrorReport
+        | Hook::TcpWriteWakeup => &[("skaddr", 8)],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::function::functions;
 
     fn format(fields: &str) -> TracepointFormat {
         TracepointFormat::parse(fields).unwrap()
@@ -108,40 +154,94 @@ mod tests {
     fn facts<'a>(format: &'a TracepointFormat) -> PlanFacts<'a> {
         PlanFacts {
             btf_tracepoints: Hook::ALL.into_iter().map(|hook| (hook, TracepointArguments { count: 3 })).collect(),
+            btf_functions: Hook::ALL
+                .into_iter()
+                .flat_map(functions)
+                .map(|function| function.symbol.to_owned())
+                .collect(),
+            kprobes: Ok(()),
+            names: Names::default(),
             formats: Hook::ALL.into_iter().map(|hook| (hook, Ok(format))).collect(),
         }
     }
 
+    fn nothing() -> PlanFacts<'static> {
+        PlanFacts {
+            names: Names::default(),
+            btf_tracepoints: BTreeMap::new(),
+            btf_functions: BTreeSet::new(),
+            kprobes: Err("there are none"),
+            formats: BTreeMap::new(),
+        }
+    }
+
+    fn of(plan: &Plan, hook: Hook) -> &HookPlan {
+        plan.hooks.iter().find(|entry| entry.hook == hook).unwrap()
+    }
+
     #[test]
-    fn btf_tracepoints_come_first_and_classic_ones_are_the_fallback() {
+    fn btf_tracepoints_come_first_and_everything_else_is_a_fallback() {
+        use Mechanism::{Fentry, Kprobe, TpBtf, Tracepoint};
         let format = format("\tfield:const void * skaddr;\toffset:8;\tsize:8;\tsigned:0;");
         let plan = plan(&facts(&format), None);
-        let retransmit = plan.hooks.iter().find(|entry| entry.hook == Hook::TcpRetransmitSkb).unwrap();
-        assert_eq!(retransmit.candidates, [Mechanism::TpBtf, Mechanism::Tracepoint]);
+        assert_eq!(of(&plan, Hook::TcpRetransmitSkb).candidates, [TpBtf, Fentry, Tracepoint, Kprobe]);
+    }
+
+    #[test]
+    fn a_tracepoint_that_does_not_tell_the_result_comes_after_the_functions_return() {
+        use Mechanism::{Fentry, Kprobe, TpBtf, Tracepoint};
+        let format = format("\tfield:const void * skaddr;\toffset:8;\tsize:8;\tsigned:0;");
+        let mut facts = facts(&format);
+        facts.btf_tracepoints.insert(Hook::TcpRetransmitSkb, TracepointArguments { count: 2 });
+        assert_eq!(of(&plan(&facts, None), Hook::TcpRetransmitSkb).candidates, [Fentry, Kprobe, TpBtf, Tracepoint]);
+        assert_eq!(of(&plan(&facts, None), Hook::TcpReceiveReset).candidates, [TpBtf, Fentry, Tracepoint, Kprobe]);
     }
 
     #[test]
     fn a_forced_mechanism_is_the_only_candidate() {
         let format = format("\tfield:const void * skaddr;\toffset:8;\tsize:8;\tsigned:0;");
-        for entry in plan(&facts(&format), Some(Mechanism::Tracepoint)).hooks {
-            assert!(!entry.candidates.contains(&Mechanism::TpBtf));
+        let format = &facts(&format);
+        for entry in plan(format, Some(Mechanism::Kprobe)).hooks.iter().filter(|entry| entry.hook != Hook::KfreeSkb) {
+            assert_eq!(entry.candidates, [Mechanism::Kprobe]);
         }
     }
 
     #[test]
     fn a_record_without_the_socket_is_named_as_the_obstacle() {
         let format = format("\tfield:int error;\toffset:8;\tsize:4;\tsigned:1;");
-        let plan = plan(&PlanFacts { btf_tracepoints: BTreeMap::new(), ..facts(&format) }, None);
-        let report = plan.hooks.iter().find(|entry| entry.hook == Hook::InetSkErrorReport).unwrap();
+        let formats = facts(&format).formats;
+        let plan = plan(&PlanFacts { formats, ..nothing() }, None);
+        let report = of(&plan, Hook::InetSkErrorReport);
         assert!(report.candidates.is_empty());
         assert!(report.excluded.iter().any(|(_, why)| why.contains("skaddr")), "{:?}", report.excluded);
     }
 
     #[test]
-    fn nothing_known_means_nothing_to_try_and_two_reasons_a_hook() {
-        for entry in plan(&PlanFacts::default(), None).hooks {
+    fn a_hook_of_several_functions_wants_all_of_them_in_btf() {
+        let format = format("\tfield:const void * skaddr;\toffset:8;\tsize:8;\tsigned:0;");
+        let mut facts = facts(&format);
+        facts.btf_functions.remove("tcp_v6_send_reset");
+        let plan = plan(&facts, Some(Mechanism::Fentry));
+        let reset = of(&plan, Hook::TcpSendReset);
+        assert!(reset.candidates.is_empty());
+        assert!(reset.excluded.iter().any(|(_, why)| why.contains("tcp_v6_send_reset")), "{:?}", reset.excluded);
+    }
+
+    #[test]
+    fn a_renamed_hook_is_tried_under_its_new_name_only() {
+        let format = format("\tfield:const void * skaddr;\toffset:8;\tsize:8;\tsigned:0;");
+        let names = Names { renamed: Some((Hook::TcpReceiveReset, "tcp_reset_of_old".to_owned())) };
+        let plan = plan(&PlanFacts { names, ..facts(&format) }, Some(Mechanism::Kprobe));
+        let symbols = |hook| of(&plan, hook).functions.iter().map(|(symbol, _)| symbol.clone()).collect::<Vec<_>>();
+        assert_eq!(symbols(Hook::TcpReceiveReset), ["tcp_reset_of_old"]);
+        assert_eq!(symbols(Hook::InetSockSetState), ["tcp_set_state"]);
+    }
+
+    #[test]
+    fn nothing_known_means_nothing_to_try_and_a_reason_a_mechanism() {
+        for entry in plan(&nothing(), None).hooks {
             assert!(entry.candidates.is_empty());
-            assert_eq!(entry.excluded.len(), 2);
+            assert_eq!(entry.excluded.len(), Mechanism::ALL.len());
         }
     }
 }

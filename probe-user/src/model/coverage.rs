@@ -9,17 +9,25 @@ pub enum Mechanism {
     TpBtf,
     /// A classic tracepoint through tracefs and perf: a record, no cookie of sockets that have none yet.
     Tracepoint,
+    /// A BPF trampoline at the entry of a kernel function (`fentry`, from Linux 5.5 on x86-64) or at its return (`fexit`):
+    /// arguments and result.
+    Fentry,
+    /// A probe at the entry of a kernel function, or at its return (kretprobe): registers, no cookie of sockets that have
+    /// none yet.
+    Kprobe,
 }
 
 impl Mechanism {
-    /// Every mechanism, the preferred first.
-    pub const ALL: [Self; 2] = [Self::TpBtf, Self::Tracepoint];
+    /// Every mechanism.
+    pub const ALL: [Self; 4] = [Self::TpBtf, Self::Tracepoint, Self::Fentry, Self::Kprobe];
 
     /// The name used on the command line and in records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TpBtf => "tp_btf",
             Self::Tracepoint => "tracepoint",
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
         }
     }
 }
@@ -57,17 +65,97 @@ pub struct MissingField {
 pub struct Coverage {
     /// Kernel release.
     pub kernel_release: String,
-    /// One entry a hook, in the order of [`Hook::ALL`].
+    /// One entry a hook, in the order of [`Hook::ALL`]; none when no programs are loaded at all.
     pub hooks: Vec<(Hook, HookStatus)>,
     /// Fields that could not be resolved.
     pub missing_fields: Vec<MissingField>,
+    /// How sockets are scanned.
+    pub scan: ScanStatus,
+    /// What the self-test found; `None` where none was made.
+    pub self_test: Option<SelfTest>,
+}
+
+/// How the sockets of a namespace are scanned for those that wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScanStatus {
+    /// By a BPF iterator.
+    Iterator,
+    /// Through `NETLINK_SOCK_DIAG`, which tells less of each; why not by an iterator.
+    SockDiag(String),
+}
+
+impl ScanStatus {
+    /// The name of the way in records.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Iterator => "iterator",
+            Self::SockDiag(_) => "sock_diag",
+        }
+    }
+}
+
+/// What a scan without an iterator costs, for people.
+pub const COST_OF_SOCK_DIAG: &str =
+    "it tells neither TCP_USER_TIMEOUT nor how keepalive is set, so that there is no deadline, and no ICMP errors";
+
+/// What was told of a connection that was made to stall and was reset, in a network namespace of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SelfTest {
+    /// The events came, and what they said was right.
+    Passed {
+        /// How many kinds of value were held against what they should be.
+        values: usize,
+    },
+    /// These hooks are attached, and nothing came from them.
+    Silent(Vec<Hook>),
+    /// What was read wrongly, each with both values.
+    Wrong(Vec<String>),
+    /// No connection could be made to test with: why.
+    NotPossible(String),
+}
+
+impl SelfTest {
+    /// The word for it: `ok`, `broken` or `skipped`.
+    pub const fn status(&self) -> &'static str {
+        match self {
+            Self::Passed { .. } => "ok",
+            Self::Silent(_) | Self::Wrong(_) => "broken",
+            Self::NotPossible(_) => "skipped",
+        }
+    }
+}
+
+impl fmt::Display for SelfTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed { values } => write!(
+                f,
+                "a connection that stalled and was reset in a namespace of its own was told so, {values} values right"
+            ),
+            Self::Silent(hooks) => {
+                let names = hooks.iter().map(|hook| hook.name()).collect::<Vec<_>>().join(", ");
+                write!(f, "a connection stalled and was reset in a namespace of its own, and nothing came from {names}")
+            }
+            Self::Wrong(wrong) => f.write_str(&wrong.join("; ")),
+            Self::NotPossible(why) => write!(f, "no connection could be made to test with: {why}"),
+        }
+    }
 }
 
 impl Coverage {
-    /// Whether every hook is attached and every field that matters can be read.
+    /// Whether every hook is attached or the scan serves, every field that matters can be read, and a self-test, where made, has passed.
     pub fn is_full(&self) -> bool {
-        self.hooks.iter().all(|(_, status)| matches!(status, HookStatus::Attached(_)))
+        self.hooks
+            .iter()
+            .all(|(hook, status)| matches!(status, HookStatus::Attached(_)) || self.is_served_by_scan(*hook))
             && self.missing_fields.iter().all(|missing| missing.harmless)
+            && self.scan == ScanStatus::Iterator
+            && self.self_test.as_ref().is_none_or(|test| matches!(test, SelfTest::Passed { .. }))
+    }
+
+    /// Whether the scan does what `hook` would do.
+    pub fn is_served_by_scan(&self, hook: Hook) -> bool {
+        hook.is_served_by_scan() && self.scan == ScanStatus::Iterator
     }
 
     /// Whether anything at all is observed.
@@ -89,6 +177,8 @@ pub const fn cost_of_missing(hook: Hook) -> &'static str {
         Hook::TcpRetransmitSynack => "no evidence of repeated SYN-ACKs",
         Hook::TcpReceiveReset => "a peer's reset is seen only on a connection already under suspicion",
         Hook::TcpSendReset => "resets sent by this host are not seen",
+        Hook::KfreeSkb => "no peer_restarted",
+        Hook::TcpWriteWakeup => "unanswered probes are told by the next scan, not at once",
         Hook::InetSkErrorReport => "errors are seen only on connections already under suspicion",
     }
 }

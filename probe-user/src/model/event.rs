@@ -52,13 +52,24 @@ pub enum EventKind {
     ResetReceived,
     /// This host sent a RST on an established connection (`tcp:tcp_send_reset`).
     ResetSent,
+    /// The scan over all sockets came by and found it waiting for an answer that is overdue.
+    Scanned,
+    /// A keepalive probe, or a probe of a window, was sent, and the one before was not answered, or sending failed
+    /// (`tcp_write_wakeup`, `tcp_send_probe0`).
+    ProbeSent {
+        /// What sending returned, a negative `errno`, or at least 0; `None` where that was not seen.
+        send_result: Option<i32>,
+    },
+    /// A SYN came in for a synchronized connection: the kernel drops it and answers with a challenge ACK (`skb:kfree_skb` with reason
+    /// `TCP_INVALID_SYN`; RFC 5961 section 4).
+    SynReceived,
     /// The kernel reported an error to the application (`sock:inet_sk_error_report`); the error is in the socket view.
     SocketError,
 }
 
 /// A place in the kernel that raises events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "the names are the kernel's tracepoints")]
+#[expect(missing_docs, reason = "the names are the kernel's tracepoints and functions")]
 pub enum Hook {
     InetSockSetState,
     TcpRetransmitSkb,
@@ -66,20 +77,24 @@ pub enum Hook {
     TcpReceiveReset,
     TcpSendReset,
     InetSkErrorReport,
+    KfreeSkb,
+    TcpWriteWakeup,
 }
 
 impl Hook {
     /// All hooks, in the order of the kernel's counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::InetSockSetState,
         Self::TcpRetransmitSkb,
         Self::TcpRetransmitSynack,
         Self::TcpReceiveReset,
         Self::TcpSendReset,
         Self::InetSkErrorReport,
+        Self::KfreeSkb,
+        Self::TcpWriteWakeup,
     ];
 
-    /// The tracepoint's name.
+    /// The tracepoint's name, or the function's where there is no tracepoint.
     pub const fn name(self) -> &'static str {
         match self {
             Self::InetSockSetState => "inet_sock_set_state",
@@ -88,6 +103,8 @@ impl Hook {
             Self::TcpReceiveReset => "tcp_receive_reset",
             Self::TcpSendReset => "tcp_send_reset",
             Self::InetSkErrorReport => "inet_sk_error_report",
+            Self::KfreeSkb => "kfree_skb",
+            Self::TcpWriteWakeup => "tcp_write_wakeup",
         }
     }
 
@@ -95,8 +112,18 @@ impl Hook {
     pub const fn subsystem(self) -> &'static str {
         match self {
             Self::InetSockSetState | Self::InetSkErrorReport => "sock",
-            Self::TcpRetransmitSkb | Self::TcpRetransmitSynack | Self::TcpReceiveReset | Self::TcpSendReset => "tcp",
+            Self::TcpRetransmitSkb
+            | Self::TcpRetransmitSynack
+            | Self::TcpReceiveReset
+            | Self::TcpSendReset
+            | Self::TcpWriteWakeup => "tcp",
+            Self::KfreeSkb => "skb",
         }
+    }
+
+    /// Whether the scan finds the same, only a little later: then nothing is lost without it.
+    pub const fn is_served_by_scan(self) -> bool {
+        matches!(self, Self::TcpWriteWakeup)
     }
 }
 

@@ -5,15 +5,23 @@
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
 mod connection;
+mod conntrack;
 mod coverage;
 mod event;
+mod owner;
+mod path;
 mod question;
 mod socket;
 mod time;
 
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
-pub use coverage::{Coverage, HookStatus, Mechanism, MissingField, cost_of_missing};
+pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
+pub use coverage::{
+    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
+};
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
-pub use question::{Answer, Owner, Question, SocketLookup, SocketStatus, SocketTimer};
-pub use socket::{Keepalive, SocketView, Ticks};
+pub use owner::{ContainerRuntime, Owner, Place};
+pub use path::{Interface, NeighbourState, PathStatus, Route};
+pub use question::{Answer, Knowledge, Question, SocketLookup, SocketStatus, SocketTimer};
+pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{ConnectionKey, SocketCookie, TcpState};
+use super::{ConnectionKey, ConntrackStatus, NeighbourState, Owner, PathStatus, Route, SocketCookie, TcpState};
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +17,19 @@ pub enum Question {
         /// The connection.
         key: ConnectionKey,
         /// The socket's inode number in `sockfs`, as in `/proc/PID/fd` links (`socket:[N]`).
-        inode: u32,
+        inode: u64,
+    },
+    /// Is the local address still on this host, and which way would a packet to the peer take?
+    Path {
+        /// The connection.
+        key: ConnectionKey,
+        /// Index of the interface its last segment came in by, where known.
+        ingress_ifindex: Option<u32>,
+    },
+    /// Does connection tracking still know it?
+    Conntrack {
+        /// The connection.
+        key: ConnectionKey,
     },
 }
 
@@ -38,6 +50,56 @@ pub enum Answer {
         /// The process, `Ok(None)` when no process holds the socket any more, or why it cannot be known.
         owner: Result<Option<Owner>, String>,
     },
+    /// To [`Question::Path`].
+    Path {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        path: Result<PathStatus, String>,
+    },
+    /// To [`Question::Conntrack`].
+    Conntrack {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        conntrack: Result<ConntrackStatus, String>,
+    },
+}
+
+/// What is known of something a witness was asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge<T> {
+    /// Not asked, or not answered yet.
+    #[default]
+    NotAsked,
+    /// As it was when last asked.
+    Known(T),
+    /// It cannot be known, for this reason.
+    Unavailable(String),
+}
+
+impl<T> From<Result<T, String>> for Knowledge<T> {
+    fn from(answer: Result<T, String>) -> Self {
+        answer.map_or_else(Self::Unavailable, Self::Known)
+    }
+}
+
+impl Knowledge<PathStatus> {
+    /// Whether the local address is known to be gone.
+    pub fn address_is_gone(&self) -> bool {
+        matches!(self, Self::Known(PathStatus { local_address: false, .. }))
+    }
+
+    /// Whether there is known to be no route.
+    pub fn has_no_route(&self) -> bool {
+        matches!(self, Self::Known(PathStatus { route: Err(_), .. }))
+    }
+
+    /// The route to a next hop that does not answer.
+    pub fn silent_next_hop(&self) -> Option<&Route> {
+        let Self::Known(PathStatus { route: Ok(route), .. }) = self else { return None };
+        route.neighbour.is_some_and(NeighbourState::is_silent).then_some(route)
+    }
 }
 
 /// The result of looking a socket up by its tuple.
@@ -60,8 +122,18 @@ pub struct SocketStatus {
     pub inode: u32,
     /// Retransmission timeouts since the peer last acknowledged new data (`tcpi_retransmits`).
     pub retransmits: u8,
+    /// Zero-window or keepalive probes without an answer (`tcpi_probes`).
+    pub probes: u8,
     /// Which timer is pending (`idiag_timer`), and in how long it fires.
     pub timer: Option<(SocketTimer, Duration)>,
+}
+
+impl SocketStatus {
+    /// Whether the peer has answered everything: no timeout and no probe without an answer, and no probing.
+    pub fn is_at_rest(&self) -> bool {
+        let probing = matches!(self.timer, Some((SocketTimer::Persist, _)));
+        self.retransmits == 0 && self.probes == 0 && !probing
+    }
 }
 
 /// A pending socket timer as `ss` shows it.
@@ -73,17 +145,4 @@ pub enum SocketTimer {
     Keepalive,
     /// Zero-window probe timer (`persist`).
     Persist,
-}
-
-/// The process that holds a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// Process id in the initial namespace of this program.
-    pub pid: u32,
-    /// Command name, at most 15 bytes (`/proc/PID/comm`).
-    pub comm: String,
-    /// Path in the unified cgroup hierarchy; `None` where it cannot be read.
-    pub cgroup: Option<String>,
-    /// Container id by the conventions of container runtimes; `None` when the cgroup names none.
-    pub container_id: Option<String>,
 }

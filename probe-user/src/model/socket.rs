@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{SocketCookie, TcpState};
+use super::{SocketCookie, SocketTimer, TcpState};
 
 /// What the kernel held in one TCP socket at the moment of an event. `None` always means *unavailable* (this kernel or this
 /// hook cannot say), never zero.
@@ -12,6 +12,8 @@ pub struct SocketView {
     pub ticks: Option<Ticks>,
     /// The socket's cookie.
     pub cookie: Option<SocketCookie>,
+    /// Whether the three sequence numbers count from an unknown start, so that only their differences mean something.
+    pub sequence_is_relative: bool,
     /// SND.UNA: the oldest unacknowledged sequence number (RFC 9293 section 3.3.1).
     pub snd_una: Option<u32>,
     /// SND.NXT: the next sequence number to send.
@@ -42,6 +44,15 @@ pub struct SocketView {
     pub last_ack_ago: Option<Duration>,
     /// `TCP_USER_TIMEOUT` (RFC 5482); `Some(ZERO)` means not set.
     pub user_timeout: Option<Duration>,
+    /// The timer that waits for the peer's answer, and in how long it fires (`icsk_pending`, `icsk_retransmit_timer`).
+    pub timer: Option<PendingTimer>,
+    /// Time since the first of the probes (`icsk_probes_tstamp`): of a window that is shut since, or of data that cannot be
+    /// sent since; `None` also when none has been sent.
+    pub probing_for: Option<Duration>,
+    /// Time since data last came in (`icsk_ack.lrcvtime`).
+    pub last_data_ago: Option<Duration>,
+    /// In how long the keepalive timer fires (`sk_timer`); means something only while keepalive is on.
+    pub keepalive_due_in: Option<Duration>,
     /// `SO_KEEPALIVE` and its settings.
     pub keepalive: Option<Keepalive>,
     /// Whether the application has already closed its descriptor (`SOCK_DEAD`).
@@ -54,6 +65,11 @@ pub struct SocketView {
     pub ingress_ifindex: Option<u32>,
     /// Index of the interface segments leave by (`sk_dst_cache->dev`).
     pub egress_ifindex: Option<u32>,
+    /// An ICMP error that the kernel remembers and does not report yet, as a positive `errno` (`sk_err_soft`, RFC 1122 section
+    /// 4.2.3.9); `Some(0)` means none.
+    pub soft_error: Option<i32>,
+    /// The inode number of the socket's file, by which its owner is found; `Some(0)` means that no process holds it.
+    pub inode: Option<u64>,
     /// The socket's pending error as a positive `errno` (`sk_err`); `Some(0)` means none.
     pub error: Option<i32>,
 }
@@ -70,10 +86,48 @@ impl SocketView {
         Some(self.unacknowledged()?.saturating_sub(fin))
     }
 
+    /// Whether data was sent that is not acknowledged, though the peer's window is open.
+    pub fn has_stalled_data(&self) -> bool {
+        self.state.is_some_and(TcpState::is_synchronized)
+            && self.unacknowledged_data().is_some_and(|bytes| bytes > 0)
+            && self.snd_wnd_bytes.is_some_and(|bytes| bytes > 0)
+    }
+
+    /// Whether data waits that the peer's window has room for, none is in flight, and the kernel can only probe: sending fails
+    /// on this host.
+    pub fn cannot_send(&self) -> bool {
+        // A window smaller than a segment may be waited with (RFC 9293 section 3.8.6.2.1).
+        const LARGEST_SEGMENT_BYTES: u32 = 65_495;
+        self.is_probing()
+            && match (self.snd_wnd_bytes, self.unsent()) {
+                (Some(window), Some(unsent)) => unsent > 0 && window >= unsent.min(LARGEST_SEGMENT_BYTES),
+                (_, _) => false,
+            }
+    }
+
+    /// Whether data waits, none is in flight, and the peer has shut its window.
+    pub fn window_is_shut(&self) -> bool {
+        self.is_probing() && self.snd_wnd_bytes == Some(0) && self.unsent().is_some_and(|bytes| bytes > 0)
+    }
+
+    /// Whether the persist timer runs (RFC 9293 section 3.8.6.1).
+    fn is_probing(&self) -> bool {
+        self.timer.is_some_and(|timer| timer.kind == SocketTimer::Persist) && self.packets_out == Some(0)
+    }
+
     /// Bytes written by the application that were never sent.
     pub fn unsent(&self) -> Option<u32> {
         Some(self.write_seq?.wrapping_sub(self.snd_nxt?))
     }
+}
+
+/// A timer of a socket that is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingTimer {
+    /// Which.
+    pub kind: SocketTimer,
+    /// In how long it fires; zero when it is due.
+    pub due_in: Duration,
 }
 
 /// A moment as the kernel's timers count it.
@@ -90,10 +144,10 @@ pub struct Ticks {
 pub struct Keepalive {
     /// Whether `SO_KEEPALIVE` is set.
     pub enabled: bool,
-    /// Idle time before the first probe; `None` means the namespace's default applies.
+    /// Idle time before the first probe, the socket's own or the namespace's.
     pub idle: Option<Duration>,
-    /// Time between probes; `None` means the namespace's default applies.
+    /// Time between probes, the socket's own or the namespace's.
     pub interval: Option<Duration>,
-    /// Unanswered probes before the kernel gives up; `None` means the namespace's default applies.
+    /// Unanswered probes before the kernel gives up, the socket's own or the namespace's.
     pub probes: Option<u8>,
 }

@@ -1,14 +1,18 @@
 //! What people and pipelines read. Pure: findings, coverage and counters in, records and text out.
 //!
 //! [`record`] is the public contract (one JSON object a line), [`text`] the report for a person at 3 a.m. Both say the same.
+//! [`handbook`] says what their words mean.
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+pub mod handbook;
 mod host;
 pub mod record;
+mod sentences;
 mod summary;
 pub mod text;
 mod wall_clock;
+mod wrap;
 
 pub use host::Host;
 pub use summary::{HookCount, Summary};

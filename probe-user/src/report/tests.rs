@@ -4,12 +4,12 @@ use super::{record::Recorder, text::Layout, *};
 use crate::{
     case::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
     judge::{
-        Cause, Confidence, Deadline, DeadlineSource, Evidence, EvidenceKind, KernelTimer, MissingEvidence, Ruling,
-        Timeout, Verdict,
+        Attempt, Cause, Confidence, Deadline, DeadlineSource, Evidence, EvidenceKind, KernelTimer, MissingEvidence,
+        Ruling, Verdict,
     },
     model::{
-        ConnectionKey, Coverage, Hook, HookStatus, Keepalive, LossPlace, Mechanism, MissingField, MonoTime, Owner,
-        SocketCookie, SocketView, TcpState,
+        ConnectionKey, Coverage, Hook, HookStatus, Interface, Keepalive, Knowledge, LossPlace, Mechanism, MissingField,
+        MonoTime, NeighbourState, Owner, PathStatus, Place, Route, ScanStatus, SocketCookie, SocketView, TcpState,
     },
 };
 
@@ -41,8 +41,20 @@ fn socket(count: u8, ms: u64) -> SocketView {
 }
 
 fn timeout(count: u8, ms: u64, send_result: Option<i32>) -> Evidence {
-    let timeout = Timeout { send_result, socket: socket(count, ms) };
+    let timeout = Attempt { send_result, socket: socket(count, ms) };
     Evidence { at: at(ms), kind: EvidenceKind::RetransmissionTimeout(Box::new(timeout)) }
+}
+
+fn path() -> Knowledge<PathStatus> {
+    let interface = |index, name: &str| Interface { index, name: name.to_owned() };
+    let gateway = Some([10, 3, 0, 1].into());
+    let neighbour = Some(NeighbourState::Resolved);
+    Knowledge::Known(PathStatus {
+        local_address: true,
+        route: Ok(Route { egress: interface(2, "eth0"), gateway, neighbour }),
+        ingress: Some(interface(3, "eth1")),
+        reverse_path_filter: Some(1),
+    })
 }
 
 fn finding(local: &str, state: FindingState) -> Finding {
@@ -52,6 +64,7 @@ fn finding(local: &str, state: FindingState) -> Finding {
         remote: if local.starts_with('[') { "[2001:db8::2]:5672" } else { "10.3.0.100:5672" }.parse().unwrap(),
     };
     Finding {
+        path: path(),
         id: FindingId { key, cookie: Some(SocketCookie(77)), opened_at: at(3_000), case: 0 },
         state,
         at: at(12_600),
@@ -71,8 +84,9 @@ fn finding(local: &str, state: FindingState) -> Finding {
         owner: OwnerKnowledge::Process(Owner {
             pid: 812,
             comm: "nova-compute".to_owned(),
+            exe: Some("/usr/bin/python3.11".to_owned()),
             cgroup: Some("/system.slice/nova-compute.service".to_owned()),
-            container_id: None,
+            place: Place { unit: Some("nova-compute.service".to_owned()), ..Place::default() },
         }),
         evidence: vec![timeout(1, 200, Some(0)), timeout(2, 600, Some(-16)), timeout(6, 12_600, Some(0))],
         evidence_left_out: 3,
@@ -111,6 +125,8 @@ fn coverage() -> Coverage {
             why: "this kernel has no inet_connection_sock.icsk_rto_max".to_owned(),
             harmless: true,
         }],
+        scan: ScanStatus::Iterator,
+        self_test: None,
     }
 }
 

@@ -1,15 +1,19 @@
 //! The report for a person: what is stuck, who holds it, why, since when, until when, and what to do.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use jiff::Timestamp;
 
-use super::{Summary, WallClock};
+use super::{
+    Summary, WallClock,
+    handbook::Topic,
+    sentences::{ended, keepalive, owner, span, time_of_day, until, what},
+    wrap,
+};
 use crate::{
-    case::{Finding, FindingState, Outcome, OwnerKnowledge},
-    judge::{Cause, Confidence, DeadlineSource, Evidence, remedies},
-    model::{Coverage, HookStatus, MonoTime, TcpState, cost_of_missing},
+    case::{Finding, FindingState},
+    judge::{Confidence, remedies},
+    model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, TcpState, cost_of_missing},
 };
 
 /// How to lay the report out.
@@ -99,15 +103,7 @@ impl Writer {
     }
 
     fn hanging(&mut self, first: &str, rest: &str, text: &str) {
-        let options = textwrap::Options::new(self.layout.width)
-            .initial_indent(first)
-            .subsequent_indent(rest)
-            .break_words(false)
-            .word_splitter(textwrap::WordSplitter::NoHyphenation);
-        for line in textwrap::wrap(text, options) {
-            self.text.push_str(&line);
-            self.text.push('\n');
-        }
+        wrap::hanging(&mut self.text, self.layout.width, first, rest, text);
     }
 
     /// Writes something that must be copied whole: never wrapped.
@@ -156,7 +152,7 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(key, ruling, finding.owner.pid(), matches!(finding.state, FindingState::Closed(_))) {
+        for remedy in remedies(key, ruling, finding.owner.process(), matches!(finding.state, FindingState::Closed(_))) {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));
@@ -164,7 +160,11 @@ impl Writer {
             if let Some(risk) = &remedy.risk {
                 self.hanging("         ", "         ", &format!("risk: {risk}"));
             }
+            if let Some(lasting) = &remedy.lasting {
+                self.hanging("         ", "         ", &format!("lasting: {lasting}"));
+            }
         }
+        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
     }
 
     fn loss(&mut self, summary: &Summary) {
@@ -217,104 +217,13 @@ impl Writer {
         for missing in coverage.missing_fields.iter().filter(|missing| !missing.harmless) {
             self.hanging("  - ", "    ", &format!("{} is unavailable: {}", missing.field, missing.why));
         }
-    }
-}
-
-fn owner(owner: &OwnerKnowledge) -> String {
-    match owner {
-        OwnerKnowledge::Process(owner) => {
-            let mut text = format!("held by {} (pid {})", owner.comm, owner.pid);
-            if let Some(container) = &owner.container_id {
-                let _ = write!(text, " in container {}", container.get(..12).unwrap_or(container));
-            } else if let Some(cgroup) = owner.cgroup.as_deref().filter(|cgroup| *cgroup != "/") {
-                let _ = write!(text, " in {cgroup}");
-            }
-            text
+        if let ScanStatus::SockDiag(why) = &coverage.scan {
+            self.hanging("  - ", "    ", &format!("sockets are scanned by sock_diag ({why}): {COST_OF_SOCK_DIAG}"));
         }
-        OwnerKnowledge::NoProcess => "held by no process any more".to_owned(),
-        OwnerKnowledge::NotAsked => "owner not known yet".to_owned(),
-        OwnerKnowledge::Unavailable(why) => format!("owner unknown ({why})"),
-    }
-}
-
-/// What is wrong, since when, in a sentence or two.
-fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> String {
-    let key = &finding.id.key;
-    let ruling = &finding.ruling;
-    let (at, socket) = Evidence::latest_timeout(&finding.evidence)
-        .map_or((finding.at, &finding.socket), |(at, timeout)| (at, &timeout.socket));
-    let bytes = socket.unacknowledged_data().map_or("Data".to_owned(), |bytes| format!("{bytes} bytes"));
-    let timeouts = match socket.retransmits {
-        None => String::new(),
-        Some(1) => " through a retransmission timeout".to_owned(),
-        Some(count) => format!(" through {count} retransmission timeouts"),
-    };
-    let since = format!("since {} ({} ago)", time_of_day(clock.at(ruling.since)), span(now.since(ruling.since)));
-    let mut text = match ruling.cause {
-        Cause::PeerSilent => {
-            format!(
-                "{bytes} have waited for an acknowledgment{timeouts} {since}, and nothing at all has come back from {}.",
-                key.remote.ip()
-            )
+        if let Some(test) = coverage.self_test.as_ref().filter(|test| !matches!(test, SelfTest::Passed { .. })) {
+            self.hanging("  - ", "    ", &format!("the self-test is {}: {test}", test.status()));
         }
-        Cause::LocalSendFailure => {
-            format!("{bytes} have waited to be sent again{timeouts} {since}, and the segments do not leave this host.")
-        }
-    };
-    if let Some(ago) = socket.last_ack_ago {
-        let heard = at.before(ago);
-        let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
-        let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
     }
-    text
-}
-
-/// What the kernel will do and when.
-fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Option<String> {
-    if let FindingState::Closed(outcome) = finding.state {
-        return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(outcome)));
-    }
-    let deadline = finding.ruling.deadline?;
-    let set_by = match deadline.set_by {
-        DeadlineSource::TcpRetries2 { retries } => format!("net.ipv4.tcp_retries2 = {retries}"),
-        DeadlineSource::TcpOrphanRetries { retries } => {
-            format!("net.ipv4.tcp_orphan_retries (in effect {retries}: the application has already closed the socket)")
-        }
-        DeadlineSource::TcpUserTimeout { timeout } => format!("TCP_USER_TIMEOUT = {} ms", timeout.as_millis()),
-    };
-    let at = time_of_day(clock.at(deadline.at));
-    let then = match deadline.set_by {
-        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection",
-        DeadlineSource::TcpRetries2 { .. } | DeadlineSource::TcpUserTimeout { .. } => {
-            "reports ETIMEDOUT to the application"
-        }
-    };
-    Some(if deadline.at > now {
-        format!(
-            "The kernel goes on trying until {at} (in {}) and then {then}; set by {set_by}.",
-            span(deadline.at.since(now))
-        )
-    } else {
-        format!("The kernel was to give up at {at}, set by {set_by}.")
-    })
-}
-
-fn ended(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Recovered => "the peer acknowledged data again",
-        Outcome::ClosedNormally => "the connection was closed",
-        Outcome::Reset => "a reset ended the connection",
-        Outcome::TimedOut => "the kernel gave up and reported the timeout to the application",
-        Outcome::Evicted => "there was no room left to follow it; it may go on",
-        Outcome::Unobserved => "the socket was gone; how it ended was not seen",
-    }
-}
-
-fn keepalive(finding: &Finding) -> Option<&'static str> {
-    let keepalive = finding.socket.keepalive?;
-    (keepalive.enabled && matches!(finding.state, FindingState::Opened | FindingState::Updated)).then_some(
-        "Keepalive is on, but it does not shorten this: the kernel sends no keepalive probe while data is unacknowledged.",
-    )
 }
 
 fn one_line(finding: &Finding, clock: &WallClock) -> String {
@@ -326,32 +235,5 @@ fn one_line(finding: &Finding, clock: &WallClock) -> String {
         FindingState::Opened | FindingState::Updated => {
             format!("{at}  {}  {verdict}, {}", finding.id.key, owner(&finding.owner))
         }
-    }
-}
-
-/// The time of day in UTC with milliseconds; evidence is at most hours old.
-fn time_of_day(time: Timestamp) -> String {
-    time.strftime("%H:%M:%S%.3f").to_string()
-}
-
-/// A length of time as people say it: `4.2 s`, `15 min 24 s`, `2 h 5 min`.
-fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{:.1} s", duration.as_secs_f64()),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_of_time_are_said_as_people_say_them() {
-        assert_eq!(span(Duration::from_millis(4_240)), "4.2 s");
-        assert_eq!(span(Duration::from_secs(924)), "15 min 24 s");
-        assert_eq!(span(Duration::from_secs(7_500)), "2 h 5 min");
     }
 }

@@ -4,9 +4,14 @@
 //! answer, also when the witness cannot say. Answers come in another order than the questions: those about owners that wait
 //! together are answered together, after the others, because one walk through `/proc` serves them all.
 
+mod cgroup;
+mod conntrack;
+mod netlink;
 pub mod netns;
+mod path;
 mod process;
 mod socket;
+pub mod sockets;
 
 use std::{
     iter,
@@ -82,6 +87,18 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                         return;
                     }
                 }
+                Question::Path { key, ingress_ifindex } => {
+                    let path = path::look_up(&mut namespaces, &key, ingress_ifindex);
+                    if answers.blocking_send(Answer::Path { key, path }).is_err() {
+                        return;
+                    }
+                }
+                Question::Conntrack { key } => {
+                    let conntrack = conntrack::look_up(&mut namespaces, &key);
+                    if answers.blocking_send(Answer::Conntrack { key, conntrack }).is_err() {
+                        return;
+                    }
+                }
                 Question::Owner { key, inode } => of_owners.push((key, inode)),
             }
         }
@@ -111,7 +128,7 @@ mod tests {
             let question = if port % 2 == 0 {
                 Question::Socket { key: key(port), cookie: None }
             } else {
-                Question::Owner { key: key(port), inode: u32::MAX }
+                Question::Owner { key: key(port), inode: u64::MAX }
             };
             if !witnesses.ask(question) {
                 break;
@@ -121,7 +138,10 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut ports: Vec<_> = (0..MAX_IN_FLIGHT)
             .map(|_| match runtime.block_on(witnesses.next_answer()).unwrap() {
-                Answer::Socket { key, .. } | Answer::Owner { key, .. } => usize::from(key.local.port()),
+                Answer::Socket { key, .. }
+                | Answer::Owner { key, .. }
+                | Answer::Path { key, .. }
+                | Answer::Conntrack { key, .. } => usize::from(key.local.port()),
             })
             .collect();
         ports.sort_unstable();

@@ -1,12 +1,13 @@
 //! Finding and entering network namespaces.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -233,6 +234,60 @@ impl Namespaces {
         self.found.insert(inode, path);
         Ok(netns)
     }
+}
+
+/// How long a list of all namespaces is good: making one looks at every process.
+const ROSTER_GOOD_FOR: Duration = Duration::from_secs(30);
+
+/// Where the namespaces to be scanned are found, each once. None is held open.
+#[derive(Debug)]
+pub struct Roster {
+    only: Option<u32>,
+    found: Vec<(u32, PathBuf)>,
+    made: Option<Instant>,
+}
+
+impl Roster {
+    /// Of the namespace with this inode number, or of all there are.
+    pub fn new(only: Option<u32>) -> Self {
+        Self { only, found: Vec::new(), made: None }
+    }
+
+    /// Opens one after the other for `work`. Where one is no longer where it was found, the next call makes a new list.
+    pub fn for_each(&mut self, now: Instant, mut work: impl FnMut(&Netns)) {
+        if self.made.is_none_or(|made| now.duration_since(made) >= ROSTER_GOOD_FOR) {
+            self.found = match self.only {
+                Some(inode) => find(inode).map(|(path, _)| vec![(inode, path)]).unwrap_or_default(),
+                None => all(),
+            };
+            self.made = Some(now);
+        }
+        for (inode, path) in &self.found {
+            match Netns::open(path) {
+                Ok(netns) if netns.inode == *inode => work(&netns),
+                Ok(_) | Err(_) => self.made = None,
+            }
+        }
+    }
+}
+
+/// Every namespace that can be seen, by inode: this thread's, those mounted somewhere, and those of processes.
+fn all() -> Vec<(u32, PathBuf)> {
+    let mounted = nsfs_mounts().into_iter().filter(|(_, root)| root.starts_with("net:[")).map(|(point, _)| point);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of_processes = processes
+        .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+        .map(|entry| entry.path().join("ns/net"));
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    let mut known = HashSet::new();
+    for path in std::iter::once(PathBuf::from(OWN)).chain(mounted).chain(of_processes) {
+        if let Some(inode) = fs::metadata(&path).ok().and_then(|metadata| u32::try_from(metadata.ino()).ok())
+            && known.insert(inode)
+        {
+            found.push((inode, path));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use procfs::{
     process::{FDTarget, Process, all_processes},
 };
 
+use super::cgroup;
 use crate::model::Owner;
 
 /// What one walk through `/proc` found.
 #[derive(Debug)]
 pub(super) struct Owners {
-    found: HashMap<u32, Owner>,
+    found: HashMap<u64, Owner>,
     /// Why a socket that was not found may still be held.
     blind: Option<String>,
 }
@@ -23,7 +24,7 @@ impl Owners {
     /// # Errors
     ///
     /// Why it cannot be known: no process was found, but some could not be looked into.
-    pub(super) fn of(&self, inode: u32) -> Result<Option<Owner>, String> {
+    pub(super) fn of(&self, inode: u64) -> Result<Option<Owner>, String> {
         match (self.found.get(&inode), &self.blind) {
             (Some(owner), _) => Ok(Some(owner.clone())),
             (None, None) => Ok(None),
@@ -35,7 +36,7 @@ impl Owners {
 /// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, 3 µs each. Where several
 /// processes share a socket (a server that forks), the one with the lowest pid is taken, which is the one that opened it unless
 /// pids have wrapped.
-pub(super) fn owners_of_sockets(inodes: &HashSet<u32>) -> Owners {
+pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
     let mut found = HashMap::new();
     let processes = match all_processes() {
         Ok(processes) => processes,
@@ -70,29 +71,30 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u32>) -> Owners {
 }
 
 /// Which of these sockets the process holds.
-fn held_of(process: &Process, inodes: &HashSet<u32>) -> Result<HashSet<u32>, ProcError> {
+fn held_of(process: &Process, inodes: &HashSet<u64>) -> Result<HashSet<u64>, ProcError> {
     Ok(process
         .fd()?
         .flatten()
         .filter_map(|descriptor| match descriptor.target {
-            FDTarget::Socket(inode) => u32::try_from(inode).ok().filter(|inode| inodes.contains(inode)),
+            FDTarget::Socket(inode) => inodes.contains(&inode).then_some(inode),
             _ => None,
         })
         .collect())
 }
 
 fn owner(process: &Process) -> Owner {
-    let cgroup = cgroup(process);
+    let cgroup = cgroup_of(process);
     Owner {
         pid: u32::try_from(process.pid).unwrap_or(0),
         comm: process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm),
-        container_id: cgroup.as_deref().and_then(container_id),
+        exe: process.exe().ok().map(|path| path.to_string_lossy().into_owned()),
+        place: cgroup.as_deref().map(cgroup::place).unwrap_or_default(),
         cgroup,
     }
 }
 
 /// The path in the unified hierarchy (number 0), or in systemd's where the host still has version 1.
-fn cgroup(process: &Process) -> Option<String> {
+fn cgroup_of(process: &Process) -> Option<String> {
     let groups = process.cgroups().ok()?.0;
     let is_systemd = |controllers: &[String]| controllers.iter().any(|name| name == "name=systemd");
     groups
@@ -102,57 +104,29 @@ fn cgroup(process: &Process) -> Option<String> {
         .map(|group| group.pathname.clone())
 }
 
-/// The container a cgroup path names: the last part that is 64 hexadecimal digits, with or without a runtime's prefix and
-/// systemd's `.scope` (`docker-…`, `cri-containerd-…`, `crio-…`, `libpod-…`).
-fn container_id(cgroup: &str) -> Option<String> {
-    cgroup.rsplit('/').find_map(|part| {
-        let part = part.strip_suffix(".scope").unwrap_or(part);
-        let id = part.rsplit(['-', ':']).next().unwrap_or(part);
-        (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn containers_are_named_by_the_conventions_of_their_runtimes() {
-        let id = "0123456789abcdef".repeat(4);
-        for cgroup in [
-            format!("/docker/{id}"),
-            format!("/system.slice/docker-{id}.scope"),
-            format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
-            format!("/kubepods/burstable/pod1/{id}"),
-            format!("/kubepods.slice/crio-{id}.scope"),
-            format!("/kubepods.slice/crio-{id}.scope/container"),
-            format!("/machine.slice/libpod-{id}.scope"),
-            format!("/system.slice/containerd.service/kubepods-besteffort-pod1.slice:cri-containerd:{id}"),
-        ] {
-            assert_eq!(container_id(&cgroup).as_ref(), Some(&id), "{cgroup}");
-        }
-        for cgroup in ["/", "/system.slice/rabbitmq-server.service", "/user.slice/user-0.slice/session-1.scope"] {
-            assert_eq!(container_id(cgroup), None);
-        }
-    }
-
-    #[test]
     fn a_socket_nobody_holds_has_no_owner() {
-        assert!(!matches!(owners_of_sockets(&HashSet::from([u32::MAX])).of(u32::MAX), Ok(Some(_))));
+        assert!(!matches!(owners_of_sockets(&HashSet::from([u64::MAX])).of(u64::MAX), Ok(Some(_))));
     }
 
     #[test]
     fn one_walk_finds_the_owners_of_many_sockets() {
         use std::{net::TcpListener, os::fd::AsRawFd as _};
         let sockets: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let inode = |socket: &TcpListener| -> u32 {
+        let inode = |socket: &TcpListener| -> u64 {
             let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
             link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
         };
         let inodes: HashSet<_> = sockets.iter().map(inode).collect();
         let owners = owners_of_sockets(&inodes);
         for inode in inodes {
-            assert_eq!(owners.of(inode).unwrap().unwrap().pid, std::process::id());
+            let owner = owners.of(inode).unwrap().unwrap();
+            assert_eq!(owner.pid, std::process::id());
+            assert_eq!(owner.exe.unwrap(), std::env::current_exe().unwrap().to_str().unwrap());
         }
     }
 }

@@ -5,18 +5,21 @@
 //! `include/net/inet_hashtables.h`). A look-up that finds no connection goes on to listeners and answers with one (`inet_lookup`). And
 //! a kernel without `tcp_diag` answers ENOENT to everything.
 
-use std::io;
+use std::{io, ops::ControlFlow};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::NetlinkPayload;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer, nlas::Nla},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::{errno::Errno, net::if_::if_nameindex};
 
-use super::netns::{Namespaces, Netns, NetnsError};
+use super::{
+    netlink::Netlink,
+    netns::{Namespaces, Netns, NetnsError},
+};
 use crate::model::{ConnectionKey, SocketCookie, SocketLookup, SocketStatus, SocketTimer, TcpState};
 
 /// Looks up the socket with this tuple and, where known, this cookie.
@@ -58,17 +61,12 @@ fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
 }
 
 /// A `NETLINK_SOCK_DIAG` socket of one namespace.
-struct Diag(Socket);
+struct Diag(Netlink);
 
 impl Diag {
     /// Opens one in the namespace this thread is in.
     fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        // The kernel has queued its answer by the time sending returns: there is never anything to wait for.
-        socket.set_non_blocking(true)?;
-        Ok(Self(socket))
+        Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     /// The connection's socket, bound to an interface or not. `None`: there is none, or the kernel has no `tcp_diag`.
@@ -92,7 +90,7 @@ impl Diag {
         cookie: Option<SocketCookie>,
         interface: u32,
     ) -> io::Result<Option<InetResponse>> {
-        match self.ask(NLM_F_REQUEST, request(key, cookie, interface))? {
+        match self.0.ask(SockDiagMessage::InetRequest(request(key, cookie, interface)))? {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                 Ok(is_of(key, &response).then_some(*response))
             }
@@ -122,23 +120,11 @@ impl Diag {
             states: StateFlags::empty(),
             socket_id: SocketId::new_v4(),
         };
-        match self.ask(NLM_F_REQUEST | NLM_F_DUMP, nothing)? {
-            NetlinkPayload::Done(done) => Ok(done.code == 0),
-            NetlinkPayload::Error(_) => Ok(false),
-            _ => Err(io::Error::other("an answer of another kind")),
+        match self.0.dump(SockDiagMessage::InetRequest(nothing), |_| ControlFlow::Continue(())) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+            Err(error) => Err(error),
         }
-    }
-
-    fn ask(&self, flags: u16, request: InetRequest) -> io::Result<NetlinkPayload<SockDiagMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.0.send(&bytes, 0)?;
-        let (bytes, _) = self.0.recv_from_full()?;
-        Ok(NetlinkMessage::deserialize(&bytes).map_err(io::Error::other)?.payload)
     }
 }
 
@@ -197,6 +183,7 @@ fn lookup(response: &InetResponse) -> SocketLookup {
             state,
             inode: response.header.inode,
             retransmits: info.retransmits,
+            probes: info.probes,
             timer,
         }),
         // A request socket shows as SYN-RECEIVED, without counters (`inet_req_diag_fill`).
@@ -253,8 +240,8 @@ mod tests {
         let (client, _server) = pair("127.0.0.1");
         let SocketLookup::Found(status) = query(&key(&client), None) else { panic!() };
         assert_eq!((status.state, status.retransmits, status.timer), (TcpState::Established, 0, None));
-        let owners = process::owners_of_sockets(&HashSet::from([status.inode]));
-        let owner = owners.of(status.inode).unwrap().unwrap();
+        let owners = process::owners_of_sockets(&HashSet::from([u64::from(status.inode)]));
+        let owner = owners.of(u64::from(status.inode)).unwrap().unwrap();
         assert_eq!(owner.pid, std::process::id());
     }
 

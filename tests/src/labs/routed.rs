@@ -82,6 +82,38 @@ impl Routed {
         self.router.nft("delete table inet cut\n")
     }
 
+    /// Answers every TCP segment of the client with an ICMP error: host unreachable.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn refuse(&self) -> Result<()> {
+        self.router.nft(
+            "table inet refuse { chain forward { type filter hook forward priority 0; \
+             ip daddr 10.77.2.0/24 meta l4proto tcp reject with icmp type host-unreachable; }; }\n",
+        )
+    }
+
+    /// How long a [`Routed::firewall`] remembers an idle connection.
+    pub const FIREWALL_REMEMBERS: Duration = Duration::from_secs(3);
+
+    /// Sets up a stateful firewall in one of the namespaces, on these hooks of its packet filter: what is tracked may pass, and what
+    /// begins with a SYN; the rest is dropped without a word. It forgets an idle connection soon.
+    ///
+    /// # Errors
+    /// With the message of `nft`, or when connection tracking has no such settings.
+    pub fn firewall(&self, netns: &Netns, hooks: &[&str]) -> Result<()> {
+        const STATEFUL: &str = "ct state established,related accept; meta l4proto != tcp accept; \
+                                tcp flags & (syn|ack) == syn ct state new accept; drop;";
+        let chains: String = hooks
+            .iter()
+            .map(|hook| format!("chain {hook} {{ type filter hook {hook} priority 0; {STATEFUL} }}; "))
+            .collect();
+        netns.nft(&format!("table inet firewall {{ {chains} }}\n"))?;
+        netns.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")?;
+        let seconds = Self::FIREWALL_REMEMBERS.as_secs().to_string();
+        netns.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", &seconds)
+    }
+
     /// Drops so many of a hundred forwarded packets, at random.
     ///
     /// # Errors

@@ -13,7 +13,11 @@ use crate::watching::{SOON, WATCHING, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        Test::new("a bad prefix, an unknown namespace or no time to watch is refused in a sentence", &[], bad_input),
+        Test::new(
+            "a bad prefix, an unknown namespace or verdict, or no time to watch is refused in a sentence",
+            &[],
+            bad_input,
+        ),
         Test::new("without the privileges it says which are missing", &[Root], unprivileged),
         Test::new("without BTF it says what it needs, hidden by an option or in fact", &[Root, Bpf], without_btf),
         Test::new("check says what is observed, and its exit code whether that is all", &[Root, Bpf, Btf], check),
@@ -49,6 +53,12 @@ fn bad_input(_: &TestContext) -> Result<()> {
     ] {
         let finished = Probe::run(&[&["diagnose"], arguments].concat(), SOON)?;
         ensure_trouble(&finished, words)?;
+    }
+    for (topic, words) in [
+        ("half_closed", &["half_closed", "half_open", "retransmit_stalled", "zero_window_stalled"][..]),
+        ("half_open/peer_asleep", &["peer_asleep", "peer_reset", "keepalive_unanswered"]),
+    ] {
+        ensure_trouble(&Probe::run(&["explain", topic], SOON)?, words)?;
     }
     let ports: Vec<_> = (1..=17).flat_map(|port| ["--port".to_owned(), port.to_string()]).collect();
     let arguments: Vec<_> = ["diagnose"].into_iter().chain(ports.iter().map(String::as_str)).collect();
@@ -87,10 +97,7 @@ fn check(_: &TestContext) -> Result<()> {
     for hook in connprobe::model::Hook::ALL {
         ensure!(finished.stdout.contains(hook.name()), "no {} in:\n{}", hook.name(), finished.stdout);
     }
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$@\"", "sh"]);
-    command.arg(probe::program()?).args(["check", "--force-mechanism", "tracepoint"]);
-    let finished = Probe::start_command(command)?.finish(SOON)?;
+    let finished = Probe::start_with_tracefs(&["check", "--force-mechanism", "tracepoint"])?.finish(SOON)?;
     ensure!(finished.code == Some(1), "exit code {:?}\n{}{}", finished.code, finished.stdout, finished.stderr);
     ensure!(finished.stdout.contains("unsupported") && finished.stdout.contains("skaddr"), "{}", finished.stdout);
     Ok(())

@@ -4,17 +4,37 @@
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
 mod command_line;
+mod conntrack;
+mod half_open;
 mod healthy;
 mod loss;
+mod mechanisms;
 mod retransmit_stalled;
+mod scenarios;
+mod snapshot;
+mod source_address;
 mod watching;
+mod zero_window;
 
 use std::process::ExitCode;
 
 use connprobe_tests::runner::run;
 
 fn main() -> ExitCode {
-    let tests =
-        [retransmit_stalled::tests(), healthy::tests(), loss::tests(), command_line::tests()].into_iter().flatten();
+    let tests = [
+        scenarios::tests(),
+        retransmit_stalled::tests(),
+        source_address::tests(),
+        half_open::tests(),
+        conntrack::tests(),
+        zero_window::tests(),
+        snapshot::tests(),
+        healthy::tests(),
+        mechanisms::tests(),
+        loss::tests(),
+        command_line::tests(),
+    ]
+    .into_iter()
+    .flatten();
     run("kernel", tests.collect())
 }

@@ -1,10 +1,12 @@
-//! What the tests share: the program at work on one namespace, and the findings it writes.
+//! What the tests share: the program at work on one namespace, and a connection that dies before its eyes.
 
-use std::time::Duration;
+use std::{thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use connprobe_tests::{
+    labs::routed::Routed,
     netns::Netns,
+    peer::{Options, Peer},
     probe::{Finished, Probe},
     require::Requirement::{self, Bpf, Btf, Netns as Namespaces, Nft, Root, Veth},
     wire::{self, Body, Record, Summary},
@@ -16,6 +18,9 @@ pub(crate) const WATCHING: &[Requirement] = &[Root, Bpf, Btf, Namespaces, Veth, 
 /// Long enough for anything that happens at once, also in a slow guest.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// Where the tests' servers listen.
+pub(crate) const PORT: u16 = 5672;
+
 /// Starts the program on one namespace, and waits until its programs are attached.
 pub(crate) fn watch(netns: &Netns, more: &[&str]) -> Result<Probe> {
     let inode = netns.inode().to_string();
@@ -23,6 +28,24 @@ pub(crate) fn watch(netns: &Netns, more: &[&str]) -> Result<Probe> {
     let probe = Probe::diagnose(&arguments)?;
     attached(&probe)?;
     Ok(probe)
+}
+
+/// A connection that has carried some data, with a listener that has taken it.
+pub(crate) fn connect(lab: &Routed, options: &Options) -> Result<(Peer, Peer)> {
+    let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), options)?;
+    client.command("write 1000")?;
+    client.wait_event("written", SOON)?;
+    // Its acknowledgment is in before the path is cut.
+    sleep(Duration::from_millis(300));
+    Ok((server, client))
+}
+
+/// Cuts the path and writes into the void.
+pub(crate) fn cut_and_write(lab: &Routed, client: &Peer) -> Result<()> {
+    lab.cut()?;
+    client.command("write 100")?;
+    client.wait_event("written", SOON).map(drop)
 }
 
 /// Waits until the program has attached its programs.
@@ -55,6 +78,9 @@ pub(crate) fn stop_silent(probe: Probe) -> Result<Summary> {
     ensure!(finished.code == Some(0), "exit code {:?}\n{}", finished.code, finished.stdout);
     let summary = summary(&records)?;
     ensure!(summary.findings == 0, "found something:\n{}", finished.stdout);
-    ensure!(summary.lost == 0, "lost events: {summary:?}");
+    // A firing while the same program runs on that CPU is missed by the kernel's own rule, and counted; under interrupts that
+    // happens now and then.
+    let lost: u64 = summary.hooks.iter().map(|hook| hook.lost).sum();
+    ensure!(lost == 0 && summary.undecodable == 0, "lost events: {summary:?}");
     Ok(summary.clone())
 }

@@ -1,20 +1,25 @@
-//! `retransmit_stalled`: unacknowledged data makes no progress though the peer's window is open.
+//! `retransmit_stalled`: data makes no progress though the peer's window is open.
 //!
-//! Required: a retransmission timeout (`tcp_retransmit_timer`, `net/ipv4/tcp_timer.c`) on a synchronized connection with
-//! unacknowledged data and an open send window, and so many timeouts in a row (`icsk_retransmits`: an acknowledgment of new
-//! data sets it back to 0) that ordinary loss does not explain them; or the kernel giving up with ETIMEDOUT.
+//! Required, either unacknowledged data: a retransmission timeout (`tcp_retransmit_timer`, `net/ipv4/tcp_timer.c`) on a
+//! synchronized connection with an open send window, and so many timeouts in a row (`icsk_retransmits`: an acknowledgment of
+//! new data sets it back to 0) that ordinary loss does not explain them; or the kernel giving up with ETIMEDOUT. Or data that
+//! could not even be sent once: with nothing in flight and the window open the kernel has nothing to retransmit, and waits
+//! with the persist timer (`tcp_check_probe_timer`, `include/net/tcp.h`).
 //!
-//! Not this verdict: a closed window (the persist timer, RFC 9293 section 3.8.6.1), SYN and SYN-ACK repeats, a lone FIN
-//! without data, fast retransmit and tail loss probes, a lossy path that makes progress between timeouts, and a peer that
-//! goes on talking while it does not acknowledge our data.
+//! Not this verdict: a closed window (RFC 9293 section 3.8.6.1), SYN and SYN-ACK repeats, a lone FIN without data, fast
+//! retransmit and tail loss probes, a lossy path that makes progress between timeouts, and a peer that goes on talking while
+//! it does not acknowledge our data.
 
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::{
-    judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Timeout, Verdict, deadline},
-    model::SocketView,
+    judge::{
+        Attempt, Cause, Confidence, Deadline, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Sight, Verdict,
+        deadline,
+    },
+    model::{Knowledge, MonoTime, SocketView},
 };
 
 /// Timeouts in a row that make a suspicion. With the smallest RTO the fourth comes 3 s after the segment was first sent. At 5 %
@@ -24,43 +29,77 @@ pub const SUSPECTED_AT_RETRANSMITS: u8 = 4;
 /// With the smallest RTO that is 12.6 s of silence.
 pub const CONFIRMED_AT_RETRANSMITS: u8 = 6;
 
-/// Judges the latest timeout.
+/// Doublings of the persist timer that make a suspicion of data that cannot be sent: 1.4 s with the shortest RTO.
+const SUSPECTED_AT_BACKOFF: u8 = 2;
+
+/// Judges the latest sight of the socket.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
-    let (at, timeout) = Evidence::latest_timeout(history.evidence)?;
-    if !is_stalled_data(&timeout.socket) {
+    let sight = Evidence::latest_sight(history.evidence)?;
+    let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
+    if sight.socket.cannot_send() {
+        unsent(history, &sight, gave_up)
+    } else if sight.socket.has_stalled_data() {
+        unacknowledged(history, &sight, gave_up)
+    } else {
+        None
+    }
+}
+
+/// Data that could not be sent even once.
+fn unsent(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Ruling> {
+    let socket = sight.socket;
+    let cause = local_cause(history);
+    // A lost address is a fact at the first look; what else stops a segment may pass.
+    if socket.backoff? < SUSPECTED_AT_BACKOFF && cause != Cause::SourceAddressLost && !gave_up {
         return None;
     }
-    let retransmits = timeout.socket.retransmits?;
-    let gave_up = history.evidence.iter().any(|evidence| evidence.at >= at && is_giving_up(&evidence.kind));
-    if retransmits < SUSPECTED_AT_RETRANSMITS && !gave_up {
-        return None;
-    }
-    let cause = if timeout.failed_locally() {
-        Cause::LocalSendFailure
-    } else if peer_is_heard(&timeout.socket) {
+    Some(ruling(
+        cause,
+        sight.at.before(socket.probing_for.unwrap_or(Duration::ZERO)),
+        deadline::of_probes(sight, false),
+        missing_evidence(history, sight, cause, 0, gave_up),
+    ))
+}
+
+/// Data that was sent and is not acknowledged.
+fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Ruling> {
+    let socket = sight.socket;
+    let retransmits = socket.retransmits?;
+    let sent = Evidence::latest_attempt(history.evidence).and_then(|timeout| timeout.send_result);
+    let failed_locally = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
+    // With `ip_nonlocal_bind` or IP_TRANSPARENT a socket sends from an address that is not this host's.
+    let source_is_lost = history.path.address_is_gone() && sent.is_none_or(|result| result < 0);
+    let cause = if source_is_lost || failed_locally {
+        local_cause(history)
+    } else if peer_is_heard(socket) {
         return None;
     } else {
         Cause::PeerSilent
     };
-    let missing = missing_evidence(history, timeout, cause, retransmits, gave_up);
-    Some(Ruling {
-        verdict: Verdict::RetransmitStalled,
+    let is_settled = gave_up || (cause == Cause::SourceAddressLost && retransmits > 0);
+    if retransmits < SUSPECTED_AT_RETRANSMITS && !is_settled {
+        return None;
+    }
+    Some(ruling(
         cause,
-        confidence: if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected },
-        since: at.before(timeout.socket.retransmitting_for.unwrap_or(Duration::ZERO)),
-        deadline: deadline::of_retransmission(at, &timeout.socket),
-        missing,
-    })
+        sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO)),
+        deadline::of_retransmission(sight, false),
+        missing_evidence(history, sight, cause, retransmits, gave_up),
+    ))
 }
 
-fn is_stalled_data(socket: &SocketView) -> bool {
-    socket.state.is_some_and(|state| state.is_synchronized())
-        && socket.unacknowledged_data().is_some_and(|bytes| bytes > 0)
-        && socket.snd_wnd_bytes.is_some_and(|bytes| bytes > 0)
+fn ruling(cause: Cause, since: MonoTime, deadline: Option<Deadline>, missing: Vec<MissingEvidence>) -> Ruling {
+    let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
+    Ruling { verdict: Verdict::RetransmitStalled, cause, confidence, since, deadline, missing }
+}
+
+/// Why segments do not leave this host.
+fn local_cause(history: &History<'_>) -> Cause {
+    if history.path.address_is_gone() { Cause::SourceAddressLost } else { Cause::LocalSendFailure }
 }
 
 /// `tcp_write_err()` reports ETIMEDOUT, or the ICMP error remembered in `sk_err_soft` (RFC 1122 section 4.2.3.5).
-fn is_giving_up(kind: &EvidenceKind) -> bool {
+pub(super) fn is_giving_up(kind: &EvidenceKind) -> bool {
     kind.error().is_some_and(|error| {
         matches!(error, Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENOPROTOOPT)
     })
@@ -76,9 +115,15 @@ fn peer_is_heard(socket: &SocketView) -> bool {
     }
 }
 
+/// Whether sending failed with what a packet filter of this host gives that drops (`nf_hook_slow`, `net/netfilter/core.c`).
+fn is_refused(history: &History<'_>) -> bool {
+    let result = Evidence::latest_attempt(history.evidence).and_then(|timeout| timeout.send_result);
+    result.is_some_and(|result| Errno::from_raw(result.saturating_neg()) == Errno::EPERM)
+}
+
 fn missing_evidence(
     history: &History<'_>,
-    timeout: &Timeout,
+    sight: &Sight<'_>,
     cause: Cause,
     retransmits: u8,
     gave_up: bool,
@@ -89,11 +134,32 @@ fn missing_evidence(
             if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
                 missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
             }
-            if timeout.socket.last_ack_ago.is_none() {
+            if sight.socket.last_ack_ago.is_none() {
                 missing.push(MissingEvidence::LastAckTime);
             }
+            // Giving up tells the error.
+            if sight.socket.soft_error.is_none() && !gave_up {
+                missing.push(MissingEvidence::IcmpErrors);
+            }
         }
-        Cause::LocalSendFailure => missing.push(MissingEvidence::LocalAddressAndRoute),
+        Cause::LocalSendFailure => match history.path {
+            Knowledge::NotAsked | Knowledge::Unavailable(_) => {
+                missing.push(MissingEvidence::LocalAddressAndRoute);
+            }
+            Knowledge::Known(path) if path.route.is_ok() && !is_refused(history) => {
+                missing.push(MissingEvidence::WhySendingFails);
+            }
+            Knowledge::Known(_) => {}
+        },
+        // The address is not there: nothing that was lost could explain it away.
+        Cause::SourceAddressLost => return missing,
+        Cause::PeerReset
+        | Cause::PeerRestarted
+        | Cause::PeerUnreachable
+        | Cause::ConntrackExpired
+        | Cause::KeepaliveUnanswered
+        | Cause::WindowProbesUnanswered
+        | Cause::PeerWindowShut => {}
     }
     if history.events_lost > 0 && !gave_up {
         missing.push(MissingEvidence::LostEvents { count: history.events_lost });
@@ -105,27 +171,9 @@ fn missing_evidence(
 mod tests {
     use super::*;
     use crate::{
-        judge::judge,
-        model::{ConnectionKey, MonoTime, TcpState},
+        judge::rules::scene::{SEEN_AT, Scene, stalled},
+        model::TcpState,
     };
-
-    fn stalled(retransmits: u8) -> SocketView {
-        SocketView {
-            state: Some(TcpState::Established),
-            snd_una: Some(1_000),
-            snd_nxt: Some(1_100),
-            write_seq: Some(1_100),
-            snd_wnd_bytes: Some(64_000),
-            retransmits: Some(retransmits),
-            rto: Some(Duration::from_millis(200 << retransmits.min(9))),
-            retransmitting_for: Some(Duration::from_secs(3)),
-            last_ack_ago: Some(Duration::from_secs(4)),
-            user_timeout: Some(Duration::ZERO),
-            orphaned: Some(false),
-            tcp_retries2: Some(15),
-            ..SocketView::default()
-        }
-    }
 
     fn rule_on(
         socket: SocketView,
@@ -133,18 +181,8 @@ mod tests {
         then: &[EvidenceKind],
         events_lost: u64,
     ) -> Option<Ruling> {
-        let at = MonoTime::from_ns(100_000_000_000);
-        let key = ConnectionKey {
-            netns: 1,
-            local: "10.0.0.1:40000".parse().unwrap(),
-            remote: "10.0.0.2:5672".parse().unwrap(),
-        };
-        let mut evidence = vec![Evidence {
-            at,
-            kind: EvidenceKind::RetransmissionTimeout(Box::new(Timeout { send_result, socket: socket.clone() })),
-        }];
-        evidence.extend(then.iter().map(|kind| Evidence { at: at + Duration::from_secs(1), kind: kind.clone() }));
-        judge(&History { key: &key, socket: &socket, evidence: &evidence, events_lost })
+        let seen = Scene::timed_out(socket, send_result).lost(events_lost);
+        then.iter().cloned().fold(seen, Scene::then).judge()
     }
 
     #[test]
@@ -153,7 +191,7 @@ mod tests {
         let four = rule_on(stalled(4), None, &[], 0).unwrap();
         assert_eq!((four.cause, four.confidence), (Cause::PeerSilent, Confidence::Suspected));
         assert_eq!(four.missing, [MissingEvidence::MoreTimeouts { count: 2 }]);
-        assert_eq!(four.since, MonoTime::from_ns(97_000_000_000));
+        assert_eq!(four.since, SEEN_AT.before(Duration::from_secs(3)));
         let six = rule_on(stalled(6), None, &[], 0).unwrap();
         assert_eq!((six.confidence, six.missing), (Confidence::Confirmed, vec![]));
     }
@@ -193,10 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn where_icmp_errors_are_not_told_silence_is_only_suspected() {
+        let ruling = rule_on(SocketView { soft_error: None, ..stalled(9) }, None, &[], 0).unwrap();
+        assert_eq!((ruling.confidence, ruling.missing), (Confidence::Suspected, vec![MissingEvidence::IcmpErrors]));
+    }
+
+    #[test]
     fn lost_events_lower_the_confidence() {
         let ruling = rule_on(stalled(9), None, &[], 3).unwrap();
         assert_eq!(ruling.confidence, Confidence::Suspected);
         assert_eq!(ruling.missing, [MissingEvidence::LostEvents { count: 3 }]);
+    }
+
+    #[test]
+    fn what_a_filter_of_this_host_refuses_needs_no_other_explanation() {
+        let scene = |result| Scene::timed_out(stalled(5), Some(result)).path(true, None);
+        let ruling = scene(-(Errno::EPERM as i32)).judge().unwrap();
+        assert_eq!((ruling.cause, ruling.confidence), (Cause::LocalSendFailure, Confidence::Confirmed));
+        let ruling = scene(-(Errno::ENOBUFS as i32)).judge().unwrap();
+        assert_eq!(ruling.missing, [MissingEvidence::WhySendingFails]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::model::{Coverage, HookStatus, LossPlace};
+use crate::model::{Coverage, HookStatus, LossPlace, ScanStatus};
 
 /// What is observed and what is not.
 #[derive(Clone, Debug, Serialize)]
@@ -9,10 +9,32 @@ pub struct CoverageBody {
     pub kernel_release: String,
     /// Whether something that should be observed is not.
     pub degraded: bool,
-    /// One entry a hook.
+    /// One entry a hook; none in a snapshot, which loads no programs.
     pub hooks: Vec<HookBody>,
     /// Kernel fields that cannot be read here.
     pub missing_fields: Vec<MissingFieldBody>,
+    /// How all sockets are scanned for those that wait.
+    pub scan: ScanBody,
+    /// What became of a connection that was made to stall and was reset; `null` where this was not tried.
+    pub self_test: Option<SelfTestBody>,
+}
+
+/// The scan over all sockets.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScanBody {
+    /// `iterator` (a BPF iterator), or `sock_diag` (`NETLINK_SOCK_DIAG`, which tells less of each socket).
+    pub by: &'static str,
+    /// Why not by an iterator; `null` when it is.
+    pub why: Option<String>,
+}
+
+/// What the self-test found.
+#[derive(Clone, Debug, Serialize)]
+pub struct SelfTestBody {
+    /// `ok`, `broken` (a hook did not fire, or a field was read wrongly) or `skipped`.
+    pub status: &'static str,
+    /// For people.
+    pub text: String,
 }
 
 /// What became of one hook.
@@ -65,6 +87,17 @@ impl CoverageBody {
                     harmless: missing.harmless,
                 })
                 .collect(),
+            scan: ScanBody {
+                by: coverage.scan.name(),
+                why: match &coverage.scan {
+                    ScanStatus::Iterator => None,
+                    ScanStatus::SockDiag(why) => Some(why.clone()),
+                },
+            },
+            self_test: coverage
+                .self_test
+                .as_ref()
+                .map(|test| SelfTestBody { status: test.status(), text: test.to_string() }),
         }
     }
 }

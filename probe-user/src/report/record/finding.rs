@@ -1,15 +1,18 @@
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::{
+    evidence::EvidenceBody,
+    owner::{OwnerBody, owner},
+    path::PathBody,
+    socket::{SocketBody, milliseconds},
+};
 use crate::{
-    case::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
-    judge::{Deadline, DeadlineSource, Evidence, EvidenceKind, MissingEvidence, Remedy, remedies},
-    model::{Keepalive, MonoTime, Owner, SocketView, TcpState},
+    case::{Finding, FindingId, FindingState, Outcome},
+    judge::{Deadline, DeadlineSource, MissingEvidence, Remedy, remedies},
+    model::{MonoTime, TcpState},
     report::{Host, WallClock},
 };
 
@@ -42,6 +45,8 @@ pub struct FindingBody {
     pub deadline: Option<DeadlineBody>,
     /// The socket at the latest event.
     pub socket: SocketBody,
+    /// The way to the peer; `null` where it was not looked up, or could not be.
+    pub path: Option<PathBody>,
     /// What was seen, in time order.
     pub evidence: Vec<EvidenceBody>,
     /// Pieces of evidence left out between the first four and the latest.
@@ -84,19 +89,6 @@ pub struct EndpointBody {
     pub port: u16,
 }
 
-/// The process that holds the socket.
-#[derive(Clone, Debug, Serialize)]
-pub struct OwnerBody {
-    /// Process id.
-    pub pid: u32,
-    /// Command name, at most 15 bytes.
-    pub comm: String,
-    /// Path in the cgroup hierarchy; `null` where it cannot be read.
-    pub cgroup: Option<String>,
-    /// Container id; `null` when the cgroup names none.
-    pub container_id: Option<String>,
-}
-
 /// When the kernel gives up.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadlineBody {
@@ -104,109 +96,12 @@ pub struct DeadlineBody {
     pub time: String,
     /// Seconds from this record's `time`; negative when it is past.
     pub in_seconds: f64,
-    /// The kernel timer that ends it: `retransmission`.
+    /// The kernel timer that ends it: `retransmission`, `probe0` (the persist timer) or `keepalive`.
     pub timer: &'static str,
-    /// The setting that decides: `tcp_retries2`, `tcp_orphan_retries` or `tcp_user_timeout`.
+    /// The setting that decides: `tcp_retries2`, `tcp_orphan_retries`, `tcp_user_timeout` or `keepalive_probes`.
     pub set_by: &'static str,
     /// The setting's value: a count, or milliseconds for `tcp_user_timeout`.
     pub setting: u64,
-}
-
-/// The socket's numbers.
-#[derive(Clone, Debug, Serialize)]
-pub struct SocketBody {
-    /// Oldest unacknowledged sequence number.
-    pub snd_una: Option<u32>,
-    /// Next sequence number to send.
-    pub snd_nxt: Option<u32>,
-    /// Bytes sent and not acknowledged.
-    pub unacknowledged_bytes: Option<u32>,
-    /// Bytes written and never sent.
-    pub unsent_bytes: Option<u32>,
-    /// The peer's window.
-    pub send_window_bytes: Option<u32>,
-    /// Segments in flight.
-    pub packets_out: Option<u32>,
-    /// Segments ever retransmitted.
-    pub total_retransmits: Option<u32>,
-    /// Retransmission timeouts in a row.
-    pub retransmits: Option<u8>,
-    /// Timer doublings.
-    pub backoff: Option<u8>,
-    /// Unanswered probes.
-    pub probes_out: Option<u8>,
-    /// Retransmission timeout.
-    pub rto_us: Option<u64>,
-    /// Since the peer's last ACK.
-    pub last_ack_ago_us: Option<u64>,
-    /// Since the first retransmission of the oldest segment.
-    pub retransmitting_for_us: Option<u64>,
-    /// `TCP_USER_TIMEOUT`; 0 when not set.
-    pub user_timeout_ms: Option<u64>,
-    /// Keepalive settings.
-    pub keepalive: Option<KeepaliveBody>,
-    /// Whether the application has closed its descriptor.
-    pub orphaned: Option<bool>,
-    /// Interface index of the last segment received.
-    pub ingress_ifindex: Option<u32>,
-    /// Interface index segments leave by.
-    pub egress_ifindex: Option<u32>,
-}
-
-/// Keepalive settings; `null` where the namespace's default applies.
-#[derive(Clone, Debug, Serialize)]
-pub struct KeepaliveBody {
-    /// `SO_KEEPALIVE`.
-    pub enabled: bool,
-    /// `TCP_KEEPIDLE`.
-    pub idle_ms: Option<u64>,
-    /// `TCP_KEEPINTVL`.
-    pub interval_ms: Option<u64>,
-    /// `TCP_KEEPCNT`.
-    pub probes: Option<u8>,
-}
-
-/// One thing that was seen.
-#[derive(Clone, Debug, Serialize)]
-pub struct EvidenceBody {
-    /// When.
-    pub time: String,
-    /// Its name.
-    pub kind: &'static str,
-    /// A sentence.
-    pub text: String,
-    /// Its numbers.
-    pub data: EvidenceData,
-}
-
-/// The numbers of a piece of evidence, by `kind`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub enum EvidenceData {
-    /// `retransmission_timeout`.
-    Timeout {
-        /// What sending returned: a negative errno, or 0; `null` before Linux 6.17.
-        send_result: Option<i32>,
-        /// The socket.
-        #[serde(flatten)]
-        socket: Box<SocketBody>,
-    },
-    /// `state_change`.
-    StateChange {
-        /// State before.
-        from: &'static str,
-        /// State after.
-        to: &'static str,
-        /// The socket's error; 0 for none.
-        errno: Option<i32>,
-    },
-    /// `socket_error`.
-    Error {
-        /// The error.
-        errno: Option<i32>,
-    },
-    /// Kinds without numbers: an empty object.
-    Nothing {},
 }
 
 /// What would make a finding surer.
@@ -227,6 +122,8 @@ pub struct RemedyBody {
     pub command: Option<String>,
     /// What it may cost; `null` where nothing.
     pub risk: Option<String>,
+    /// Where it has to be set to outlive a restart or to act at all; `null` where there is nothing to keep.
+    pub lasting: Option<String>,
 }
 
 impl FindingBody {
@@ -251,10 +148,11 @@ impl FindingBody {
             since: clock.rfc3339(finding.ruling.since),
             deadline: finding.ruling.deadline.map(|deadline| deadline_body(&deadline, finding.at, clock)),
             socket: SocketBody::new(&finding.socket),
+            path: PathBody::new(&finding.path),
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
             evidence_left_out: finding.evidence_left_out,
             missing_evidence: finding.ruling.missing.iter().map(missing_body).collect(),
-            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.pid(), outcome.is_some())
+            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.process(), outcome.is_some())
                 .into_iter()
                 .map(remedy_body)
                 .collect(),
@@ -286,20 +184,6 @@ fn connection(finding: &Finding) -> ConnectionBody {
     }
 }
 
-fn owner(owner: &OwnerKnowledge) -> (Option<OwnerBody>, Option<String>) {
-    let unavailable = |why: &str| (None, Some(why.to_owned()));
-    match owner {
-        OwnerKnowledge::Process(Owner { pid, comm, cgroup, container_id }) => {
-            let body =
-                OwnerBody { pid: *pid, comm: comm.clone(), cgroup: cgroup.clone(), container_id: container_id.clone() };
-            (Some(body), None)
-        }
-        OwnerKnowledge::NoProcess => unavailable("no process holds the socket"),
-        OwnerKnowledge::NotAsked => unavailable("not known yet"),
-        OwnerKnowledge::Unavailable(why) => unavailable(why),
-    }
-}
-
 fn deadline_body(deadline: &Deadline, now: MonoTime, clock: &WallClock) -> DeadlineBody {
     let remaining = deadline.at.since(now).as_secs_f64() - now.since(deadline.at).as_secs_f64();
     DeadlineBody {
@@ -312,70 +196,8 @@ fn deadline_body(deadline: &Deadline, now: MonoTime, clock: &WallClock) -> Deadl
                 u64::from(retries)
             }
             DeadlineSource::TcpUserTimeout { timeout } => milliseconds(timeout),
+            DeadlineSource::KeepaliveProbes { probes } => u64::from(probes),
         },
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl SocketBody {
-    fn new(socket: &SocketView) -> Self {
-        Self {
-            snd_una: socket.snd_una,
-            snd_nxt: socket.snd_nxt,
-            unacknowledged_bytes: socket.unacknowledged_data(),
-            unsent_bytes: socket.unsent(),
-            send_window_bytes: socket.snd_wnd_bytes,
-            packets_out: socket.packets_out,
-            total_retransmits: socket.total_retransmits,
-            retransmits: socket.retransmits,
-            backoff: socket.backoff,
-            probes_out: socket.probes_out,
-            rto_us: socket.rto.map(microseconds),
-            last_ack_ago_us: socket.last_ack_ago.map(microseconds),
-            retransmitting_for_us: socket.retransmitting_for.map(microseconds),
-            user_timeout_ms: socket.user_timeout.map(milliseconds),
-            keepalive: socket.keepalive.map(keepalive_body),
-            orphaned: socket.orphaned,
-            ingress_ifindex: socket.ingress_ifindex,
-            egress_ifindex: socket.egress_ifindex,
-        }
-    }
-}
-
-fn keepalive_body(keepalive: Keepalive) -> KeepaliveBody {
-    KeepaliveBody {
-        enabled: keepalive.enabled,
-        idle_ms: keepalive.idle.map(milliseconds),
-        interval_ms: keepalive.interval.map(milliseconds),
-        probes: keepalive.probes,
-    }
-}
-
-impl EvidenceBody {
-    fn new(evidence: &Evidence, clock: &WallClock) -> Self {
-        let data = match &evidence.kind {
-            EvidenceKind::RetransmissionTimeout(timeout) => EvidenceData::Timeout {
-                send_result: timeout.send_result,
-                socket: Box::new(SocketBody::new(&timeout.socket)),
-            },
-            EvidenceKind::StateChange { from, to, error } => {
-                EvidenceData::StateChange { from: from.name(), to: to.name(), errno: *error }
-            }
-            EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
-            EvidenceKind::SynAckRetransmission
-            | EvidenceKind::ResetReceived
-            | EvidenceKind::ResetSent
-            | EvidenceKind::AcknowledgmentsResumed
-            | EvidenceKind::SocketGone => EvidenceData::Nothing {},
-        };
-        Self { time: clock.rfc3339(evidence.at), kind: evidence.kind.name(), text: evidence.kind.to_string(), data }
     }
 }
 
@@ -384,5 +206,6 @@ fn missing_body(missing: &MissingEvidence) -> MissingBody {
 }
 
 fn remedy_body(remedy: Remedy) -> RemedyBody {
-    RemedyBody { text: remedy.text, command: remedy.command, risk: remedy.risk }
+    let Remedy { text, command, risk, lasting } = remedy;
+    RemedyBody { text, command, risk, lasting }
 }

@@ -4,15 +4,20 @@
 //! every other number names its unit.
 
 mod coverage;
+mod evidence;
 mod finding;
+mod owner;
+mod path;
+mod socket;
 mod summary;
 
-pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody};
-pub use finding::{
-    ConnectionBody, DeadlineBody, EndpointBody, EvidenceBody, EvidenceData, FindingBody, KeepaliveBody, MissingBody,
-    OwnerBody, RemedyBody, SocketBody,
-};
+pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody, ScanBody, SelfTestBody};
+pub use evidence::{EvidenceBody, EvidenceData};
+pub use finding::{ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody};
+pub use owner::OwnerBody;
+pub use path::PathBody;
 use serde::Serialize;
+pub use socket::{KeepaliveBody, SocketBody};
 pub use summary::{HookCountBody, SummaryBody};
 
 use super::{Host, Summary, WallClock};

@@ -1,0 +1,83 @@
+//! `skb:kfree_skb`.
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use connprobe_common::abi::hook;
+
+use super::{classic_field, cookie, no_cookie, socket_argument};
+use crate::{
+    emit::{self, Kind, Limit, SocketEvent},
+    globals::{read, settings},
+    packet,
+    socket::{Address, state},
+};
+
+/// A packet is thrown away, with a reason.
+///
+/// Kernel functions `kfree_skb_reason` (`net/core/skbuff.c`), from 5.17, and `sk_skb_reason_drop`, from 6.11; from there also with
+/// the socket it was meant for. Told of so far: a SYN that came for a synchronized connection, which the kernel answers with a
+/// challenge ACK and drops (`tcp_validate_incoming`, RFC 5961 section 4). Ordinary: everything else. Blind spot: packets are dropped
+/// in softirq, also while this program runs for another one. Cost of an ordinary one: a comparison.
+#[btf_tracepoint(function = "kfree_skb")]
+fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    if !is_told(ctx.arg::<u32>(2)) {
+        return 0;
+    }
+    // SAFETY: points into the settings.
+    if unsafe { read(&raw const (*settings()).drop_has_socket) } == 1 {
+        if let Some((sk, raw)) = socket_argument(ctx.arg(3)) {
+            on_syn(sk, || cookie(raw));
+        }
+    } else {
+        on_syn_of_unknown_socket(Address(ctx.arg::<u64>(0)));
+    }
+    0
+}
+
+#[tracepoint]
+fn kfree_skb_classic(ctx: TracePointContext) -> u32 {
+    // SAFETY: all point into the settings.
+    let (reason_offset, skb_offset, sk_offset) = unsafe {
+        (
+            &raw const (*settings()).classic_reason_offset,
+            &raw const (*settings()).classic_skbaddr_offset,
+            &raw const (*settings()).classic_rx_sk_offset,
+        )
+    };
+    let Some(reason) = classic_field::<u32>(&ctx, reason_offset) else { return 0 };
+    if !is_told(reason) {
+        return 0;
+    }
+    if let Some(sk) = classic_field::<u64>(&ctx, sk_offset).filter(|sk| *sk != 0) {
+        on_syn(Address(sk), no_cookie);
+    } else if let Some(skb) = classic_field::<u64>(&ctx, skb_offset) {
+        on_syn_of_unknown_socket(Address(skb));
+    }
+    0
+}
+
+/// Whether the reason is the one for a SYN on a synchronized connection, by this kernel's number.
+#[inline(always)]
+fn is_told(reason: u32) -> bool {
+    // SAFETY: points into the settings.
+    let invalid_syn = unsafe { read(&raw const (*settings()).invalid_syn_reason) };
+    invalid_syn != 0 && reason == invalid_syn
+}
+
+#[inline(always)]
+fn on_syn(sk: Address, cookie: impl FnOnce() -> u64) {
+    let Some(state) = sk.state() else { return };
+    if state::is_synchronized(state) {
+        emit::socket_event(SocketEvent::new(hook::KFREE_SKB, Kind::Full, state), Limit::Connection, sk, cookie);
+    }
+}
+
+/// Only the packet tells which connection it came for.
+#[inline(always)]
+fn on_syn_of_unknown_socket(skb: Address) {
+    if let Some(tuple) = packet::tuple_of_received(skb) {
+        emit::packet_event(hook::KFREE_SKB, &tuple);
+    }
+}

@@ -1,0 +1,104 @@
+//! The scan: every TCP socket of one network namespace passes by, and those that wait for something are written out.
+//!
+//! Kernel iterator `iter/tcp` (`bpf_iter_tcp`, `net/ipv4/tcp_ipv4.c`), since 5.9: runs when user space reads, sees the
+//! namespace of who opened it, with the socket locked. Ordinary: everything without an unanswered timer. Blind spot: a
+//! socket that changes its hash bucket while the scan goes on. Cost of an ordinary one: up to four field reads.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_seq_write},
+    },
+    macros::map,
+    maps::PerCpuArray,
+};
+use connprobe_common::{
+    abi::{ABI_VERSION, NO_RESULT, SocketRecord, hook},
+    fields::Field,
+};
+
+use crate::{
+    emit::zeroed,
+    filter, limit,
+    socket::{self, Address, state},
+};
+
+/// Where a record is put together: the stack is too small for it. One reader scans at a time.
+#[map]
+static SCAN_RECORD: PerCpuArray<SocketRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// `struct bpf_iter__tcp` (`net/ipv4/tcp_ipv4.c`): pointers, each in 8 bytes.
+#[repr(C)]
+struct Context {
+    meta: *const Meta,
+    sk_common: *mut core::ffi::c_void,
+}
+
+/// The beginning of `struct bpf_iter_meta` (`include/linux/bpf.h`).
+#[repr(C)]
+struct Meta {
+    seq: *mut core::ffi::c_void,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn tcp_sockets(ctx: *const Context) -> i32 {
+    // SAFETY: the kernel passes a valid context; the verifier checks both loads.
+    let (meta, sk_common) = unsafe { ((*ctx).meta, (*ctx).sk_common) };
+    if sk_common.is_null() {
+        // The end of the scan.
+        return 0;
+    }
+    let sk = Address(sk_common as u64);
+    let Some(state) = sk.state() else { return 0 };
+    if !is_suspicious(sk, state) {
+        return 0;
+    }
+    let Some(record) = SCAN_RECORD.get_ptr_mut(0) else { return 0 };
+    // SAFETY: `sk_common` is the kernel's own pointer, checked for null.
+    if fill(record, sk, state, || unsafe { bpf_get_socket_cookie(sk_common) }) {
+        // SAFETY: `meta` is the kernel's own and its first member the file that is read; the record is as large as said. When it
+        // does not fit any more, the kernel shows the socket again to the next read.
+        unsafe { bpf_seq_write((*meta).seq.cast(), record.cast(), size_of::<SocketRecord>() as u32) };
+    }
+    0
+}
+
+/// Whether the connection waits for an answer that is overdue. Everything else is idle, busy or over. Handshakes are left out:
+/// no rule asks for them, and a SYN flood would fill the tracker.
+#[inline(always)]
+fn is_suspicious(sk: Address, state: u8) -> bool {
+    state::is_synchronized(state)
+        && (sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0) > 0
+            || sk.read::<u8>(Field::IcskProbesOut).unwrap_or(0) > 0
+            || sk.read::<u8>(Field::IcskBackoff).unwrap_or(0) > 0)
+}
+
+/// Fills the record; `false` when the operator has not asked about this connection.
+#[inline(always)]
+fn fill(record: *mut SocketRecord, sk: Address, state: u8, cookie: impl FnOnce() -> u64) -> bool {
+    let Some(tuple) = socket::tuple(sk) else { return false };
+    if !filter::passes(&tuple) {
+        return false;
+    }
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let record = zeroed(record);
+    record.abi_version = ABI_VERSION;
+    record.hook = hook::SCAN;
+    record.size = size_of::<SocketRecord>() as u32;
+    record.ktime_ns = now_ns;
+    record.old_state = state;
+    record.new_state = state;
+    record.result = NO_RESULT;
+    tuple.write(record);
+    record.cookie = match sk.read::<u64>(Field::SkCookie) {
+        Some(0) | None => cookie(),
+        Some(given) => given,
+    };
+    socket::fill_common(record, sk);
+    socket::fill_full(record, sk);
+    // From now on its end is told by the hooks.
+    limit::watch(sk, now_ns);
+    true
+}

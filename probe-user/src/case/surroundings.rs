@@ -1,0 +1,75 @@
+use crate::{
+    judge::EvidenceKind,
+    model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, Question, SocketView},
+};
+
+/// What witnesses have said of the host around a connection: the way to its peer, and connection tracking.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Surroundings {
+    pub(super) path: Knowledge<PathStatus>,
+    pub(super) conntrack: Knowledge<ConntrackStatus>,
+    awaits_path: bool,
+    awaits_conntrack: bool,
+    asked_at: Option<Step>,
+}
+
+/// How far a socket has got in waiting: it changes with every timeout and every unanswered probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    retransmits: Option<u8>,
+    probes_out: Option<u8>,
+    backoff: Option<u8>,
+}
+
+impl Surroundings {
+    /// What to ask now, if anything: each witness once a step, however often a scan comes by.
+    pub(super) fn questions(&mut self, key: &ConnectionKey, socket: &SocketView) -> Vec<Question> {
+        let step =
+            Some(Step { retransmits: socket.retransmits, probes_out: socket.probes_out, backoff: socket.backoff });
+        if self.asked_at == step {
+            return Vec::new();
+        }
+        self.asked_at = step;
+        // What is still unanswered from the step before was lost on the way.
+        (self.awaits_path, self.awaits_conntrack) = (true, true);
+        vec![Question::Path { key: *key, ingress_ifindex: socket.ingress_ifindex }, Question::Conntrack { key: *key }]
+    }
+
+    /// Whether an answer is still to come.
+    pub(super) const fn awaits_answers(&self) -> bool {
+        self.awaits_path || self.awaits_conntrack
+    }
+
+    /// Takes in what is known of the way to the peer. What is wrong with it is evidence when it is new.
+    pub(super) fn take_path(&mut self, path: Knowledge<PathStatus>) -> Option<EvidenceKind> {
+        self.awaits_path = false;
+        let before = std::mem::replace(&mut self.path, path);
+        let wrong = |path: &Knowledge<PathStatus>| {
+            let Knowledge::Known(status) = path else { return None };
+            match (&status.route, path.silent_next_hop()) {
+                _ if !status.local_address => Some(EvidenceKind::LocalAddressGone),
+                (Err(errno), _) => Some(EvidenceKind::NoRoute { errno: *errno }),
+                (Ok(_), Some(route)) => Some(EvidenceKind::NextHopSilent(route.clone())),
+                (Ok(_), None) => None,
+            }
+        };
+        wrong(&self.path).filter(|now| wrong(&before).as_ref() != Some(now))
+    }
+
+    /// Takes in what connection tracking knows. It is evidence when it is first told, and when it changes.
+    pub(super) fn take_conntrack(&mut self, conntrack: Knowledge<ConntrackStatus>) -> Option<EvidenceKind> {
+        self.awaits_conntrack = false;
+        let before = std::mem::replace(&mut self.conntrack, conntrack);
+        match (&self.conntrack, before) {
+            (Knowledge::Known(ConntrackStatus::Tracked(_)), Knowledge::Known(ConntrackStatus::Tracked(_)))
+            | (Knowledge::Known(ConntrackStatus::Forgotten(_)), Knowledge::Known(ConntrackStatus::Forgotten(_))) => {
+                None
+            }
+            (Knowledge::Known(ConntrackStatus::Tracked(entry)), _) => Some(EvidenceKind::ConntrackEntry(*entry)),
+            (Knowledge::Known(ConntrackStatus::Forgotten(settings)), _) => {
+                Some(EvidenceKind::ConntrackEntryMissing(*settings))
+            }
+            (Knowledge::Known(ConntrackStatus::Inactive) | Knowledge::NotAsked | Knowledge::Unavailable(_), _) => None,
+        }
+    }
+}

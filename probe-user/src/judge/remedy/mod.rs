@@ -1,0 +1,141 @@
+//! What to do about a ruling. The cause decides; ports and the process that holds the socket decide which software's settings
+//! are named. One file per family of causes, one for the settings of software, one for those of the kernel.
+
+mod forgotten;
+mod kernel;
+mod local;
+mod reader;
+mod silent;
+mod software;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use super::{Cause, DeadlineSource, Ruling};
+use crate::model::{ConnectionKey, Owner};
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remedy {
+    /// What to do and why, in a sentence.
+    pub text: String,
+    /// A command that does or shows it, where there is one.
+    pub command: Option<String>,
+    /// What it may cost.
+    pub risk: Option<String>,
+    /// Where it has to be set to outlive a restart or to act at all; `None` where there is nothing to keep.
+    pub lasting: Option<String>,
+}
+
+/// More than this nobody reads at night; what comes last is the least useful.
+const MOST_REMEDIES: usize = 5;
+
+/// What to do about a ruling, the most useful first. `owner` is the process that holds the socket, where it is known; what can
+/// only be done to a connection that is still there is left out when it `is_over`.
+pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner: Option<&Owner>, is_over: bool) -> Vec<Remedy> {
+    let patient = Patient { key, ruling, owner, is_over };
+    let mut remedies = match ruling.cause {
+        Cause::PeerSilent => silent::peer_silent(&patient),
+        Cause::PeerUnreachable => silent::peer_unreachable(&patient),
+        Cause::WindowProbesUnanswered => silent::window_probes_unanswered(&patient),
+        Cause::KeepaliveUnanswered => forgotten::keepalive_unanswered(&patient),
+        Cause::PeerReset => forgotten::peer_reset(&patient),
+        Cause::PeerRestarted => forgotten::peer_restarted(&patient),
+        Cause::ConntrackExpired => forgotten::conntrack_expired(&patient),
+        Cause::SourceAddressLost => local::source_address_lost(&patient),
+        Cause::LocalSendFailure => local::local_send_failure(&patient),
+        Cause::PeerWindowShut => reader::peer_window_shut(&patient),
+    };
+    remedies.truncate(MOST_REMEDIES);
+    remedies
+}
+
+/// Whose connection it is, and how it is.
+struct Patient<'a> {
+    key: &'a ConnectionKey,
+    ruling: &'a Ruling,
+    owner: Option<&'a Owner>,
+    is_over: bool,
+}
+
+impl Patient<'_> {
+    /// What a command begins with to run in the network namespace of the process that holds the socket.
+    fn here(&self) -> String {
+        self.owner.map_or(String::new(), |owner| format!("nsenter -t {} -n ", owner.pid))
+    }
+
+    /// The local address as `ss` takes it in a filter.
+    fn local(&self) -> String {
+        in_filter(self.key.local.ip())
+    }
+
+    /// The peer's address as `ss` takes it in a filter.
+    fn remote(&self) -> String {
+        in_filter(self.key.remote.ip())
+    }
+
+    /// Whether the application has set `TCP_USER_TIMEOUT`, and that is what ends the connection.
+    fn has_user_timeout(&self) -> bool {
+        let set_by = self.ruling.deadline.map(|deadline| deadline.set_by);
+        matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. }))
+    }
+
+    /// Ends the connection, if it is still there.
+    fn end_now(&self) -> Option<Remedy> {
+        (!self.is_over).then(|| Remedy {
+            risk: Some(
+                "unacknowledged data is lost, as it will be at the deadline; needs CONFIG_INET_DIAG_DESTROY".to_owned(),
+            ),
+            ..self.kill(
+                "End the connection now instead of waiting: the application gets an error at once and can reconnect.",
+            )
+        })
+    }
+
+    fn kill(&self, text: &str) -> Remedy {
+        Remedy::new(text).command(format!(
+            "{}ss -K src {} sport = :{} dst {} dport = :{}",
+            self.here(),
+            self.local(),
+            self.key.local.port(),
+            self.remote(),
+            self.key.remote.port()
+        ))
+    }
+
+    /// Shows the peer's end of the connection, where it has one.
+    fn look_on_the_peer(&self, text: String) -> Remedy {
+        Remedy::new(text)
+            .command(format!("ss -tnpo dst {} sport = :{}", self.local(), self.key.remote.port()))
+            .risk("none: it only looks (to be run on the peer)")
+    }
+}
+
+/// An address as `ss` takes it in a filter.
+fn in_filter(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+const ONLY_LOOKS: &str = "none: it only looks";
+
+impl Remedy {
+    fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), command: None, risk: None, lasting: None }
+    }
+
+    fn command(self, command: impl Into<String>) -> Self {
+        Self { command: Some(command.into()), ..self }
+    }
+
+    fn risk(self, risk: impl Into<String>) -> Self {
+        Self { risk: Some(risk.into()), ..self }
+    }
+
+    fn lasting(self, lasting: impl Into<String>) -> Self {
+        Self { lasting: Some(lasting.into()), ..self }
+    }
+}

@@ -1,0 +1,142 @@
+use super::*;
+use crate::{
+    judge::{Confidence, Deadline, KernelTimer, Verdict},
+    model::{MonoTime, Place},
+};
+
+fn key(local_port: u16, remote_port: u16) -> ConnectionKey {
+    ConnectionKey { netns: 1, local: ([10, 0, 0, 1], local_port).into(), remote: ([10, 0, 0, 2], remote_port).into() }
+}
+
+fn ruling(cause: Cause, set_by: DeadlineSource) -> Ruling {
+    let at = MonoTime::from_ns(1);
+    Ruling {
+        verdict: Verdict::RetransmitStalled,
+        cause,
+        confidence: Confidence::Confirmed,
+        since: at,
+        deadline: Some(Deadline { at, timer: KernelTimer::Retransmission, set_by }),
+        missing: Vec::new(),
+    }
+}
+
+const DEFAULT: DeadlineSource = DeadlineSource::TcpRetries2 { retries: 15 };
+
+fn owner(comm: &str) -> Owner {
+    Owner { pid: 812, comm: comm.to_owned(), ..Owner::default() }
+}
+
+/// Everything that is said of a connection that goes on waiting, in one text.
+fn said(cause: Cause, key: &ConnectionKey, owner: Option<&Owner>) -> String {
+    let remedies = remedies(key, &ruling(cause, DEFAULT), owner, false);
+    remedies.iter().map(|remedy| format!("{remedy:?}\n")).collect()
+}
+
+#[test]
+fn every_cause_has_one_to_five_remedies_whoever_holds_the_socket() {
+    for cause in Cause::ALL {
+        for (local, remote) in [(40_000, 80), (40_000, 5672), (5672, 40_000), (5671, 5672)] {
+            for comm in ["haproxy", "beam.smp", "nova-compute", "python3", "curl"] {
+                for (is_over, owner) in [(false, Some(owner(comm))), (true, Some(owner(comm))), (false, None)] {
+                    let remedies = remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), is_over);
+                    assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{cause:?} {comm}");
+                    let kills =
+                        |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -K"));
+                    assert!(!(is_over && remedies.iter().any(kills)), "{cause:?}: what is over cannot be ended");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_changes_something_says_what_it_risks_and_a_setting_how_to_make_it_last() {
+    for cause in Cause::ALL {
+        for comm in ["haproxy", "beam.smp", "nova-compute", "curl"] {
+            for key in [key(40_000, 5672), key(5672, 40_000)] {
+                for remedy in remedies(&key, &ruling(cause, DEFAULT), Some(&owner(comm)), false) {
+                    assert!(remedy.command.is_none() || remedy.risk.is_some(), "{remedy:?}");
+                    let sets = remedy.command.as_ref().is_some_and(|command| command.contains("sysctl -w"));
+                    assert!(!sets || remedy.lasting.is_some(), "{remedy:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn commands_run_in_the_namespace_of_the_owner() {
+    assert!(said(Cause::SourceAddressLost, &key(1, 2), Some(&owner("curl"))).contains("nsenter -t 812 -n ip address"));
+    assert!(!said(Cause::SourceAddressLost, &key(1, 2), None).contains("nsenter"));
+}
+
+#[test]
+fn haproxy_that_writes_from_a_lost_address_is_told_of_tcp_ut() {
+    let text = said(Cause::SourceAddressLost, &key(5672, 40_000), Some(&owner("haproxy")));
+    assert!(text.contains("tcp-ut 30s") && text.contains("/etc/haproxy/haproxy.cfg"), "{text}");
+    assert!(!text.contains("RABBITMQ"), "{text}");
+    let text = said(Cause::PeerReset, &key(40_000, 80), Some(&owner("haproxy")));
+    assert!(text.contains("option clitcpka") && text.contains("timeout client"), "{text}");
+}
+
+#[test]
+fn a_service_of_openstack_is_told_of_its_own_file_and_unit() {
+    let unit = Some("openstack-nova-compute.service".to_owned());
+    let nova = Owner { place: Place { unit, ..Place::default() }, ..owner("nova-compute") };
+    let text = said(Cause::PeerSilent, &key(40_000, 5672), Some(&nova));
+    for expected in ["heartbeat_timeout_threshold", "/etc/nova/nova.conf", "restart openstack-nova-compute.service"] {
+        assert!(text.contains(expected), "no {expected} in {text}");
+    }
+    let text = said(Cause::PeerSilent, &key(40_000, 5671), Some(&owner("python3")));
+    assert!(text.contains("If python3 is a service of OpenStack") && !text.contains("/etc/nova"), "{text}");
+    let text = said(Cause::PeerSilent, &key(40_000, 3306), Some(&nova));
+    assert!(!text.contains("heartbeat_timeout_threshold"), "a database is no broker: {text}");
+}
+
+#[test]
+fn the_broker_is_told_of_heartbeats_and_its_clients_are() {
+    let text = said(Cause::PeerSilent, &key(5672, 40_000), Some(&owner("beam.smp")));
+    assert!(text.contains("`heartbeat = 60`") && text.contains("{raw,6,18,<<30000:32/native>>}"), "{text}");
+    let text = said(Cause::KeepaliveUnanswered, &key(5672, 40_000), None);
+    assert!(text.contains("tcp_listen_options.keepalive = true"), "{text}");
+    let text = said(Cause::KeepaliveUnanswered, &key(40_000, 5672), Some(&owner("java")));
+    assert!(text.contains("its connection option `heartbeat`"), "{text}");
+    let text = said(Cause::PeerWindowShut, &key(40_000, 5672), Some(&owner("nova-conductor")));
+    assert!(text.contains("rabbitmq-diagnostics alarms"), "{text}");
+}
+
+#[test]
+fn the_kernels_limit_is_named_only_where_it_decides_and_can_be_lowered() {
+    let lowers = |set_by| {
+        let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, false);
+        remedies.iter().any(|remedy| remedy.command.as_ref().is_some_and(|command| command.contains("tcp_retries2=8")))
+    };
+    assert!(lowers(DEFAULT));
+    assert!(!lowers(DeadlineSource::TcpRetries2 { retries: 8 }));
+    let timeout = std::time::Duration::from_secs(30);
+    assert!(!lowers(DeadlineSource::TcpUserTimeout { timeout }));
+}
+
+#[test]
+fn a_setting_lasts_where_the_owners_network_is_made() {
+    let text = said(Cause::PeerReset, &key(1, 2), Some(&owner("curl")));
+    assert!(text.contains("/etc/sysctl.d/") && !text.contains("securityContext"), "{text}");
+    let place = Place { container_id: Some("1f".repeat(32)), ..Place::default() };
+    let contained = Owner { place, ..owner("curl") };
+    assert!(said(Cause::PeerReset, &key(1, 2), Some(&contained)).contains("by `--sysctl`"));
+    let place = Place { pod_uid: Some("1f".repeat(16)), ..contained.place.clone() };
+    let in_pod = Owner { place, ..contained };
+    assert!(said(Cause::PeerReset, &key(1, 2), Some(&in_pod)).contains("securityContext.sysctls"));
+}
+
+#[test]
+fn addresses_of_ipv6_are_written_as_ss_reads_them() {
+    let key = ConnectionKey {
+        netns: 1,
+        local: "[2001:db8::1]:1".parse().unwrap(),
+        remote: "[2001:db8::2]:2".parse().unwrap(),
+    };
+    assert!(
+        said(Cause::PeerSilent, &key, None).contains("ss -K src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
+    );
+}

@@ -1,0 +1,140 @@
+//! `keepalive_unanswered`, `window_probes_unanswered`: probes that a living peer answers at once whatever its application does, and
+//! so many without an answer that ordinary loss does not explain them. Keepalive probes of an idle connection
+//! (`tcp_keepalive_timer`, `net/ipv4/tcp_timer.c`, RFC 9293 section 3.8.4), or probes of a shut window (`tcp_probe_timer`, section
+//! 3.8.6.1).
+
+use nix::errno::Errno;
+
+use std::time::Duration;
+
+use crate::{
+    judge::{Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Sight, Verdict, deadline},
+    model::{MonoTime, SocketView},
+};
+
+/// Probes in a row that make a suspicion. At 5 % loss each way, one time in a hundred two of them or their answers are lost.
+const SUSPECTED_AT_PROBES: u8 = 2;
+/// Probes of a shut window come twice as fast at first: one more of them.
+const SUSPECTED_AT_WINDOW_PROBES: u8 = 3;
+/// Probes in a row that ordinary loss no longer explains.
+const CONFIRMED_AT_PROBES: u8 = 4;
+
+/// Probes without an answer.
+pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
+    let sight = Evidence::latest_sight(history.evidence)?;
+    let socket = sight.socket;
+    if !socket.state?.is_synchronized() {
+        return None;
+    }
+    let probes = socket.probes_out?;
+    let gave_up = history
+        .evidence
+        .iter()
+        .any(|evidence| evidence.at >= sight.at && evidence.kind.error() == Some(Errno::ETIMEDOUT));
+    let (cause, suspected_at, since, deadline) = if socket.window_is_shut() {
+        let since = sight.at.before(socket.last_ack_ago?);
+        (Cause::WindowProbesUnanswered, SUSPECTED_AT_WINDOW_PROBES, since, deadline::of_probes(&sight, false))
+    } else if is_kept_alive(socket) {
+        (Cause::KeepaliveUnanswered, SUSPECTED_AT_PROBES, probing_since(&sight)?, deadline::of_keepalive(&sight))
+    } else {
+        return None;
+    };
+    // A socket may allow fewer probes than make a suspicion; then giving up is the proof.
+    if probes == 0 || (probes < suspected_at && !gave_up) {
+        return None;
+    }
+    let mut missing = Vec::new();
+    if probes < CONFIRMED_AT_PROBES && !gave_up {
+        missing.push(MissingEvidence::MoreProbes { count: CONFIRMED_AT_PROBES - probes });
+    }
+    if history.events_lost > 0 && !gave_up {
+        missing.push(MissingEvidence::LostEvents { count: history.events_lost });
+    }
+    Some(Ruling {
+        verdict: Verdict::HalfOpen,
+        cause,
+        confidence: if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected },
+        since,
+        deadline,
+        missing,
+    })
+}
+
+/// Whether the socket is idle and only keepalive waits for the peer.
+fn is_kept_alive(socket: &SocketView) -> bool {
+    socket.keepalive.is_some_and(|keepalive| keepalive.enabled)
+        && socket.packets_out == Some(0)
+        && socket.unsent() == Some(0)
+        && socket.timer.is_none()
+}
+
+/// When the first of the unanswered keepalive probes was sent: the idle time after something last came in, where it is known.
+fn probing_since(sight: &Sight<'_>) -> Option<MonoTime> {
+    let heard = sight.at.before(sight.socket.last_ack_ago?.min(sight.socket.last_data_ago?));
+    Some(heard + sight.socket.keepalive?.idle.unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        judge::rules::scene::{SEEN_AT, Scene, quiet},
+        model::{Keepalive, PendingTimer, SocketTimer},
+    };
+
+    fn idle(probes_out: u8) -> SocketView {
+        let second = Duration::from_secs(1);
+        SocketView {
+            probes_out: Some(probes_out),
+            last_ack_ago: Some(second * 20),
+            last_data_ago: Some(second * 30),
+            keepalive: Some(Keepalive {
+                enabled: true,
+                idle: Some(second * 10),
+                interval: Some(second * 3),
+                probes: Some(5),
+            }),
+            keepalive_due_in: Some(second),
+            ..quiet()
+        }
+    }
+
+    fn shut(probes_out: u8) -> SocketView {
+        SocketView {
+            write_seq: Some(1_500),
+            snd_wnd_bytes: Some(0),
+            backoff: Some(5),
+            timer: Some(PendingTimer { kind: SocketTimer::Persist, due_in: Duration::from_secs(1) }),
+            probing_for: Some(Duration::from_secs(18)),
+            ..idle(probes_out)
+        }
+    }
+
+    fn rule_on(socket: SocketView) -> Option<Ruling> {
+        Scene::scanned(socket).judge()
+    }
+
+    #[test]
+    fn two_unanswered_keepalive_probes_are_a_suspicion_and_four_a_fact() {
+        assert_eq!(rule_on(idle(1)), None);
+        let ruling = rule_on(idle(2)).unwrap();
+        assert_eq!((ruling.verdict, ruling.cause), (Verdict::HalfOpen, Cause::KeepaliveUnanswered));
+        assert_eq!(ruling.missing, [MissingEvidence::MoreProbes { count: 2 }]);
+        // The first probe went out ten seconds after the last ACK.
+        assert_eq!(ruling.since, SEEN_AT.before(Duration::from_secs(10)));
+        assert_eq!(rule_on(idle(4)).unwrap().confidence, Confidence::Confirmed);
+    }
+
+    #[test]
+    fn a_shut_window_whose_probes_stay_unanswered_is_half_open() {
+        assert_eq!(rule_on(shut(4)).unwrap().cause, Cause::WindowProbesUnanswered);
+        assert_ne!(rule_on(shut(1)).unwrap().verdict, Verdict::HalfOpen);
+    }
+
+    #[test]
+    fn without_keepalive_or_with_data_in_flight_an_idle_connection_is_nothing() {
+        let off = idle(3).keepalive.map(|keepalive| Keepalive { enabled: false, ..keepalive });
+        assert_eq!(rule_on(SocketView { keepalive: off, ..idle(3) }), None);
+        assert_eq!(rule_on(SocketView { packets_out: Some(1), ..idle(3) }), None);
+    }
+}

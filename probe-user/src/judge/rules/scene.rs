@@ -1,0 +1,137 @@
+//! What the rules' tests judge: one connection, with what was seen of it.
+
+use std::time::Duration;
+
+use crate::{
+    judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
+    model::{
+        ConnectionKey, ConntrackSettings, ConntrackStatus, Interface, Knowledge, MonoTime, NeighbourState, PathStatus,
+        Route, SocketView, TcpState,
+    },
+};
+
+/// When the first thing was seen.
+pub(super) const SEEN_AT: MonoTime = MonoTime::from_ns(1_000_000_000_000);
+
+/// An established connection with its window open, all acknowledged, and the peer last heard of four seconds ago.
+pub(super) fn quiet() -> SocketView {
+    SocketView {
+        state: Some(TcpState::Established),
+        snd_una: Some(1_000),
+        snd_nxt: Some(1_000),
+        write_seq: Some(1_000),
+        snd_wnd_bytes: Some(64_000),
+        packets_out: Some(0),
+        retransmits: Some(0),
+        backoff: Some(0),
+        probes_out: Some(0),
+        rto: Some(Duration::from_millis(200)),
+        last_ack_ago: Some(Duration::from_secs(4)),
+        last_data_ago: Some(Duration::from_secs(4)),
+        user_timeout: Some(Duration::ZERO),
+        soft_error: Some(0),
+        orphaned: Some(false),
+        tcp_retries2: Some(15),
+        ..SocketView::default()
+    }
+}
+
+/// The same with 100 bytes unacknowledged through so many timeouts.
+pub(super) fn stalled(retransmits: u8) -> SocketView {
+    SocketView {
+        snd_nxt: Some(1_100),
+        write_seq: Some(1_100),
+        packets_out: Some(1),
+        retransmits: Some(retransmits),
+        rto: Some(Duration::from_millis(200 << retransmits.min(9))),
+        retransmitting_for: Some(Duration::from_secs(3)),
+        ..quiet()
+    }
+}
+
+/// A connection's history, and what witnesses have said.
+#[derive(Default)]
+pub(super) struct Scene {
+    evidence: Vec<Evidence>,
+    socket: SocketView,
+    path: Knowledge<PathStatus>,
+    conntrack: Knowledge<ConntrackStatus>,
+    events_lost: u64,
+}
+
+impl Scene {
+    /// The scan has found this socket.
+    pub(super) fn scanned(socket: SocketView) -> Self {
+        Self::default().seen(&socket, EvidenceKind::Scanned(Box::new(socket.clone())))
+    }
+
+    /// This socket's retransmission timer has fired.
+    pub(super) fn timed_out(socket: SocketView, send_result: Option<i32>) -> Self {
+        let timeout = Attempt { send_result, socket: socket.clone() };
+        Self::default().seen(&socket, EvidenceKind::RetransmissionTimeout(Box::new(timeout)))
+    }
+
+    /// Something was seen while the socket was like this.
+    pub(super) fn seen(mut self, socket: &SocketView, kind: EvidenceKind) -> Self {
+        self.socket = socket.clone();
+        self.then(kind)
+    }
+
+    /// Something was seen a second after the last.
+    pub(super) fn then(mut self, kind: EvidenceKind) -> Self {
+        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + Duration::from_secs(1));
+        self.evidence.push(Evidence { at, kind });
+        self
+    }
+
+    /// The address is there, and so is a route, or not.
+    pub(super) fn path(mut self, local_address: bool, errno: Option<i32>) -> Self {
+        let route = Route { egress: Interface { index: 2, name: "eth0".to_owned() }, gateway: None, neighbour: None };
+        self.path = Knowledge::Known(PathStatus {
+            local_address,
+            route: errno.map_or(Ok(route), Err),
+            ingress: None,
+            reverse_path_filter: None,
+        });
+        self
+    }
+
+    /// The next hop of the path is like this.
+    pub(super) fn neighbour(mut self, neighbour: NeighbourState) -> Self {
+        if let Knowledge::Known(PathStatus { route: Ok(route), .. }) = &mut self.path {
+            route.neighbour = Some(neighbour);
+        }
+        self
+    }
+
+    /// Connection tracking knows others but not this one.
+    pub(super) fn forgotten_by_conntrack(mut self) -> Self {
+        let settings = ConntrackSettings {
+            loose: Some(false),
+            timeout_established: Some(Duration::from_secs(432_000)),
+            timeout_unacknowledged: Some(Duration::from_secs(300)),
+            timeout_max_retrans: Some(Duration::from_secs(300)),
+        };
+        self.conntrack = Knowledge::Known(ConntrackStatus::Forgotten(settings));
+        self.then(EvidenceKind::ConntrackEntryMissing(settings))
+    }
+
+    /// So many events were lost.
+    pub(super) fn lost(mut self, events: u64) -> Self {
+        self.events_lost = events;
+        self
+    }
+
+    pub(super) fn judge(&self) -> Option<Ruling> {
+        let key =
+            ConnectionKey { netns: 1, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 5672).into() };
+        judge(&History {
+            key: &key,
+            socket: &self.socket,
+            evidence: &self.evidence,
+            path: &self.path,
+            conntrack: &self.conntrack,
+            events_lost: self.events_lost,
+        })
+    }
+}

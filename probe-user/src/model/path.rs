@@ -1,0 +1,66 @@
+use std::net::IpAddr;
+
+/// The way from a connection's namespace to its peer, as rtnetlink shows it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Whether the local address is on an interface of the namespace.
+    pub local_address: bool,
+    /// The route to the peer, else what looking it up gave, a positive errno.
+    pub route: Result<Route, i32>,
+    /// The interface the connection's last segment came in by, where that is known.
+    pub ingress: Option<Interface>,
+    /// How strictly that interface filters by the reverse path (`net.ipv4.conf.*.rp_filter`, the higher of its own and that of
+    /// `all`): 0 not at all, 1 strictly, 2 loosely. `None` for IPv6, which has no such filter, or where it cannot be read.
+    pub reverse_path_filter: Option<u8>,
+}
+
+/// Where a packet to the peer would go now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The interface it leaves by.
+    pub egress: Interface,
+    /// The router it goes to; `None` when the peer is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// What is known of that router, or of the peer where there is none.
+    pub neighbour: Option<NeighbourState>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index in its namespace.
+    pub index: u32,
+    /// Its name; empty when it has gone.
+    pub name: String,
+}
+
+/// Whether a neighbour's link address is known (`NUD_*`, `include/uapi/linux/neighbour.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeighbourState {
+    /// It is known, or none is needed.
+    Resolved,
+    /// It is being asked for.
+    Incomplete,
+    /// Nobody has answered.
+    Failed,
+}
+
+impl NeighbourState {
+    /// Whether it does not answer. One that is there answers within milliseconds; so one that is still being asked when a connection
+    /// has waited through several timeouts is not there either.
+    pub const fn is_silent(self) -> bool {
+        match self {
+            Self::Incomplete | Self::Failed => true,
+            Self::Resolved => false,
+        }
+    }
+
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Resolved => "resolved",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use std::{net::IpAddr, time::Duration};
+
+use serde::Serialize;
+
+use super::socket::SocketBody;
+use crate::{
+    judge::{Evidence, EvidenceKind},
+    model::ConntrackState,
+    report::WallClock,
+};
+
+/// One thing that was seen.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvidenceBody {
+    /// When.
+    pub time: String,
+    /// Its name.
+    pub kind: &'static str,
+    /// A sentence.
+    pub text: String,
+    /// Its numbers.
+    pub data: EvidenceData,
+}
+
+/// The numbers of a piece of evidence, by `kind`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum EvidenceData {
+    /// `retransmission_timeout`, `probe_sent`.
+    Attempt {
+        /// What sending returned: a negative errno, or 0; `null` where that was not seen.
+        send_result: Option<i32>,
+        /// The socket.
+        #[serde(flatten)]
+        socket: Box<SocketBody>,
+    },
+    /// `scanned`, `reset_received`: the socket.
+    Socket(Box<SocketBody>),
+    /// `no_route`.
+    Route {
+        /// What looking the route up gave.
+        errno: i32,
+    },
+    /// `next_hop_silent`.
+    NextHop {
+        /// The router; `null` for the peer itself.
+        gateway: Option<IpAddr>,
+        /// The interface it is behind.
+        interface: String,
+    },
+    /// `conntrack_entry`.
+    ConntrackEntry {
+        /// The TCP state as `conntrack -L` writes it, in lower case; `null` where the entry has none.
+        state: Option<&'static str>,
+        /// Whether packets of both directions have been seen.
+        replied: bool,
+        /// Whether it is kept when the table is full.
+        assured: bool,
+        /// In how many seconds it expires if no packet comes; `null` where the kernel does not say.
+        expires_in_seconds: Option<u64>,
+        /// The zone it is in; 0 is the default.
+        zone: u16,
+    },
+    /// `conntrack_entry_missing`: what decides how long entries are kept; `null` where it cannot be read.
+    ConntrackEntryMissing {
+        /// `nf_conntrack_tcp_loose`.
+        tcp_loose: Option<bool>,
+        /// `nf_conntrack_tcp_timeout_established`.
+        timeout_established_seconds: Option<u64>,
+        /// `nf_conntrack_tcp_timeout_unacknowledged`.
+        timeout_unacknowledged_seconds: Option<u64>,
+        /// `nf_conntrack_tcp_timeout_max_retrans`.
+        timeout_max_retrans_seconds: Option<u64>,
+    },
+    /// `state_change`.
+    StateChange {
+        /// State before.
+        from: &'static str,
+        /// State after.
+        to: &'static str,
+        /// The socket's error; 0 for none.
+        errno: Option<i32>,
+    },
+    /// `socket_error`.
+    Error {
+        /// The error.
+        errno: Option<i32>,
+    },
+    /// Kinds without numbers: an empty object.
+    Nothing {},
+}
+
+impl EvidenceBody {
+    pub(super) fn new(evidence: &Evidence, clock: &WallClock) -> Self {
+        let data = match &evidence.kind {
+            EvidenceKind::RetransmissionTimeout(attempt) | EvidenceKind::ProbeSent(attempt) => EvidenceData::Attempt {
+                send_result: attempt.send_result,
+                socket: Box::new(SocketBody::new(&attempt.socket)),
+            },
+            EvidenceKind::Scanned(socket) | EvidenceKind::ResetReceived(socket) => {
+                EvidenceData::Socket(Box::new(SocketBody::new(socket)))
+            }
+            EvidenceKind::NoRoute { errno } => EvidenceData::Route { errno: *errno },
+            EvidenceKind::NextHopSilent(route) => {
+                EvidenceData::NextHop { gateway: route.gateway, interface: route.egress.name.clone() }
+            }
+            EvidenceKind::ConntrackEntry(entry) => EvidenceData::ConntrackEntry {
+                state: entry.state.map(ConntrackState::name),
+                replied: entry.replied,
+                assured: entry.assured,
+                expires_in_seconds: seconds(entry.expires_in),
+                zone: entry.zone,
+            },
+            EvidenceKind::ConntrackEntryMissing(settings) => EvidenceData::ConntrackEntryMissing {
+                tcp_loose: settings.loose,
+                timeout_established_seconds: seconds(settings.timeout_established),
+                timeout_unacknowledged_seconds: seconds(settings.timeout_unacknowledged),
+                timeout_max_retrans_seconds: seconds(settings.timeout_max_retrans),
+            },
+            EvidenceKind::StateChange { from, to, error } => {
+                EvidenceData::StateChange { from: from.name(), to: to.name(), errno: *error }
+            }
+            EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
+            EvidenceKind::LocalAddressGone
+            | EvidenceKind::SynReceived
+            | EvidenceKind::SynAckRetransmission
+            | EvidenceKind::ResetSent
+            | EvidenceKind::AcknowledgmentsResumed
+            | EvidenceKind::SocketGone => EvidenceData::Nothing {},
+        };
+        Self { time: clock.rfc3339(evidence.at), kind: evidence.kind.name(), text: evidence.kind.to_string(), data }
+    }
+}
+
+fn seconds(duration: Option<Duration>) -> Option<u64> {
+    duration.map(|duration| duration.as_secs())
+}

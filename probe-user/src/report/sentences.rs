@@ -1,0 +1,250 @@
+//! What a finding says in sentences: who, what, since when, until when.
+
+use std::{fmt::Write as _, time::Duration};
+
+use jiff::Timestamp;
+
+use super::WallClock;
+use crate::{
+    case::{Finding, FindingState, Outcome, OwnerKnowledge},
+    judge::{Cause, DeadlineSource, Evidence},
+    model::{MonoTime, Owner, Place, SocketView},
+};
+
+pub(super) fn owner(owner: &OwnerKnowledge) -> String {
+    match owner {
+        OwnerKnowledge::Process(owner) => {
+            format!("held by {} (pid {}){}", owner.comm, owner.pid, whereabouts(owner))
+        }
+        OwnerKnowledge::NoProcess => "held by no process any more".to_owned(),
+        OwnerKnowledge::NotAsked => "owner not known yet".to_owned(),
+        OwnerKnowledge::Unavailable(why) => format!("owner unknown ({why})"),
+    }
+}
+
+/// The most telling of what is known of where a process runs.
+fn whereabouts(owner: &Owner) -> String {
+    let Place { container_id, runtime, pod_uid, unit, vm } = &owner.place;
+    if let Some(vm) = vm {
+        return format!(", virtual machine {vm}");
+    }
+    let of_pod = pod_uid.as_ref().map_or(String::new(), |uid| format!(" of pod {uid}"));
+    if let Some(id) = container_id {
+        let runtime = runtime.map_or(String::new(), |runtime| format!("{} ", runtime.name()));
+        return format!(" in {runtime}container {}{of_pod}", short(id));
+    }
+    match unit.as_deref().or(owner.cgroup.as_deref()) {
+        None | Some("/") => String::new(),
+        Some(place) => format!(" in {place}"),
+    }
+}
+
+/// A container id as its runtime's own tools shorten it; a name stays whole.
+fn short(id: &str) -> &str {
+    const DIGITS: usize = 12;
+    if id.bytes().all(|byte| byte.is_ascii_hexdigit()) { id.get(..DIGITS).unwrap_or(id) } else { id }
+}
+
+/// What is wrong, since when, in a sentence or two.
+pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> String {
+    let ruling = &finding.ruling;
+    let (local, peer) = (finding.id.key.local.ip(), finding.id.key.remote.ip());
+    let sight = match ruling.cause {
+        Cause::PeerReset | Cause::PeerRestarted => Evidence::reset_received(&finding.evidence),
+        Cause::PeerSilent
+        | Cause::PeerUnreachable
+        | Cause::SourceAddressLost
+        | Cause::LocalSendFailure
+        | Cause::ConntrackExpired
+        | Cause::KeepaliveUnanswered
+        | Cause::WindowProbesUnanswered
+        | Cause::PeerWindowShut => Evidence::latest_sight(&finding.evidence),
+    };
+    let (at, socket) = sight.map_or((finding.at, &finding.socket), |sight| (sight.at, sight.socket));
+    let since = format!("since {} ({} ago)", time_of_day(clock.at(ruling.since)), span(now.since(ruling.since)));
+    let mut text = match ruling.cause {
+        Cause::PeerSilent => {
+            format!(
+                "{}, and nothing at all has come back from {peer}.",
+                waiting(socket, "for an acknowledgment", &since)
+            )
+        }
+        Cause::SourceAddressLost => format!(
+            "{}, and cannot: {local} is no longer an address of this network namespace.",
+            waiting(socket, "to be sent", &since)
+        ),
+        Cause::LocalSendFailure => {
+            format!("{}, and the segments do not leave this host.", waiting(socket, "to be sent", &since))
+        }
+        Cause::PeerReset => format!(
+            "{peer} answered with a reset after a silence of {}: it no longer knew the connection.",
+            socket.last_ack_ago.map_or("unknown length".to_owned(), span)
+        ),
+        Cause::PeerRestarted => format!(
+            "{peer} has sent a SYN to make this connection anew: it no longer knows the one this host holds open."
+        ),
+        Cause::PeerUnreachable => {
+            let errno = nix::errno::Errno::from_raw(socket.soft_error.unwrap_or(0));
+            format!(
+                "{}, and what comes back is an error: {peer} cannot be reached ({errno:?}, {}).",
+                waiting(socket, "for an acknowledgment", &since),
+                errno.desc()
+            )
+        }
+        Cause::ConntrackExpired => format!(
+            "{}, and this host's own connection tracking has forgotten the connection: its firewall takes the segments, or the \
+             answers to them, for strange ones.",
+            waiting(socket, if socket.cannot_send() { "to be sent" } else { "for an acknowledgment" }, &since)
+        ),
+        Cause::KeepaliveUnanswered => format!(
+            "The connection is idle, and {} keepalive probes {since} have not been answered by {peer}.",
+            socket.probes_out.unwrap_or(0)
+        ),
+        Cause::WindowProbesUnanswered => format!(
+            "{peer} had shut its window with {} waiting, and {} probes {since} have not been answered.",
+            bytes(socket.unsent()),
+            socket.probes_out.unwrap_or(0)
+        ),
+        Cause::PeerWindowShut => format!(
+            "{peer} has kept its window shut {since} with {} waiting, and answers the probes: its application does not read.",
+            bytes(socket.unsent())
+        ),
+    };
+    if let Some(ago) = socket.last_ack_ago {
+        let heard = at.before(ago);
+        let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
+        let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
+    }
+    text
+}
+
+/// How much waits for what, through how many timeouts.
+fn waiting(socket: &SocketView, for_what: &str, since: &str) -> String {
+    let amount = if socket.cannot_send() { socket.unsent() } else { socket.unacknowledged_data() };
+    let timeouts = match socket.retransmits {
+        None | Some(0) => String::new(),
+        Some(1) => " through a retransmission timeout".to_owned(),
+        Some(count) => format!(" through {count} retransmission timeouts"),
+    };
+    let subject = match amount {
+        Some(1) => "1 byte has".to_owned(),
+        Some(amount) => format!("{amount} bytes have"),
+        None => "Data has".to_owned(),
+    };
+    format!("{subject} waited {for_what}{timeouts} {since}")
+}
+
+fn bytes(amount: Option<u32>) -> String {
+    amount.map_or("data".to_owned(), |amount| format!("{amount} bytes"))
+}
+
+/// What the kernel will do and when.
+pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Option<String> {
+    if let FindingState::Closed(outcome) = finding.state {
+        return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(outcome)));
+    }
+    let Some(deadline) = finding.ruling.deadline else {
+        return (finding.ruling.cause == Cause::PeerWindowShut).then(|| {
+            "The kernel waits for as long as the peer answers the probes: no TCP_USER_TIMEOUT is set.".to_owned()
+        });
+    };
+    let set_by = match deadline.set_by {
+        DeadlineSource::TcpRetries2 { retries } => format!("net.ipv4.tcp_retries2 = {retries}"),
+        DeadlineSource::TcpOrphanRetries { retries } => {
+            format!("net.ipv4.tcp_orphan_retries (in effect {retries}: the application has already closed the socket)")
+        }
+        DeadlineSource::TcpUserTimeout { timeout } => format!("TCP_USER_TIMEOUT = {} ms", timeout.as_millis()),
+        DeadlineSource::KeepaliveProbes { probes } => format!("{probes} keepalive probes"),
+    };
+    let at = time_of_day(clock.at(deadline.at));
+    let then = match deadline.set_by {
+        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection",
+        DeadlineSource::TcpRetries2 { .. }
+        | DeadlineSource::TcpUserTimeout { .. }
+        | DeadlineSource::KeepaliveProbes { .. } => "reports ETIMEDOUT to the application",
+    };
+    Some(if deadline.at > now {
+        format!(
+            "The kernel goes on trying until {at} (in {}) and then {then}; set by {set_by}.",
+            span(deadline.at.since(now))
+        )
+    } else {
+        format!("The kernel was to give up at {at}, set by {set_by}.")
+    })
+}
+
+pub(super) fn ended(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Recovered => "the peer acknowledged data again",
+        Outcome::ClosedNormally => "the connection was closed",
+        Outcome::Reset => "a reset ended the connection",
+        Outcome::TimedOut => "the kernel gave up and reported the timeout to the application",
+        Outcome::Evicted => "there was no room left to follow it; it may go on",
+        Outcome::Unobserved => "the socket was gone; how it ended was not seen",
+    }
+}
+
+pub(super) fn keepalive(finding: &Finding) -> Option<&'static str> {
+    let keepalive = finding.socket.keepalive?;
+    let is_masked = finding.ruling.cause != Cause::KeepaliveUnanswered
+        && matches!(finding.state, FindingState::Opened | FindingState::Updated);
+    (keepalive.enabled && is_masked).then_some(
+        "Keepalive is on, but it does not shorten this: the kernel sends no keepalive probe while data waits.",
+    )
+}
+
+/// The time of day in UTC with milliseconds; evidence is at most hours old.
+pub(super) fn time_of_day(time: Timestamp) -> String {
+    time.strftime("%H:%M:%S%.3f").to_string()
+}
+
+/// A length of time as people say it: `4.2 s`, `15 min 24 s`, `2 h 5 min`.
+pub(super) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ContainerRuntime;
+
+    #[test]
+    fn the_most_telling_of_what_is_known_of_the_owner_is_said() {
+        let text = |place: Place| {
+            let cgroup = Some("/a/path".to_owned());
+            owner(&OwnerKnowledge::Process(Owner { pid: 7, comm: "x".to_owned(), exe: None, cgroup, place }))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let in_unit = Place { unit: some("x.service"), ..Place::default() };
+        let in_container = Place { container_id: Some("0123456789abcdef".repeat(4)), ..in_unit.clone() };
+        let in_pod = Place {
+            runtime: Some(ContainerRuntime::CriO),
+            pod_uid: some("0d6b3b3a-58a8-4a4e-9f0e-2f0d1c6f7a11"),
+            ..in_container.clone()
+        };
+        let named =
+            Place { container_id: some("aio1_galera"), runtime: Some(ContainerRuntime::Lxc), ..Place::default() };
+        for (place, expected) in [
+            (Place::default(), " in /a/path"),
+            (in_unit.clone(), " in x.service"),
+            (in_container, " in container 0123456789ab"),
+            (in_pod, " in cri-o container 0123456789ab of pod 0d6b3b3a-58a8-4a4e-9f0e-2f0d1c6f7a11"),
+            (named, " in lxc container aio1_galera"),
+            (Place { vm: some("instance-00000007"), ..in_unit }, ", virtual machine instance-00000007"),
+        ] {
+            assert_eq!(text(place), format!("held by x (pid 7){expected}"));
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_are_said_as_people_say_them() {
+        assert_eq!(span(Duration::from_millis(4_240)), "4.2 s");
+        assert_eq!(span(Duration::from_secs(924)), "15 min 24 s");
+        assert_eq!(span(Duration::from_secs(7_500)), "2 h 5 min");
+    }
+}

@@ -1,0 +1,252 @@
+//! A connection's entry in connection tracking, through ctnetlink in the connection's namespace.
+//!
+//! Asking must not change anything: where `nf_conntrack` is not loaded, ctnetlink would load it (`nfnetlink_rcv_msg`), so the
+//! count of its entries is read first. The entry is looked for by the tuple as the socket sees it, which is one of the entry's two
+//! whatever addresses were translated on the way; first in the default zone, then in all.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
+    time::Duration,
+};
+
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NetlinkPayload, Nla};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
+    conntrack::{
+        ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple,
+        Protocol, Status, Tuple,
+    },
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+
+use super::{netlink::Netlink, netns::Namespaces};
+use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
+
+/// Where the settings of this thread's namespace are.
+const SETTINGS: &str = "/proc/sys/net/netfilter/";
+
+/// Attributes and what is in the filter (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// By addresses, protocol and ports, in any zone (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`).
+const BY_TUPLE: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5;
+
+/// Looks up the entry of this connection.
+pub(super) fn look_up(namespaces: &mut Namespaces, key: &ConnectionKey) -> Result<ConntrackStatus, String> {
+    if key.netns == 0 {
+        return Err("its network namespace is not known".to_owned());
+    }
+    let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
+    let found = netns.run(|| query(key)).and_then(|found| found);
+    found.map_err(|error| format!("ctnetlink in network namespace {}: {error}", key.netns))
+}
+
+/// Looks up in the namespace this thread is in.
+fn query(key: &ConnectionKey) -> io::Result<ConntrackStatus> {
+    if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
+        return Ok(ConntrackStatus::Inactive);
+    }
+    let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family: family(key.local.ip()) };
+    if let Some(entry) = ctnetlink.find(key)? {
+        return Ok(ConntrackStatus::Tracked(entry));
+    }
+    if let Some(entry) = ctnetlink.find_in_any_zone(key)? {
+        return Ok(ConntrackStatus::Tracked(entry));
+    }
+    if ctnetlink.tracks_something()? {
+        Ok(ConntrackStatus::Forgotten(settings()))
+    } else {
+        Ok(ConntrackStatus::Inactive)
+    }
+}
+
+fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+    fs::read_to_string(format!("{SETTINGS}{name}")).ok()?.trim().parse().ok()
+}
+
+fn settings() -> ConntrackSettings {
+    let seconds = |name| setting(name).map(Duration::from_secs);
+    ConntrackSettings {
+        loose: setting::<u8>("nf_conntrack_tcp_loose").map(|loose| loose != 0),
+        timeout_established: seconds("nf_conntrack_tcp_timeout_established"),
+        timeout_unacknowledged: seconds("nf_conntrack_tcp_timeout_unacknowledged"),
+        timeout_max_retrans: seconds("nf_conntrack_tcp_timeout_max_retrans"),
+    }
+}
+
+/// A ctnetlink socket of one namespace, for one IP version.
+struct Ctnetlink {
+    socket: Netlink,
+    family: NetfilterProtoFamily,
+}
+
+impl Ctnetlink {
+    /// The entry of which this is one tuple, in the default zone.
+    fn find(&self, key: &ConnectionKey) -> io::Result<Option<ConntrackEntry>> {
+        match self.socket.ask(self.get(vec![ConntrackAttribute::CtaTupleOrig(tuple(key.local, key.remote))]))? {
+            NetlinkPayload::InnerMessage(message) => Ok(entry(&message)),
+            NetlinkPayload::Error(error) => match error.to_io().raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOENT) => Ok(None),
+                Some(_) | None => Err(error.to_io()),
+            },
+            _ => Err(io::Error::other("an answer of another kind")),
+        }
+    }
+
+    /// The same in every zone: the kernel goes through its whole table. A tuple in the filter must be the entry's own of that
+    /// direction, so both are asked for.
+    fn find_in_any_zone(&self, key: &ConnectionKey) -> io::Result<Option<ConntrackEntry>> {
+        let tuple = tuple(key.local, key.remote);
+        for (direction, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
+            let filter = DefaultNla::new(flags, BY_TUPLE.to_ne_bytes().to_vec());
+            let question = NetfilterMessageInner::Other {
+                subsys: NetfilterSubsystem::Conntrack,
+                message_type: ConntrackMessageType::Get.into(),
+                attributes: vec![nested(direction, &tuple), nested(CTA_FILTER, &[filter])],
+            };
+            let mut found = None;
+            self.socket.dump(NetfilterMessage::new(self.header(), question), |message| {
+                // A kernel before 5.8 knows no filter, and shows all it has.
+                if has_tuple(&message, &tuple) {
+                    found = entry(&message);
+                }
+                if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is any entry of this IP version.
+    fn tracks_something(&self) -> io::Result<bool> {
+        let mut any = false;
+        self.socket.dump(self.get(Vec::new()), |_| {
+            any = true;
+            ControlFlow::Break(())
+        })?;
+        Ok(any)
+    }
+
+    fn get(&self, attributes: Vec<ConntrackAttribute>) -> NetfilterMessage {
+        NetfilterMessage::new(self.header(), ConntrackMessage::Get(attributes))
+    }
+
+    fn header(&self) -> NetfilterHeader {
+        NetfilterHeader::new(self.family, 0, 0)
+    }
+}
+
+const fn family(address: IpAddr) -> NetfilterProtoFamily {
+    match address {
+        IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
+        IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
+    }
+}
+
+fn tuple(source: SocketAddr, destination: SocketAddr) -> Vec<Tuple> {
+    vec![
+        Tuple::Ip(vec![IPTuple::SourceAddress(source.ip()), IPTuple::DestinationAddress(destination.ip())]),
+        Tuple::Proto(vec![
+            ProtoTuple::Protocol(Protocol::Tcp),
+            ProtoTuple::SourcePort(source.port()),
+            ProtoTuple::DestinationPort(destination.port()),
+        ]),
+    ]
+}
+
+/// An attribute that holds others. The crate's own type for attributes of conntrack that it has no name for leaves out the flag
+/// that says so, and the kernel refuses it.
+fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    DefaultNla::new(kind | NLA_F_NESTED, bytes)
+}
+
+fn has_tuple(message: &NetfilterMessage, tuple: &[Tuple]) -> bool {
+    attributes(message).is_some_and(|attributes| {
+        attributes.iter().any(|attribute| match attribute {
+            ConntrackAttribute::CtaTupleOrig(this) | ConntrackAttribute::CtaTupleReply(this) => {
+                tuple.iter().all(|part| this.contains(part))
+            }
+            _ => false,
+        })
+    })
+}
+
+fn attributes(message: &NetfilterMessage) -> Option<&[ConntrackAttribute]> {
+    match &message.inner {
+        NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => Some(attributes),
+        _ => None,
+    }
+}
+
+fn entry(message: &NetfilterMessage) -> Option<ConntrackEntry> {
+    let attributes = attributes(message)?;
+    let status = attributes.iter().find_map(|attribute| match attribute {
+        ConntrackAttribute::CtaStatus(status) => Some(*status),
+        _ => None,
+    })?;
+    Some(ConntrackEntry {
+        state: attributes.iter().find_map(state),
+        replied: status.contains(Status::SeenReply),
+        assured: status.contains(Status::Assured),
+        expires_in: attributes.iter().find_map(|attribute| match attribute {
+            ConntrackAttribute::CtaTimeout(seconds) => Some(Duration::from_secs((*seconds).into())),
+            _ => None,
+        }),
+        zone: attributes.iter().find_map(zone).unwrap_or(0),
+    })
+}
+
+fn state(attribute: &ConntrackAttribute) -> Option<ConntrackState> {
+    let ConntrackAttribute::CtaProtoInfo(protocols) = attribute else { return None };
+    let tcp = protocols.iter().find_map(|protocol| match protocol {
+        ProtoInfo::TCP(tcp) => Some(tcp),
+        _ => None,
+    })?;
+    tcp.iter().find_map(|attribute| match attribute {
+        ProtoInfoTCP::State(number) => ConntrackState::from_kernel(*number),
+        _ => None,
+    })
+}
+
+/// The attribute is absent in the default zone, 0.
+fn zone(attribute: &ConntrackAttribute) -> Option<u16> {
+    let ConntrackAttribute::Other(other) = attribute else { return None };
+    let mut bytes = [0; 2];
+    (other.kind() == CTA_ZONE && other.value_len() == bytes.len()).then(|| {
+        other.emit_value(&mut bytes);
+        u16::from_be_bytes(bytes)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zone_is_read_from_its_attribute() {
+        let attribute = |kind| ConntrackAttribute::Other(DefaultNla::new(kind, vec![0x12, 0x34]));
+        assert_eq!(zone(&attribute(CTA_ZONE)), Some(0x1234));
+        assert_eq!(zone(&attribute(CTA_ZONE + 1)), None);
+    }
+
+    #[test]
+    fn asking_never_fails_for_a_connection_that_is_not_there() {
+        let key = ConnectionKey { netns: 1, local: ([192, 0, 2, 1], 1).into(), remote: ([192, 0, 2, 2], 2).into() };
+        // A machine without root may not ask at all.
+        match query(&key) {
+            Ok(status) => assert!(!matches!(status, ConntrackStatus::Tracked(_)), "{status:?}"),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32), "{error}"),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `connprobe snapshot`, and the scan through sock_diag that it shares with kernels without iterators.
+
+use std::{process::Command, thread::sleep, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use connprobe_tests::{
+    labs::routed::Routed,
+    netns::Netns,
+    peer::{Mode, Options, Peer},
+    probe::{self, Finished, Probe},
+    runner::{Test, TestContext},
+    wire::{self, Body, Finding},
+};
+
+use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write};
+
+pub(crate) fn tests() -> Vec<Test> {
+    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
+    vec![
+        test("a snapshot finds a silent peer, a lost address and a shut window", everything),
+        test("a snapshot without privileges finds what waits in its own namespace, and says what it cannot know", bare),
+        test("a snapshot of healthy traffic and idle connections is empty", healthy),
+        test("diagnose scans through sock_diag where there is no iterator", fallback),
+    ]
+}
+
+/// A virtual address beside the client's own.
+const VIP: &str = "10.77.1.100";
+
+fn snapshot(netns: &Netns) -> Result<Finished> {
+    let inode = netns.inode().to_string();
+    Probe::run(&["snapshot", "--netns", &inode, "--format", "ndjson"], SOON)
+}
+
+fn findings(finished: &Finished) -> Result<Vec<Finding>> {
+    let records = wire::read_all(&finished.records)?;
+    Ok(records
+        .into_iter()
+        .filter_map(|record| match record.body {
+            Body::Finding(finding) => Some(*finding),
+            Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => None,
+        })
+        .collect())
+}
+
+fn everything(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.add_address("uplink", &format!("{VIP}/32"))?;
+    let mute = Options { mode: Mode::Mute, ..Options::default() };
+    let _mute = Peer::listen(&lab.server, Routed::server_v4(PORT + 1), &mute)?;
+    let flooded = Peer::connect(&lab.client, Routed::server_v4(PORT + 1), &Options::default())?;
+    flooded.command("write 20000000")?;
+    let (_server, moved) = connect(&lab, &Options { bind: Some(VIP.parse()?), ..Options::default() })?;
+    let silent = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    // Answered probes of the window for so long that its reader is not only slow.
+    sleep(Duration::from_secs(8));
+    lab.client.del_address("uplink", &format!("{VIP}/32"))?;
+    moved.command("write 100")?;
+    // What the shut window's peer answers must still come back.
+    lab.router.nft(&format!(
+        "table inet cut {{ chain forward {{ type filter hook forward priority 0; tcp dport {PORT} drop; }}; }}\n"
+    ))?;
+    silent.command("write 100")?;
+    sleep(Duration::from_secs(4));
+    let finished = snapshot(&lab.client)?;
+    ensure!(finished.code == Some(1), "exit code {:?}: {}{}", finished.code, finished.stdout, finished.stderr);
+    let findings = findings(&finished)?;
+    for (peer, cause) in [(&flooded, "peer_window_shut"), (&moved, "source_address_lost"), (&silent, "peer_silent")] {
+        let port = peer.local()?.port();
+        let found = findings.iter().find(|finding| finding.connection.local.port == port);
+        let found = found.with_context(|| format!("nothing of {cause}: {}", finished.stdout))?;
+        ensure!(found.cause == cause, "{found:?}");
+        ensure!(found.owner.as_ref().is_some_and(|owner| owner.pid == peer.pid()), "{found:?}");
+        ensure!(found.socket.snd_una.is_none(), "what is not told is null: {:?}", found.socket);
+        ensure!(found.deadline.is_none(), "{:?}", found.deadline);
+    }
+    Ok(())
+}
+
+fn bare(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    cut_and_write(&lab, &client)?;
+    sleep(Duration::from_secs(4));
+    let run = |format: &str| -> Result<String> {
+        let mut command = Command::new("setpriv");
+        // The program itself must be readable to whom it runs as, so only the capabilities are taken away.
+        command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(probe::program()?);
+        command.args(["snapshot", "--format", format]);
+        let output = lab.client.output(command, "")?;
+        ensure!(output.status.code() == Some(1), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let text = run("text")?;
+    for words in ["peer_silent", "100 bytes", "sock_diag", "a snapshot loads no kernel programs"] {
+        ensure!(text.contains(words), "no {words:?} in:\n{text}");
+    }
+    let records = run("ndjson")?;
+    let coverage = serde_json::from_str(records.lines().next().context("no record")?)?;
+    let Body::Coverage(coverage) = wire::read(&coverage)?.body else { anyhow::bail!("no coverage: {records}") };
+    ensure!(coverage.degraded && coverage.scan.by == "sock_diag", "{coverage:?}");
+    Ok(())
+}
+
+fn healthy(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let echo = Options { mode: Mode::Echo, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
+    let busy = Options { write_every: Some(Duration::from_millis(5)), write_bytes: 4_000, ..Options::default() };
+    let _busy = Peer::connect(&lab.client, Routed::server_v4(PORT), &busy)?;
+    let _idle = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    let slow = Options { mode: Mode::Slow, ..Options::default() };
+    let _slow = Peer::listen(&lab.server, Routed::server_v4(PORT + 1), &slow)?;
+    let flooding = Peer::connect(&lab.client, Routed::server_v4(PORT + 1), &Options::default())?;
+    flooding.command("write 20000000")?;
+    sleep(Duration::from_secs(4));
+    let finished = snapshot(&lab.client)?;
+    ensure!(finished.code == Some(0), "exit code {:?}: {}{}", finished.code, finished.stdout, finished.stderr);
+    ensure!(findings(&finished)?.is_empty(), "{}", finished.stdout);
+    Ok(())
+}
+
+fn fallback(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.add_address("uplink", &format!("{VIP}/32"))?;
+    let (_server, client) = connect(&lab, &Options { bind: Some(VIP.parse()?), ..Options::default() })?;
+    lab.client.del_address("uplink", &format!("{VIP}/32"))?;
+    client.command("write 100")?;
+    sleep(Duration::from_secs(3));
+    let inode = lab.client.inode().to_string();
+    let arguments = ["diagnose", "--test-scan-by-sock-diag", "--netns", &inode, "--duration", "3s"];
+    let finished = Probe::run(&arguments, SOON)?;
+    ensure!(finished.code == Some(1), "exit code {:?}: {}{}", finished.code, finished.stdout, finished.stderr);
+    for words in ["source_address_lost (confirmed)", "100 bytes have waited to be sent", "by sock_diag (by request)"] {
+        ensure!(finished.stdout.contains(words), "no {words:?} in:\n{}", finished.stdout);
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Debian packages as files: downloaded by name and unpacked below `target/`, never installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{packages, run};
+
+/// Where packages come from: this machine's package lists, or lists of another architecture that this machine's package
+/// manager knows nothing of.
+pub(crate) struct Source {
+    options: Vec<String>,
+    /// Where `install --download-only` puts files; only of another architecture.
+    archives: Option<PathBuf>,
+}
+
+impl Source {
+    /// This machine's.
+    pub(crate) fn host() -> Self {
+        Self { options: Vec::new(), archives: None }
+    }
+
+    /// Debian's for another architecture, with state of its own in `folder`. The lists are fetched once.
+    pub(crate) fn foreign(folder: &Path, architecture: &str) -> Result<Self> {
+        let release = std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+        let codename =
+            codename.context("/etc/os-release names no VERSION_CODENAME: this is not Debian")?.trim_matches('"');
+        for part in ["state/lists/partial", "cache/archives/partial"] {
+            let path = folder.join(part);
+            std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        let (status, list) = (folder.join("status"), folder.join("sources.list"));
+        let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+        let suites = [
+            format!("deb {signed} http://deb.debian.org/debian {codename} main\n"),
+            format!("deb {signed} http://deb.debian.org/debian {codename}-updates main\n"),
+            format!("deb {signed} http://deb.debian.org/debian-security {codename}-security main\n"),
+        ];
+        let is_new = !list.exists();
+        std::fs::write(&status, "").context("cannot write the list of installed packages")?;
+        let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let settings = [
+            ("APT::Architecture", architecture.to_owned()),
+            ("APT::Architectures", architecture.to_owned()),
+            ("APT::Install-Recommends", "false".to_owned()),
+            ("Acquire::Languages", "none".to_owned()),
+            ("Dir::State", path(folder.join("state"))),
+            ("Dir::State::status", path(status)),
+            ("Dir::Cache", path(folder.join("cache"))),
+            ("Dir::Etc::sourcelist", path(list.clone())),
+            ("Dir::Etc::sourceparts", "/dev/null".to_owned()),
+        ];
+        let options =
+            settings.into_iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]).collect();
+        let source = Self { options, archives: Some(folder.join("cache/archives")) };
+        if is_new {
+            std::fs::write(&list, suites.concat()).context("cannot write the list of sources")?;
+            if let Err(error) = run::run(source.apt("apt-get").arg("update")) {
+                // Without lists the next call must try again.
+                let _ = std::fs::remove_file(&list);
+                return Err(error);
+            }
+        }
+        Ok(source)
+    }
+
+    /// Downloads these packages and all they depend on, and unpacks them into one tree.
+    pub(crate) fn unpack_with_dependencies(&self, names: &[&str], tree: &Path) -> Result<()> {
+        let archives = self.archives.as_ref().context("only packages of another architecture are unpacked whole")?;
+        let mut install = self.apt("apt-get");
+        run::run(install.args(["install", "--download-only", "--yes"]).args(names))?;
+        replace_tree(tree, |scratch| {
+            for file in files_ending(archives, ".deb")? {
+                run::run(Command::new("dpkg").arg("-x").arg(file).arg(scratch))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.options);
+        command
+    }
+
+    fn update_lists(&self) -> Result<()> {
+        match self.archives {
+            None => packages::update_lists(),
+            Some(_) => run::run(self.apt("apt-get").arg("update")),
+        }
+    }
+}
+
+fn files_ending(folder: &Path, suffix: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let files = entries.filter_map(Result::ok).map(|entry| entry.path());
+    Ok(files.filter(|path| path.to_string_lossy().ends_with(suffix)).collect())
+}
+
+/// A package and its version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+impl Package {
+    /// The version that the package lists offer now.
+    pub(crate) fn candidate(source: &Source, name: &str) -> Result<Self> {
+        let policy = run::output(source.apt("apt-cache").args(["policy", name]))?;
+        let version = candidate(&policy).with_context(|| format!("the package lists know no {name}"))?;
+        Ok(Self { name: name.to_owned(), version })
+    }
+
+    /// As apt-get wants it: `name=version`.
+    pub(crate) fn pinned(&self) -> String {
+        format!("{}={}", self.name, self.version)
+    }
+
+    /// Unpacks the downloaded file into `tree`.
+    pub(crate) fn extract(&self, debs: &Path, tree: &Path) -> Result<()> {
+        let prefix = self.file_prefix();
+        let file = std::fs::read_dir(debs)
+            .with_context(|| format!("cannot list {}", debs.display()))?
+            .filter_map(Result::ok)
+            .find(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                name.starts_with(&prefix) && name.ends_with(".deb")
+            })
+            .with_context(|| format!("apt-get left no file {prefix}*.deb"))?;
+        run::run(Command::new("dpkg").arg("-x").arg(file.path()).arg(tree))
+    }
+
+    /// The beginning of the file name apt-get gives it; the architecture follows.
+    fn file_prefix(&self) -> String {
+        format!("{}_{}_", self.name, self.version.replace(':', "%3a"))
+    }
+}
+
+/// What a package directly depends on.
+pub(crate) fn depends(source: &Source, name: &str) -> Result<Vec<String>> {
+    Ok(direct_dependencies(&run::output(source.apt("apt-cache").args(["depends", name]))?))
+}
+
+/// Plans, and downloads what the plan wants; apt-get checks files that are there already and keeps the good ones. The
+/// package lists are renewed only if they do not know a package or name one that the mirror no longer has.
+pub(crate) fn download(source: &Source, debs: &Path, plan: impl Fn() -> Result<Vec<Package>>) -> Result<Vec<Package>> {
+    for program in ["apt-get", "apt-cache", "dpkg", "dpkg-query"] {
+        if run::find(program).is_none() {
+            bail!("{program} is not on this machine");
+        }
+    }
+    std::fs::create_dir_all(debs).with_context(|| format!("cannot create {}", debs.display()))?;
+    match plan().and_then(|wanted| fetch(source, debs, &wanted).map(|()| wanted)) {
+        Ok(wanted) => Ok(wanted),
+        Err(reason) => {
+            eprintln!("the package lists may be out of date: {reason:#}");
+            source.update_lists()?;
+            let wanted = plan()?;
+            fetch(source, debs, &wanted)?;
+            Ok(wanted)
+        }
+    }
+}
+
+/// Downloads these versions.
+pub(crate) fn fetch(source: &Source, debs: &Path, wanted: &[Package]) -> Result<()> {
+    let mut apt = source.apt("apt-get");
+    apt.arg("download").args(wanted.iter().map(Package::pinned)).current_dir(debs);
+    run::run(&mut apt)
+}
+
+/// Fills a new tree and puts it in place of the old one when it is complete.
+pub(crate) fn replace_tree(tree: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let beside = |suffix: &str| {
+        let mut path = tree.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    let scratch = beside(".new");
+    remove_tree(&scratch)?;
+    std::fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
+    fill(&scratch)?;
+    let old = beside(".old");
+    remove_tree(&old)?;
+    if tree.exists() {
+        std::fs::rename(tree, &old).with_context(|| format!("cannot move {} away", tree.display()))?;
+    }
+    std::fs::rename(&scratch, tree).with_context(|| format!("cannot put {} in place", tree.display()))?;
+    remove_tree(&old)
+}
+
+fn remove_tree(tree: &Path) -> Result<()> {
+    if tree.exists() {
+        std::fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+    }
+    Ok(())
+}
+
+fn direct_dependencies(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned).collect()
+}
+
+fn candidate(policy: &str) -> Option<String> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn direct_dependencies_are_told_from_conflicts() {
+        let text = "libstd-rust-web-dev\n  Depends: libstd-rust-web-1.96\n  Conflicts: <rustup>\n";
+        assert_eq!(direct_dependencies(text), ["libstd-rust-web-1.96"]);
+        assert!(direct_dependencies("libstd-rust-web-dev\n").is_empty());
+    }
+
+    #[test]
+    fn a_package_without_a_candidate_is_unknown() {
+        assert_eq!(candidate("x:\n  Installed: (none)\n  Candidate: 1:22.1\n").unwrap(), "1:22.1");
+        assert_eq!(candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate(""), None);
+    }
+
+    #[test]
+    fn an_epoch_is_escaped_in_the_file_name() {
+        let package = Package { name: "libllvm22".to_owned(), version: "1:22.1.8-1".to_owned() };
+        assert_eq!(package.file_prefix(), "libllvm22_1%3a22.1.8-1_");
+        assert_eq!(package.pinned(), "libllvm22=1:22.1.8-1");
+    }
+}

@@ -19,6 +19,10 @@ use crate::peer::find_beside_executable;
 /// Which `connprobe` to run; built or looked for if not set.
 pub const PROBE_VARIABLE: &str = "CONNPROBE_BIN";
 
+/// How much longer than a test expects `connprobe` may take to end: detaching each hook waits until no CPU runs its program
+/// any more (`tracepoint_synchronize_unregister`, `include/linux/tracepoint.h`), on a starved machine for seconds each.
+const DETACHING: Duration = Duration::from_secs(60);
+
 /// A running `connprobe`. Dropping it kills it.
 #[derive(Debug)]
 pub struct Probe {
@@ -157,8 +161,9 @@ impl Probe {
     /// Waits for its end and for the end of its output.
     ///
     /// # Errors
-    /// When it still runs after `timeout`; it is then killed.
+    /// When it still runs after `timeout` and the time that detaching may take; it is then killed.
     pub fn finish(self, timeout: Duration) -> Result<Finished> {
+        let timeout = timeout + DETACHING;
         let start = Instant::now();
         let status = self.child.wait(timeout).with_context(|| self.story())?;
         for stream in [&self.stdout, &self.stderr] {

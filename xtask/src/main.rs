@@ -18,6 +18,7 @@ mod ebpf;
 mod kernels;
 mod packages;
 mod project;
+mod results;
 mod run;
 mod test;
 mod tidy;

@@ -23,8 +23,9 @@ pub(crate) use kernel::Series;
 
 use crate::packages::{self, Tool};
 use crate::project::Project;
+use crate::results::Results;
 use crate::run;
-use crate::test::{Totals, kernel_test_program};
+use crate::test::kernel_test_program;
 use architecture::Architecture;
 use guest::{End, Machine};
 use initramfs::Orders;
@@ -123,9 +124,9 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
             }
         }
     } else {
-        let totals = test(project, arguments.arch, &hosts, &arguments.test)?;
-        println!("{totals}");
-        code = i32::from(!totals.succeeded());
+        let results = test(project, arguments.arch, &hosts, &arguments.test)?;
+        println!("{results}");
+        code = i32::from(!results.totals.succeeded());
     }
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
@@ -134,8 +135,8 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
 const UNLIMITED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Runs the kernel tests in a guest of every kernel of the matrix and sums up what they say.
-pub(crate) fn test_all(project: &Project) -> Result<Totals> {
-    const LIMIT: Duration = Duration::from_secs(25 * 60);
+pub(crate) fn test_all(project: &Project) -> Result<Results> {
+    const LIMIT: Duration = Duration::from_secs(40 * 60);
     let architecture = Architecture::X86_64;
     prepare_host(architecture)?;
     test(project, architecture, &hosts(project, &Series::ALL, architecture, Accelerator::Tcg, LIMIT)?, &[])
@@ -167,19 +168,19 @@ fn hosts(
 }
 
 /// Runs the kernel tests in all these guests at once: each keeps one processor busy.
-fn test(project: &Project, architecture: Architecture, hosts: &[Host], arguments: &[String]) -> Result<Totals> {
+fn test(project: &Project, architecture: Architecture, hosts: &[Host], arguments: &[String]) -> Result<Results> {
     let target = architecture.target(project, &project.target().join("vm"))?;
     let program = kernel_test_program(project, target.as_ref())?;
     let program = program.as_path();
-    let results: Vec<Result<Totals>> = thread::scope(|scope| {
+    let results: Vec<Result<Results>> = thread::scope(|scope| {
         let guests: Vec<_> = hosts.iter().map(|host| scope.spawn(move || host.test(program, arguments))).collect();
         guests.into_iter().map(|guest| guest.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
-    let mut sum = Totals::default();
+    let mut sum = Results::default();
     for (host, result) in hosts.iter().zip(results) {
-        let totals = result?;
-        println!("kernel {}: {totals}", host.label());
-        sum.add(totals);
+        let results = result?;
+        println!("kernel {}: {}", host.label(), results.totals);
+        sum.add(host.label(), &results);
     }
     Ok(sum)
 }
@@ -235,7 +236,7 @@ impl Host {
     }
 
     /// Runs the kernel tests, showing what they print.
-    fn test(&self, program: &Path, arguments: &[String]) -> Result<Totals> {
+    fn test(&self, program: &Path, arguments: &[String]) -> Result<Results> {
         let mut words = vec!["env".to_owned()];
         // What the tests understand is handed on; a skipped test that this kernel should run is a failure in any case.
         for name in ["CONNPROBE_BPF_OBJECT", "CONNPROBE_BIN"] {
@@ -244,17 +245,17 @@ impl Host {
         words.push(format!("CONNPROBE_GUEST={}", self.label()));
         words.push("CONNPROBE_REQUIRE=kernel".to_owned());
         words.push(program.to_string_lossy().into_owned());
-        // Two guests' worth of time-keeping on one emulated processor is enough: one test after the other.
-        words.extend(["--test-threads=1", "--color=never"].map(str::to_owned));
+        // Most tests wait most of their time: two of them share the one processor, the others say that they want it alone.
+        words.extend(["--test-threads=2", "--color=never"].map(str::to_owned));
         words.extend(arguments.iter().cloned());
         let mut printer = Printer::new(Some(self.label()));
         let code = self.run(&shell_line(&words), &mut printer)?;
-        let mut totals = printer.totals;
-        if code != 0 && totals.succeeded() {
+        let mut results = printer.results;
+        if code != 0 && results.totals.succeeded() {
             eprintln!("error: the test program died on kernel {} ({code}); counted as one failure", self.label());
-            totals.failed += 1;
+            results.totals.failed += 1;
         }
-        Ok(totals)
+        Ok(results)
     }
 
     fn shell(&self) -> Result<i32> {
@@ -313,16 +314,16 @@ impl Host {
 struct Printer {
     name: Option<&'static str>,
     rest: Vec<u8>,
-    totals: Totals,
+    results: Results,
 }
 
 impl Printer {
     fn new(name: Option<&'static str>) -> Self {
-        Self { name, rest: Vec::new(), totals: Totals::default() }
+        Self { name, rest: Vec::new(), results: Results::default() }
     }
 
     fn show(&mut self, line: &[u8]) -> io::Result<()> {
-        self.totals.count(&String::from_utf8_lossy(line));
+        self.results.take(&String::from_utf8_lossy(line));
         let mut terminal = io::stdout().lock();
         if let Some(name) = self.name {
             write!(terminal, "{name:<10}| ")?;
@@ -361,7 +362,7 @@ mod tests {
         let mut printer = Printer::new(Some("6.1"));
         printer.write_all(b"test a ... ok\ntest result: ok. 2 passed; 0 fai").unwrap();
         printer.write_all(b"led; 1 ignored; 0 measured\n").unwrap();
-        assert_eq!(printer.totals.to_string(), "2 passed, 0 failed, 1 skipped");
+        assert_eq!(printer.results.to_string(), "2 passed, 0 failed, 1 skipped");
     }
 
     #[test]

@@ -28,17 +28,20 @@ use nix::{
 use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, summary, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
-    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
+    let test =
+        |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function).at_the_first_try();
     vec![
         test("a connection with traffic and pauses is no finding and no event", traffic),
         test("a path cut for some seconds is opened and then recovered, and the exit code is 0", flap),
         test("five percent of random loss with progress is no finding", lossy),
         test("a pool of idle connections is no finding and no event, however often it is scanned", idle_pool)
-            .within(Duration::from_secs(300)),
-        test("many connections in request loops are no finding", request_loops),
+            .within(Duration::from_secs(300))
+            .alone(),
+        test("many connections in request loops are no finding", request_loops).alone(),
         test("twenty thousand short connections are no finding and hardly an event", churn)
-            .within(Duration::from_secs(600)),
-        test("a burst of unanswered connection attempts is held back and is no finding", attempts),
+            .within(Duration::from_secs(600))
+            .alone(),
+        test("a burst of unanswered connection attempts is held back and is no finding", attempts).alone(),
         test("an orderly close, a half-close and an abort are no finding", endings),
     ]
 }

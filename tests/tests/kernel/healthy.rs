@@ -28,8 +28,7 @@ use nix::{
 use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, summary, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
-    let test =
-        |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function).at_the_first_try();
+    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     vec![
         test("a connection with traffic and pauses is no finding and no event", traffic),
         test("a path cut for some seconds is opened and then recovered, and the exit code is 0", flap),

@@ -20,7 +20,7 @@ pub mod hook {
     pub const TCP_SEND_RESET: u16 = 4;
     /// `sock:inet_sk_error_report`
     pub const INET_SK_ERROR_REPORT: u16 = 5;
-    /// `skb:kfree_skb`: a SYN for a synchronized connection was dropped
+    /// `skb:kfree_skb`: a SYN for a synchronized connection, a FIN or a RST was dropped
     pub const KFREE_SKB: u16 = 6;
     /// `tcp_write_wakeup()` and `tcp_send_probe0()`: a probe was sent
     pub const TCP_WRITE_WAKEUP: u16 = 7;
@@ -209,6 +209,67 @@ const _: () = {
     assert!(offset_of!(SocketRecord, more_padding) == 204);
     assert!(offset_of!(SocketRecord, inode) == 208);
     assert!(size_of::<SocketRecord>() == 216);
+};
+
+/// How many bytes of a packet's headers are kept: an IPv4 and a TCP header at their longest (RFC 791 section 3.1, RFC 9293
+/// section 3.1). An IPv6 header is shorter.
+pub const MAX_HEADERS_BYTES: usize = 120;
+
+/// A FIN or a RST that was thrown away, as written to the ring. All integers are in the host's byte order unless said.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "zerocopy", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+#[repr(C)]
+pub struct DropRecord {
+    /// [`ABI_VERSION`].
+    pub abi_version: u16,
+    /// [`hook::KFREE_SKB`].
+    pub hook: u16,
+    /// Size of the whole record in bytes.
+    pub size: u32,
+    /// `bpf_ktime_get_ns()`: `CLOCK_MONOTONIC`, nanoseconds.
+    pub ktime_ns: u64,
+    /// Where in the kernel's code it was dropped: the address after the call.
+    pub location: u64,
+    /// Why: the code that [`crate::settings::Settings::told_reasons`] has for the kernel's reason.
+    pub reason: u32,
+    /// Inode number of the network namespace it was in.
+    pub netns: u32,
+    /// The interface it came in by (`skb_iif`); 0 for one that this host has made.
+    pub ingress_ifindex: u32,
+    /// Bytes from the IP header to the end of the packet, as the kernel holds it.
+    pub packet_bytes: u32,
+    /// How many of `headers` are filled.
+    pub headers_bytes: u16,
+    /// `ip_summed`: what is known of its checksum (`CHECKSUM_*` of `include/linux/skbuff.h`); [`UNKNOWN`] where not read.
+    pub checksum_state: u8,
+    /// 1 when connection tracking has given it a connection, 0 when not; [`UNKNOWN`] where not read.
+    pub is_tracked: u8,
+    /// Always zero.
+    pub padding: [u8; 4],
+    /// IP header, then TCP header, as on the wire. No data.
+    pub headers: [u8; MAX_HEADERS_BYTES],
+}
+
+/// In a byte of [`DropRecord`]: this kernel does not tell.
+pub const UNKNOWN: u8 = u8::MAX;
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(DropRecord, abi_version) == 0);
+    assert!(offset_of!(DropRecord, hook) == 2);
+    assert!(offset_of!(DropRecord, size) == 4);
+    assert!(offset_of!(DropRecord, ktime_ns) == 8);
+    assert!(offset_of!(DropRecord, location) == 16);
+    assert!(offset_of!(DropRecord, reason) == 24);
+    assert!(offset_of!(DropRecord, netns) == 28);
+    assert!(offset_of!(DropRecord, ingress_ifindex) == 32);
+    assert!(offset_of!(DropRecord, packet_bytes) == 36);
+    assert!(offset_of!(DropRecord, headers_bytes) == 40);
+    assert!(offset_of!(DropRecord, checksum_state) == 42);
+    assert!(offset_of!(DropRecord, is_tracked) == 43);
+    assert!(offset_of!(DropRecord, padding) == 44);
+    assert!(offset_of!(DropRecord, headers) == 48);
+    assert!(size_of::<DropRecord>() == 168);
 };
 
 /// What one hook did on one CPU. `seen == emitted + lost`; what was held back by a limit is counted apart.

@@ -58,15 +58,20 @@ pub enum Field {
     SocketInode,
     SkbHead,
     SkbNetworkHeader,
-    SkbTransportHeader,
     SkbDev,
     SkbRefdst,
     DevNet,
+    SkbData,
+    SkbLen,
+    SkbSkbIif,
+    SkbIpSummed,
+    SkbNfct,
+    SkbSk,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 62] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -120,10 +125,15 @@ impl Field {
         Self::SocketInode,
         Self::SkbHead,
         Self::SkbNetworkHeader,
-        Self::SkbTransportHeader,
         Self::SkbDev,
         Self::SkbRefdst,
         Self::DevNet,
+        Self::SkbData,
+        Self::SkbLen,
+        Self::SkbSkbIif,
+        Self::SkbIpSummed,
+        Self::SkbNfct,
+        Self::SkbSk,
     ];
 
     /// How many fields there are.

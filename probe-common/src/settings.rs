@@ -67,8 +67,8 @@ pub struct Settings {
     pub drop_has_socket: u32,
     /// The number of `SKB_DROP_REASON_TCP_INVALID_SYN`; 0 when this kernel has none.
     pub invalid_syn_reason: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// Offset of `location` within the classic record of `kfree_skb`.
+    pub classic_location_offset: u32,
     /// Offset of `err` within the classic record of `tcp_retransmit_skb`, where `retransmit_has_result` is 1.
     pub classic_err_offset: u32,
     /// For kprobes.
@@ -77,7 +77,16 @@ pub struct Settings {
     pub ports: [u16; MAX_FILTER_PORTS],
     /// The peer prefixes.
     pub prefixes: [Prefix; MAX_FILTER_PREFIXES],
+    /// By this kernel's number of a drop reason: user space's code for it, or 0 for one of which nothing is told. With
+    /// [`TOLD_OF_RESETS`] it is told of dropped RSTs as well as of dropped FINs.
+    pub told_reasons: [u8; MAX_DROP_REASONS],
 }
+
+/// How many of the kernel's drop reasons are looked at: those that are not of a subsystem; 6.18 has 128.
+pub const MAX_DROP_REASONS: usize = 256;
+
+/// A bit of [`Settings::told_reasons`] that is not part of the code.
+pub const TOLD_OF_RESETS: u8 = 0x80;
 
 const _: () = {
     use core::mem::offset_of;
@@ -95,11 +104,12 @@ const _: () = {
     assert!(offset_of!(Settings, classic_reason_offset) == 68);
     assert!(offset_of!(Settings, drop_has_socket) == 72);
     assert!(offset_of!(Settings, invalid_syn_reason) == 76);
-    assert!(offset_of!(Settings, padding) == 80);
+    assert!(offset_of!(Settings, classic_location_offset) == 80);
     assert!(offset_of!(Settings, classic_err_offset) == 84);
     assert!(size_of::<Registers>() == 24);
     assert!(offset_of!(Settings, registers) == 88);
     assert!(offset_of!(Settings, ports) == 112);
     assert!(offset_of!(Settings, prefixes) == 144);
-    assert!(size_of::<Settings>() == 400);
+    assert!(offset_of!(Settings, told_reasons) == 400);
+    assert!(size_of::<Settings>() == 656);
 };

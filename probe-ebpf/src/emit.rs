@@ -2,19 +2,22 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_kernel},
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
 use connprobe_common::{
-    abi::{ABI_VERSION, HookCounters, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
+    abi::{
+        ABI_VERSION, DropRecord, HookCounters, MAX_HEADERS_BYTES, NO_RESULT, SocketRecord, UNKNOWN, UNKNOWN_STATE, hook,
+    },
     fields::Field,
 };
 
 use crate::{
     filter,
     limit::{self, Timeout},
-    socket::{self, Address, Tuple},
+    packet::Segment,
+    socket::{self, Address, Tuple, state},
 };
 
 /// Bytes of the ring; user space may set another size before loading. 1 MiB holds 6,000 records: a second of the worst storm
@@ -135,6 +138,79 @@ pub fn packet_event(hook: u16, tuple: &Tuple) {
     }
 }
 
+/// A packet that is thrown away.
+#[derive(Clone, Copy)]
+pub struct Drop {
+    pub skb: Address,
+    /// The address after the call that drops it.
+    pub location: u64,
+    /// User space's code for the reason.
+    pub reason: u8,
+}
+
+/// Filters, limits, counts and writes a FIN or a RST that is thrown away.
+#[inline(always)]
+pub fn drop_event(drop: &Drop, segment: Segment) {
+    let Some(tuple) = segment.tuple_of_receiver() else { return };
+    let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
+    // Who has made it is its sender.
+    let passes = if ingress_ifindex == 0 { filter::passes(&tuple.of_other_end()) } else { filter::passes(&tuple) };
+    if !passes {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if !limit::take_from_drops(now_ns) {
+        counters.suppressed += 1;
+        return;
+    }
+    // Where routing has found the socket already (`ip_rcv_finish_core`, early demux), its state changes are told from now on.
+    if let Some(sk) = drop.skb.follow(Field::SkbSk) {
+        if sk.state().is_some_and(state::is_synchronized) {
+            limit::watch(sk, now_ns);
+        }
+    }
+    counters.seen += 1;
+    if write_drop(drop, segment, tuple.netns, ingress_ifindex, now_ns) {
+        counters.emitted += 1;
+    } else {
+        counters.lost += 1;
+    }
+}
+
+/// Writes the record; `false` when the ring is full.
+#[inline(always)]
+fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, now_ns: u64) -> bool {
+    let Some(headers_bytes) = segment.headers_bytes() else { return true };
+    let Some(mut entry) = EVENTS.reserve::<DropRecord>(0) else { return false };
+    let record = zeroed(entry.as_mut_ptr());
+    record.abi_version = ABI_VERSION;
+    record.hook = hook::KFREE_SKB;
+    record.size = size_of::<DropRecord>() as u32;
+    record.ktime_ns = now_ns;
+    record.location = drop.location;
+    record.reason = u32::from(drop.reason);
+    record.netns = netns;
+    record.ingress_ifindex = ingress_ifindex;
+    record.packet_bytes = segment.packet_bytes().unwrap_or(0);
+    record.checksum_state = drop.skb.read_bits(Field::SkbIpSummed).unwrap_or(UNKNOWN);
+    record.is_tracked = match drop.skb.read::<u64>(Field::SkbNfct) {
+        // The low bits say what the packet is to the connection.
+        Some(connection) => u8::from(connection & !7 != 0),
+        None => UNKNOWN,
+    };
+    let bytes = if headers_bytes as usize > MAX_HEADERS_BYTES { MAX_HEADERS_BYTES } else { headers_bytes as usize };
+    // SAFETY: writes at most `bytes`, which the array has room for; the helper checks the source itself.
+    let result =
+        unsafe { bpf_probe_read_kernel(record.headers.as_mut_ptr().cast(), bytes as u32, segment.start() as *const _) };
+    record.headers_bytes = if result == 0 { bytes as u16 } else { 0 };
+    entry.submit(wakeup());
+    true
+}
+
 /// Writes the record; `false` when the ring is full. A function of its own, so that it stands in the object once
 /// and not once a program.
 #[inline(never)]
@@ -162,15 +238,14 @@ fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u
 
 /// Zeroes a record, word by word: the compiler's `memset` would be a call that loops over bytes.
 #[inline(always)]
-pub fn zeroed<'a>(record: *mut SocketRecord) -> &'a mut SocketRecord {
-    const WORDS: usize = size_of::<SocketRecord>() / size_of::<u64>();
-    const { assert!(WORDS * size_of::<u64>() == size_of::<SocketRecord>()) };
-    for word in 0..WORDS {
+pub fn zeroed<'a, T: Copy>(record: *mut T) -> &'a mut T {
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>())) };
+    for word in 0..size_of::<T>() / size_of::<u64>() {
         // SAFETY: every caller passes a reservation or a map value as large as the record, aligned to 8 bytes, and its own. Volatile, so that
         // the loop is not turned back into a `memset`.
         unsafe { record.cast::<u64>().add(word).write_volatile(0) };
     }
-    // SAFETY: as above, and zero bytes are a valid record.
+    // SAFETY: as above, and zero bytes are a valid record: records are integers and arrays of them.
     unsafe { &mut *record }
 }
 

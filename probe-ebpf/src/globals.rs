@@ -6,7 +6,7 @@
 use connprobe_common::{
     abi::hook,
     fields::{Field, Location, UNAVAILABLE},
-    settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Registers, Settings},
+    settings::{MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Registers, Settings},
 };
 
 /// Where each field is on this kernel.
@@ -29,11 +29,12 @@ static SETTINGS: Settings = Settings {
     classic_reason_offset: 0,
     drop_has_socket: 0,
     invalid_syn_reason: 0,
-    padding: 0,
+    classic_location_offset: 0,
     classic_err_offset: 0,
     registers: Registers { arguments: [0; 3], result: 0, stack_pointer: 0, return_address_bytes: 0 },
     ports: [0; MAX_FILTER_PORTS],
     prefixes: [Prefix { network: [0; 16], mask: [0; 16] }; MAX_FILTER_PREFIXES],
+    told_reasons: [0; MAX_DROP_REASONS],
 };
 
 /// Where `field` is.

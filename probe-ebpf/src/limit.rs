@@ -17,6 +17,10 @@ const PER_CONNECTION_PER_SECOND: u32 = 8;
 /// a SYN flood, which makes one repeat per request socket, cannot fill the ring.
 const HANDSHAKE_PER_CPU_PER_TENTH: u32 = 100;
 
+/// Dropped FINs and RSTs a CPU may report in a tenth of a second. Each that is not a connection's of this host costs user space one
+/// look-up, and firewalls drop stray ones all the time.
+const DROPS_PER_CPU_PER_TENTH: u32 = 20;
+
 const SECOND_NS: u64 = 1_000_000_000;
 const TENTH_NS: u64 = SECOND_NS / 10;
 
@@ -69,6 +73,9 @@ static WATCHED: LruHashMap<u64, Watch> = LruHashMap::with_max_entries(MAX_WATCHE
 #[map]
 static HANDSHAKES: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
+#[map]
+static DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
 /// Whether the socket has raised an event before.
 #[inline(always)]
 pub fn is_watched(sk: Address) -> bool {
@@ -120,9 +127,20 @@ pub fn is_new_timeout(sk: Address, timeout: Timeout) -> bool {
 /// Takes one event from this CPU's budget of handshake repeats; `false` when it is used up.
 #[inline(always)]
 pub fn take_from_handshakes(now_ns: u64) -> bool {
-    match HANDSHAKES.get_ptr_mut(0) {
+    take_from(&HANDSHAKES, now_ns, HANDSHAKE_PER_CPU_PER_TENTH)
+}
+
+/// Takes one event from this CPU's budget of dropped segments; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_drops(now_ns: u64) -> bool {
+    take_from(&DROPS, now_ns, DROPS_PER_CPU_PER_TENTH)
+}
+
+#[inline(always)]
+fn take_from(budgets: &PerCpuArray<Budget>, now_ns: u64, limit: u32) -> bool {
+    match budgets.get_ptr_mut(0) {
         // SAFETY: a per-CPU value belongs to this CPU while the program runs.
-        Some(budget) => unsafe { &mut *budget }.take(now_ns, TENTH_NS, HANDSHAKE_PER_CPU_PER_TENTH),
+        Some(budget) => unsafe { &mut *budget }.take(now_ns, TENTH_NS, limit),
         None => true,
     }
 }

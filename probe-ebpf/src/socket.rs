@@ -78,6 +78,18 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// The tuple as the other end would name it.
+    #[inline(always)]
+    pub fn of_other_end(&self) -> Self {
+        Self {
+            netns: self.netns,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+            local_address: self.remote_address,
+            remote_address: self.local_address,
+        }
+    }
+
     /// Writes it into a record.
     #[inline(always)]
     pub fn write(&self, record: &mut SocketRecord) {

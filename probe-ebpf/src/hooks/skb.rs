@@ -4,34 +4,41 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use connprobe_common::abi::hook;
+use connprobe_common::{
+    abi::hook,
+    settings::{MAX_DROP_REASONS, TOLD_OF_RESETS},
+};
 
 use super::{classic_field, cookie, no_cookie, socket_argument};
 use crate::{
-    emit::{self, Kind, Limit, SocketEvent},
+    emit::{self, Drop, Kind, Limit, SocketEvent},
     globals::{read, settings},
-    packet,
+    packet::{Segment, flag},
     socket::{Address, state},
 };
 
 /// A packet is thrown away, with a reason.
 ///
 /// Kernel functions `kfree_skb_reason` (`net/core/skbuff.c`), from 5.17, and `sk_skb_reason_drop`, from 6.11; from there also with
-/// the socket it was meant for. Told of so far: a SYN that came for a synchronized connection, which the kernel answers with a
-/// challenge ACK and drops (`tcp_validate_incoming`, RFC 5961 section 4). Ordinary: everything else. Blind spot: packets are dropped
-/// in softirq, also while this program runs for another one. Cost of an ordinary one: a comparison.
+/// the socket it was meant for. Told of: a SYN that came for a synchronized connection, which the kernel answers with a
+/// challenge ACK and drops (`tcp_validate_incoming`, RFC 5961 section 4); a FIN or a RST, dropped for one of the reasons in the
+/// settings. Ordinary: everything else. Blind spot: packets are dropped in softirq, also while this program runs for another one.
+/// Cost of an ordinary one: two comparisons; where the reason is one of those told of, six reads more.
 #[btf_tracepoint(function = "kfree_skb")]
 fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
-    if !is_told(ctx.arg::<u32>(2)) {
-        return 0;
-    }
-    // SAFETY: points into the settings.
-    if unsafe { read(&raw const (*settings()).drop_has_socket) } == 1 {
-        if let Some((sk, raw)) = socket_argument(ctx.arg(3)) {
-            on_syn(sk, || cookie(raw));
+    let reason = ctx.arg::<u32>(2);
+    let skb = Address(ctx.arg::<u64>(0));
+    if is_invalid_syn(reason) {
+        // SAFETY: points into the settings.
+        if unsafe { read(&raw const (*settings()).drop_has_socket) } == 1 {
+            if let Some((sk, raw)) = socket_argument(ctx.arg(3)) {
+                on_syn(sk, || cookie(raw));
+            }
+        } else {
+            on_syn_of_unknown_socket(skb);
         }
-    } else {
-        on_syn_of_unknown_socket(Address(ctx.arg::<u64>(0)));
+    } else if told_reason(reason) != 0 {
+        on_drop(skb, ctx.arg::<u64>(1), told_reason(reason));
     }
     0
 }
@@ -39,31 +46,45 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
 #[tracepoint]
 fn kfree_skb_classic(ctx: TracePointContext) -> u32 {
     // SAFETY: all point into the settings.
-    let (reason_offset, skb_offset, sk_offset) = unsafe {
+    let (reason_offset, skb_offset, sk_offset, location_offset) = unsafe {
         (
             &raw const (*settings()).classic_reason_offset,
             &raw const (*settings()).classic_skbaddr_offset,
             &raw const (*settings()).classic_rx_sk_offset,
+            &raw const (*settings()).classic_location_offset,
         )
     };
     let Some(reason) = classic_field::<u32>(&ctx, reason_offset) else { return 0 };
-    if !is_told(reason) {
-        return 0;
-    }
-    if let Some(sk) = classic_field::<u64>(&ctx, sk_offset).filter(|sk| *sk != 0) {
-        on_syn(Address(sk), no_cookie);
-    } else if let Some(skb) = classic_field::<u64>(&ctx, skb_offset) {
-        on_syn_of_unknown_socket(Address(skb));
+    if is_invalid_syn(reason) {
+        if let Some(sk) = classic_field::<u64>(&ctx, sk_offset).filter(|sk| *sk != 0) {
+            on_syn(Address(sk), no_cookie);
+        } else if let Some(skb) = classic_field::<u64>(&ctx, skb_offset) {
+            on_syn_of_unknown_socket(Address(skb));
+        }
+    } else if told_reason(reason) != 0 {
+        let Some(skb) = classic_field::<u64>(&ctx, skb_offset) else { return 0 };
+        let location = classic_field::<u64>(&ctx, location_offset).unwrap_or(0);
+        on_drop(Address(skb), location, told_reason(reason));
     }
     0
 }
 
 /// Whether the reason is the one for a SYN on a synchronized connection, by this kernel's number.
 #[inline(always)]
-fn is_told(reason: u32) -> bool {
+fn is_invalid_syn(reason: u32) -> bool {
     // SAFETY: points into the settings.
     let invalid_syn = unsafe { read(&raw const (*settings()).invalid_syn_reason) };
     invalid_syn != 0 && reason == invalid_syn
+}
+
+/// What the settings have for the reason; 0 for one of which nothing is told.
+#[inline(always)]
+fn told_reason(reason: u32) -> u8 {
+    if reason as usize >= MAX_DROP_REASONS {
+        return 0;
+    }
+    // SAFETY: below the array's length, so it points into the settings.
+    unsafe { read((&raw const (*settings()).told_reasons as *const u8).add(reason as usize)) }
 }
 
 #[inline(always)]
@@ -77,7 +98,17 @@ fn on_syn(sk: Address, cookie: impl FnOnce() -> u64) {
 /// Only the packet tells which connection it came for.
 #[inline(always)]
 fn on_syn_of_unknown_socket(skb: Address) {
-    if let Some(tuple) = packet::tuple_of_received(skb) {
+    if let Some(tuple) = Segment::of(skb).and_then(Segment::tuple_of_receiver) {
         emit::packet_event(hook::KFREE_SKB, &tuple);
+    }
+}
+
+#[inline(always)]
+fn on_drop(skb: Address, location: u64, told: u8) {
+    let Some(segment) = Segment::of(skb) else { return };
+    let Some(flags) = segment.flags() else { return };
+    let is_told = if flags & flag::RST != 0 { told & TOLD_OF_RESETS != 0 } else { flags & flag::FIN != 0 };
+    if is_told {
+        emit::drop_event(&Drop { skb, location, reason: told & !TOLD_OF_RESETS }, segment);
     }
 }

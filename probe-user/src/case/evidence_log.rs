@@ -1,4 +1,4 @@
-use crate::judge::Evidence;
+use crate::judge::{Evidence, EvidenceKind};
 
 /// How a case began is never forgotten: the first pieces of evidence are kept.
 const KEPT_FIRST: usize = 4;
@@ -29,6 +29,17 @@ impl EvidenceLog {
         self.add(evidence);
     }
 
+    /// Names the function of the segments that were dropped at this address.
+    pub(super) fn name_function(&mut self, address: u64, name: Option<&str>) {
+        for evidence in &mut self.kept {
+            if let EvidenceKind::SegmentDropped(segment) = &mut evidence.kind
+                && segment.location == address
+            {
+                segment.function = name.map(str::to_owned);
+            }
+        }
+    }
+
     pub(super) fn as_slice(&self) -> &[Evidence] {
         &self.kept
     }
@@ -41,7 +52,7 @@ impl EvidenceLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{judge::EvidenceKind, model::MonoTime};
+    use crate::model::MonoTime;
 
     #[test]
     fn the_first_and_the_latest_are_kept_in_time_order() {

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod dropped;
 mod evidence_log;
 mod finding;
 mod open_case;

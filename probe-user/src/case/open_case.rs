@@ -8,12 +8,10 @@ use super::{
     surroundings::Surroundings,
 };
 use crate::{
-    judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, judge},
+    judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, judge},
     model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketView, TcpState},
 };
 
-/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
-const SAME_DEADLINE: Duration = Duration::from_secs(1);
 /// A case without a finding is kept so long after its last event, when no timer of the connection says more.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much later than computed a kernel timer may fire: the wheel rounds up by at most an eighth
@@ -39,6 +37,8 @@ pub(super) enum Wake {
     LookForAnswer,
     /// The answers have taken too long: judge without them.
     Judge,
+    /// Its sender has had time to send again what was dropped: look whether it has got through.
+    LookAtReceiver,
     /// The next timeout should have come: look whether the connection has recovered.
     Overdue,
     /// Nothing more is expected: forget the case.
@@ -76,8 +76,8 @@ pub(super) struct Case {
     pub(super) held_until: Option<MonoTime>,
     /// The last event, answer or timer: the least recently touched case is the first to be evicted.
     pub(super) touched: MonoTime,
-    socket: SocketView,
-    evidence: EvidenceLog,
+    pub(super) socket: SocketView,
+    pub(super) evidence: EvidenceLog,
     lost_before: u64,
     pub(super) surroundings: Surroundings,
     socket_unknown: Option<String>,
@@ -113,6 +113,11 @@ impl Case {
         self.reported.is_some()
     }
 
+    /// What it was last reported as, if it was.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.reported.as_ref().map(|reported| reported.ruling.verdict)
+    }
+
     /// Whether `event` is about another socket on the same tuple.
     pub(super) fn is_other_socket(&self, event: &ConnectionEvent) -> bool {
         matches!((self.cookie, event.socket.cookie), (Some(ours), Some(theirs)) if ours != theirs)
@@ -142,7 +147,7 @@ impl Case {
             self.socket = event.socket.clone();
         }
         self.unknown_in_a_row = 0;
-        let kind = match event.kind {
+        let kind = match event.kind.clone() {
             EventKind::RetransmissionTimeout { send_result } => {
                 EvidenceKind::RetransmissionTimeout(Box::new(Attempt { send_result, socket: event.socket.clone() }))
             }
@@ -159,6 +164,7 @@ impl Case {
             EventKind::StateChange { from, to } => EvidenceKind::StateChange { from, to, error: event.socket.error },
             EventKind::ResetReceived => EvidenceKind::ResetReceived(Box::new(event.socket.clone())),
             EventKind::ResetSent => EvidenceKind::ResetSent,
+            EventKind::SegmentDropped(segment) => EvidenceKind::SegmentDropped(segment),
             EventKind::SocketError => EvidenceKind::SocketError { error: event.socket.error },
         };
         self.note(event.at, kind);
@@ -237,6 +243,9 @@ impl Case {
     }
 
     fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
+        if let Some(look) = self.next_look(event.at) {
+            return Some(look);
+        }
         match event.kind {
             EventKind::RetransmissionTimeout { .. } => {
                 let next = self.next_timeout_in();
@@ -258,6 +267,7 @@ impl Case {
             | EventKind::StateChange { .. }
             | EventKind::ResetReceived
             | EventKind::ResetSent
+            | EventKind::SegmentDropped(_)
             | EventKind::SocketError => match self.wake {
                 Some((at, wake)) if at > event.at => Some((at, wake)),
                 Some(_) | None => Some((event.at + LINGER, Wake::Forget)),
@@ -281,7 +291,7 @@ impl Case {
     /// Looks again after the next timeout is due: `pending` is the wait the kernel told, when it did.
     pub(super) fn look_when_overdue(&mut self, now: MonoTime, pending: Option<Duration>) {
         let wait = pending.unwrap_or_else(|| self.next_timeout_in());
-        self.wake = Some((now + with_slack(wait), Wake::Overdue));
+        self.wake = self.look_again(now).or_else(|| Some((now + with_slack(wait), Wake::Overdue)));
     }
 
     /// Without a finding, the case is forgotten when nothing has come by the next timer.
@@ -315,7 +325,7 @@ impl Case {
         }
         let state = match &self.reported {
             None => FindingState::Opened,
-            Some(reported) if reported.owner != self.owner || differs(&reported.ruling, &ruling) => {
+            Some(reported) if reported.owner != self.owner || ruling.is_news_after(&reported.ruling) => {
                 FindingState::Updated
             }
             Some(_) => return None,
@@ -373,24 +383,6 @@ fn is_reset(kind: &EvidenceKind) -> bool {
 
 fn with_slack(wait: Duration) -> Duration {
     wait.saturating_add(wait / 8).saturating_add(TIMER_SLACK)
-}
-
-fn differs(before: &Ruling, now: &Ruling) -> bool {
-    let deadline_moved = match (before.deadline, now.deadline) {
-        (Some(before), Some(now)) => {
-            before.set_by != now.set_by
-                || before.timer != now.timer
-                || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
-        }
-        (None, None) => false,
-        (Some(_), None) | (None, Some(_)) => true,
-    };
-    let missing = |ruling: &Ruling| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
-    deadline_moved
-        || missing(before) != missing(now)
-        || before.verdict != now.verdict
-        || before.cause != now.cause
-        || before.confidence != now.confidence
 }
 
 /// Whether the event says that the socket is closed.

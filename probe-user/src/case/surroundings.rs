@@ -11,6 +11,10 @@ pub(super) struct Surroundings {
     awaits_path: bool,
     awaits_conntrack: bool,
     asked_at: Option<Step>,
+    /// Whether the name of a function is still to come.
+    pub(super) awaits_function: bool,
+    /// The address last asked about.
+    function_asked: Option<u64>,
 }
 
 /// How far a socket has got in waiting: it changes with every timeout and every unanswered probe.
@@ -37,7 +41,14 @@ impl Surroundings {
 
     /// Whether an answer is still to come.
     pub(super) const fn awaits_answers(&self) -> bool {
-        self.awaits_path || self.awaits_conntrack
+        self.awaits_path || self.awaits_conntrack || self.awaits_function
+    }
+
+    /// Whether the function at this address is to be asked for now, and was not before.
+    pub(super) fn asks_function(&mut self, address: u64) -> bool {
+        let is_new = self.function_asked.replace(address) != Some(address);
+        self.awaits_function |= is_new;
+        is_new
     }
 
     /// Takes in what is known of the way to the peer. What is wrong with it is evidence when it is new.
@@ -61,11 +72,11 @@ impl Surroundings {
         self.awaits_conntrack = false;
         let before = std::mem::replace(&mut self.conntrack, conntrack);
         match (&self.conntrack, before) {
-            (Knowledge::Known(ConntrackStatus::Tracked(_)), Knowledge::Known(ConntrackStatus::Tracked(_)))
+            (Knowledge::Known(ConntrackStatus::Tracked(..)), Knowledge::Known(ConntrackStatus::Tracked(..)))
             | (Knowledge::Known(ConntrackStatus::Forgotten(_)), Knowledge::Known(ConntrackStatus::Forgotten(_))) => {
                 None
             }
-            (Knowledge::Known(ConntrackStatus::Tracked(entry)), _) => Some(EvidenceKind::ConntrackEntry(*entry)),
+            (Knowledge::Known(ConntrackStatus::Tracked(entry, _)), _) => Some(EvidenceKind::ConntrackEntry(*entry)),
             (Knowledge::Known(ConntrackStatus::Forgotten(settings)), _) => {
                 Some(EvidenceKind::ConntrackEntryMissing(*settings))
             }

@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{dropped::tests::dropped_fin, *};
 use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
         Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, Event, EventKind, Hook, Interface, LossPlace,
-        MonoTime, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketStatus,
+        MonoTime, Origin, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketStatus,
         SocketTimer, SocketView, TcpState,
     },
 };
@@ -472,6 +472,7 @@ enum Input {
     Gone { port: u16, ms: u64 },
     Unknown { port: u16, ms: u64 },
     Owner { port: u16, ms: u64, known: bool },
+    Function { port: u16, ms: u64 },
     Lost { ms: u64 },
     Timeout { ms: u64 },
     TimeoutWhenDue,
@@ -480,12 +481,13 @@ enum Input {
 fn input() -> impl Strategy<Value = Input> {
     let (port, ms) = (1u16..4, 0u64..2_000_000);
     prop_oneof![
-        8 => (port.clone(), ms.clone(), 0u64..3, 0u8..12, 0u32..3, 0u8..8, prop_oneof![Just(0), Just(110), Just(104)])
+        8 => (port.clone(), ms.clone(), 0u64..3, 0u8..12, 0u32..3, 0u8..10, prop_oneof![Just(0), Just(110), Just(104)])
             .prop_map(|(port, ms, cookie, count, una, kind, error)| Input::Event { port, ms, cookie, count, una, kind, error }),
         2 => (port.clone(), ms.clone(), 0u8..5, 0u32..2)
             .prop_map(|(port, ms, retransmits, inode)| Input::Found { port, ms, retransmits, inode }),
         1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Gone { port, ms }),
         1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Unknown { port, ms }),
+        1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Function { port, ms }),
         1 => (port, ms.clone(), any::<bool>()).prop_map(|(port, ms, known)| Input::Owner { port, ms, known }),
         1 => ms.clone().prop_map(|ms| Input::Lost { ms }),
         1 => ms.prop_map(|ms| Input::Timeout { ms }),
@@ -502,6 +504,8 @@ fn apply(tracker: &mut Tracker, input: Input) {
                 2 => EventKind::ResetSent,
                 3 => EventKind::SocketError,
                 4 => EventKind::StateChange { from: TcpState::Established, to: TcpState::Close },
+                5 => EventKind::SegmentDropped(Box::new(dropped_fin(Origin::Received { ifindex: 1 }))),
+                6 => EventKind::StateChange { from: TcpState::Established, to: TcpState::CloseWait },
                 _ => EventKind::RetransmissionTimeout { send_result: None },
             };
             let state = if let EventKind::StateChange { to, .. } = kind { to } else { TcpState::Established };
@@ -528,6 +532,9 @@ fn apply(tracker: &mut Tracker, input: Input) {
         Input::Owner { port, ms, known } => {
             let owner = if known { Ok(None) } else { Err("no".to_owned()) };
             tracker.handle_answer(at(ms), Answer::Owner { key: key(port), owner });
+        }
+        Input::Function { port, ms } => {
+            tracker.handle_answer(at(ms), Answer::Function { key: key(port), address: 0xf00, function: Ok(None) });
         }
         Input::Lost { ms } => {
             tracker.handle_event(Event::Lost { at: at(ms), place: LossPlace::Decode, count: 1 });

@@ -140,6 +140,11 @@ impl Tracker {
                 evidence.into_iter().for_each(|kind| case.note(self.now, kind));
                 self.take_answer(case);
             }
+            Answer::Function { key, address, function } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                case.take_function(address, function.ok().flatten().as_deref());
+                self.take_answer(case);
+            }
             Answer::Conntrack { key, conntrack } => {
                 let Some(mut case) = self.take_case(&key) else { return };
                 let evidence = case.surroundings.take_conntrack(conntrack.into());
@@ -168,6 +173,12 @@ impl Tracker {
                     case.asked_socket &= wake != Wake::Overdue;
                     self.ask_socket(&mut case);
                     case.look_when_overdue(self.now, None);
+                    self.keep(case);
+                }
+                Some(Wake::LookAtReceiver) => {
+                    case.asked_socket = false;
+                    self.ask_socket(&mut case);
+                    case.wake = Some((self.now + HOLD, Wake::Forget));
                     self.keep(case);
                 }
                 Some(Wake::Judge) => {
@@ -203,6 +214,11 @@ impl Tracker {
                 case.note(self.now, EvidenceKind::SocketGone);
                 self.close(case, Outcome::Unobserved);
                 None
+            }
+            Some(mut case) if case.got_through(&event) => {
+                case.note(event.at, EvidenceKind::SegmentGotThrough);
+                self.close(case, Outcome::Recovered);
+                return;
             }
             Some(mut case) if case.shows_progress(&event) => {
                 case.note(event.at, EvidenceKind::AcknowledgmentsResumed);
@@ -254,7 +270,9 @@ impl Tracker {
         case.set_socket_known();
         case.touched = self.now;
         self.ask_owner_of(&mut case, u64::from(status.inode));
-        if !case.has_finding() {
+        if let Some(is_missed) = case.dropped().map(|segment| segment.is_missed_in(status.state)) {
+            self.looked_at_receiver(case, status, is_missed);
+        } else if !case.has_finding() {
             self.take_answer(case);
         } else if status.is_at_rest() {
             case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
@@ -262,6 +280,25 @@ impl Tracker {
         } else {
             case.look_when_overdue(self.now, status.timer.map(|(_, wait)| wait));
             self.judge_and_keep(case);
+        }
+    }
+
+    /// Of this connection a segment was dropped, and now its socket was looked at.
+    fn looked_at_receiver(&mut self, mut case: Case, status: &SocketStatus, is_missed: bool) {
+        if !is_missed {
+            case.note(self.now, EvidenceKind::SegmentGotThrough);
+            self.close(case, Outcome::Recovered);
+            return;
+        }
+        case.note_still_open(self.now, status.state);
+        self.outputs.extend(case.questions().into_iter().chain(case.ask_function()).map(Output::Question));
+        if case.has_finding() || !case.awaits_answers() {
+            case.look_when_overdue(self.now, None);
+            self.judge_and_keep(case);
+        } else {
+            let until = *case.held_until.get_or_insert(self.now + HOLD);
+            case.wake = Some((until, Wake::Judge));
+            self.keep(case);
         }
     }
 

@@ -5,13 +5,15 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod segment;
+
 use std::{
     net::{Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
 use connprobe_common::{
-    abi::{ABI_VERSION, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
+    abi::{ABI_VERSION, DropRecord, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
     fields::Field,
 };
 use zerocopy::FromBytes as _;
@@ -41,6 +43,12 @@ pub enum DecodeError {
     /// It names no TCP state.
     #[error("a record with the unknown TCP state {0}")]
     State(u8),
+    /// It names no drop reason.
+    #[error("a record of a dropped segment with the unknown reason {0}")]
+    DropReason(u32),
+    /// It holds no TCP segment.
+    #[error("a record of a dropped segment without its headers")]
+    Headers,
 }
 
 /// What turns the kernel's units into ours on this kernel.
@@ -66,6 +74,13 @@ impl Units {
 ///
 /// When the record is not exactly what this version's programs write.
 pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError> {
+    if let Ok(record) = DropRecord::read_from_bytes(bytes) {
+        return match (record.abi_version, record.hook) {
+            (ABI_VERSION, hook::KFREE_SKB) => segment::decode(&record),
+            (ABI_VERSION, other) => Err(DecodeError::Hook(other)),
+            (version, _) => Err(DecodeError::Version(version)),
+        };
+    }
     let record = SocketRecord::read_from_bytes(bytes)
         .map_err(|_| DecodeError::Length { actual: bytes.len(), expected: size_of::<SocketRecord>() })?;
     if record.abi_version != ABI_VERSION {

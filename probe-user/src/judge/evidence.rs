@@ -2,7 +2,9 @@ use std::{fmt, time::Duration};
 
 use nix::errno::Errno;
 
-use crate::model::{ConntrackEntry, ConntrackSettings, MonoTime, Route, SocketView, TcpState};
+use crate::model::{
+    Checksum, ConntrackEntry, ConntrackSettings, DroppedSegment, MonoTime, Origin, Route, SocketView, TcpState,
+};
 
 /// One thing that was seen on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,20 @@ impl Evidence {
                 None
             }
         })
+    }
+
+    /// What was thrown away and has not got through since: the first segment and the latest, each with its time.
+    pub fn dropped(evidence: &[Self]) -> Option<[(MonoTime, &DroppedSegment); 2]> {
+        let (mut first, mut latest) = (None, None);
+        for evidence in evidence {
+            if let EvidenceKind::SegmentDropped(segment) = &evidence.kind {
+                latest = Some((evidence.at, &**segment));
+                first = first.or(latest);
+            } else if matches!(evidence.kind, EvidenceKind::SegmentGotThrough) {
+                (first, latest) = (None, None);
+            }
+        }
+        Some([first?, latest?])
     }
 
     fn sight(&self) -> Option<Sight<'_>> {
@@ -110,6 +126,15 @@ pub enum EvidenceKind {
     ResetReceived(Box<SocketView>),
     /// This host sent a reset.
     ResetSent,
+    /// A FIN or a RST was thrown away.
+    SegmentDropped(Box<DroppedSegment>),
+    /// The socket was looked up, and has not got what was thrown away.
+    StillOpen {
+        /// The state it is in.
+        state: TcpState,
+    },
+    /// What was thrown away has got through after all.
+    SegmentGotThrough,
     /// The kernel reported an error to the application.
     SocketError {
         /// A positive errno.
@@ -155,6 +180,9 @@ impl EvidenceKind {
             Self::StateChange { .. } => "state_change",
             Self::ResetReceived(_) => "reset_received",
             Self::ResetSent => "reset_sent",
+            Self::SegmentDropped(_) => "segment_dropped",
+            Self::StillOpen { .. } => "still_open",
+            Self::SegmentGotThrough => "segment_got_through",
             Self::SocketError { .. } => "socket_error",
             Self::AcknowledgmentsResumed => "acknowledgments_resumed",
             Self::SocketGone => "socket_gone",
@@ -181,6 +209,9 @@ impl EvidenceKind {
             | Self::SynAckRetransmission
             | Self::ResetReceived(_)
             | Self::ResetSent
+            | Self::SegmentDropped(_)
+            | Self::StillOpen { .. }
+            | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed
             | Self::SocketGone => None,
         }
@@ -227,6 +258,9 @@ impl fmt::Display for EvidenceKind {
                 }
             }
             Self::ResetSent => f.write_str("RST sent by this host"),
+            Self::SegmentDropped(segment) => fmt_dropped(segment, f),
+            Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
             Self::SocketError { error } => {
                 f.write_str("the kernel reported an error to the application")?;
                 fmt_error(*error, f)
@@ -252,6 +286,35 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         Some(time) => write!(f, ", for another {}", seconds(time)),
         None => Ok(()),
     }
+}
+
+fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let from = match segment.origin {
+        Origin::Received { .. } => "from the peer",
+        Origin::Sent => "of this host",
+    };
+    write!(f, "{} {from} dropped {}", segment.message.name(), segment.reason.phrase())?;
+    if let Some(function) = &segment.function {
+        write!(f, " in {function}")?;
+    }
+    match segment.checksum {
+        Checksum::Wrong { carried, due } => {
+            write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
+        }
+        Checksum::Right => f.write_str("; its TCP checksum is right")?,
+        Checksum::Offloaded | Checksum::NotVerifiable => {}
+    }
+    if segment.padding_bytes() > 0 {
+        write!(
+            f,
+            "; the {} bytes that its IP header states came padded to {}",
+            segment.stated_bytes, segment.actual_bytes
+        )?;
+    }
+    if segment.is_tracked == Some(false) && segment.reason.is_filter() {
+        f.write_str("; connection tracking had given it no connection")?;
+    }
+    Ok(())
 }
 
 fn fmt_error(error: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -41,4 +41,5 @@ pub fn judge(history: &History<'_>) -> Option<Ruling> {
     rules::half_open::assess(history)
         .or_else(|| rules::zero_window_stalled::assess(history))
         .or_else(|| rules::retransmit_stalled::assess(history))
+        .or_else(|| rules::silently_dropped_fin::assess(history))
 }

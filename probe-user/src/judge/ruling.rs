@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::Deadline;
 use crate::model::MonoTime;
@@ -12,11 +12,14 @@ pub enum Verdict {
     ZeroWindowStalled,
     /// Unacknowledged or unsendable data makes no progress though the peer's window is open.
     RetransmitStalled,
+    /// A FIN, or a RST, was sent and thrown away, and nobody was told.
+    SilentlyDroppedFin,
 }
 
 impl Verdict {
     /// Every verdict.
-    pub const ALL: [Self; 3] = [Self::HalfOpen, Self::RetransmitStalled, Self::ZeroWindowStalled];
+    pub const ALL: [Self; 4] =
+        [Self::HalfOpen, Self::RetransmitStalled, Self::SilentlyDroppedFin, Self::ZeroWindowStalled];
 
     /// The name in records, on the command line and in the handbook.
     pub const fn name(self) -> &'static str {
@@ -24,6 +27,7 @@ impl Verdict {
             Self::HalfOpen => "half_open",
             Self::ZeroWindowStalled => "zero_window_stalled",
             Self::RetransmitStalled => "retransmit_stalled",
+            Self::SilentlyDroppedFin => "silently_dropped_fin",
         }
     }
 }
@@ -51,11 +55,21 @@ pub enum Cause {
     WindowProbesUnanswered,
     /// The peer's application does not read, so that its window stays shut.
     PeerWindowShut,
+    /// Connection tracking held the segment for invalid because of its checksum, and the firewall dropped it for that.
+    ConntrackBadChecksum,
+    /// Connection tracking held the segment for invalid for another reason, and the firewall dropped it for that.
+    ConntrackInvalid,
+    /// A packet filter of this host dropped the segment.
+    FirewallDrop,
+    /// This host's IP or TCP dropped the segment.
+    StackDrop,
+    /// This host's own FIN is not acknowledged.
+    UnacknowledgedFin,
 }
 
 impl Cause {
     /// Every cause, those of one verdict together.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::PeerReset,
         Self::PeerRestarted,
         Self::PeerUnreachable,
@@ -65,6 +79,11 @@ impl Cause {
         Self::PeerSilent,
         Self::SourceAddressLost,
         Self::LocalSendFailure,
+        Self::ConntrackBadChecksum,
+        Self::ConntrackInvalid,
+        Self::FirewallDrop,
+        Self::StackDrop,
+        Self::UnacknowledgedFin,
         Self::PeerWindowShut,
     ];
 
@@ -78,6 +97,11 @@ impl Cause {
             | Self::KeepaliveUnanswered
             | Self::WindowProbesUnanswered => Verdict::HalfOpen,
             Self::PeerSilent | Self::SourceAddressLost | Self::LocalSendFailure => Verdict::RetransmitStalled,
+            Self::ConntrackBadChecksum
+            | Self::ConntrackInvalid
+            | Self::FirewallDrop
+            | Self::StackDrop
+            | Self::UnacknowledgedFin => Verdict::SilentlyDroppedFin,
             Self::PeerWindowShut => Verdict::ZeroWindowStalled,
         }
     }
@@ -94,6 +118,11 @@ impl Cause {
             Self::ConntrackExpired => "conntrack_expired",
             Self::KeepaliveUnanswered => "keepalive_unanswered",
             Self::WindowProbesUnanswered => "window_probes_unanswered",
+            Self::ConntrackBadChecksum => "conntrack_bad_checksum",
+            Self::ConntrackInvalid => "conntrack_invalid",
+            Self::FirewallDrop => "firewall_drop",
+            Self::StackDrop => "stack_drop",
+            Self::UnacknowledgedFin => "unacknowledged_fin",
             Self::PeerWindowShut => "peer_window_shut",
         }
     }
@@ -141,6 +170,12 @@ pub enum MissingEvidence {
     WhenForgotten,
     /// Whether an ICMP error has come back.
     IcmpErrors,
+    /// Another copy of a dropped FIN, dropped alike: the sender may send it again.
+    AnotherCopy,
+    /// Whether connection tracking knew the dropped segment's connection.
+    Tracking,
+    /// Why connection tracking held the segment for invalid.
+    WhyInvalid,
     /// The reset by which the peer answers the challenge ACK.
     ResetAfterSyn,
     /// Events were lost: an acknowledgment or an error may have gone unseen.
@@ -170,6 +205,9 @@ impl MissingEvidence {
             Self::WhatFirewallDrops => "what_firewall_drops",
             Self::WhenForgotten => "when_forgotten",
             Self::IcmpErrors => "icmp_errors",
+            Self::AnotherCopy => "another_copy",
+            Self::Tracking => "tracking",
+            Self::WhyInvalid => "why_invalid",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
@@ -207,6 +245,15 @@ impl fmt::Display for MissingEvidence {
             Self::IcmpErrors => f.write_str(
                 "whether an ICMP error has come back is not told here: the peer may be unreachable rather than silent",
             ),
+            Self::AnotherCopy => f.write_str(
+                "its sender sends it again soon: a copy that gets through would end this, one that is dropped alike would prove it",
+            ),
+            Self::Tracking => f.write_str(
+                "whether connection tracking held the segment for invalid, or a rule drops it for another reason, is not known",
+            ),
+            Self::WhyInvalid => f.write_str(
+                "why connection tracking held it for invalid is not told here; its log would say (net.netfilter.nf_conntrack_log_invalid = 6)",
+            ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",
             ),
@@ -237,4 +284,28 @@ pub struct Ruling {
     pub deadline: Option<Deadline>,
     /// What would make it surer, in order.
     pub missing: Vec<MissingEvidence>,
+}
+
+/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
+const SAME_DEADLINE: Duration = Duration::from_secs(1);
+
+impl Ruling {
+    /// Whether it says something that a reader of the one `before` would act on.
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        let deadline_moved = match (before.deadline, self.deadline) {
+            (Some(before), Some(now)) => {
+                before.set_by != now.set_by
+                    || before.timer != now.timer
+                    || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
+            }
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+        };
+        let missing = |ruling: &Self| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
+        deadline_moved
+            || missing(before) != missing(self)
+            || before.verdict != self.verdict
+            || before.cause != self.cause
+            || before.confidence != self.confidence
+    }
 }

@@ -12,7 +12,7 @@ use super::{
     fields::{NESTING, Shape, path, spelled},
     names::Names,
 };
-use crate::model::Hook;
+use crate::model::{DropReason, Hook};
 
 /// Why BTF could not be read or does not say what is needed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,8 @@ pub struct Layout {
     pub sock_keepopen_bit: Option<u32>,
     /// The number of the reason for dropping a SYN on a synchronized connection.
     pub invalid_syn_reason: Option<u32>,
+    /// This kernel's numbers of the reasons for dropping a packet that are told of; without those it does not have.
+    pub drop_reasons: BTreeMap<DropReason, u32>,
 }
 
 /// The arguments a BTF tracepoint passes.
@@ -113,7 +115,11 @@ impl Layout {
             registers: registers(&btf),
             sock_dead_bit: enum_value(&btf, "sock_flags", "SOCK_DEAD"),
             sock_keepopen_bit: enum_value(&btf, "sock_flags", "SOCK_KEEPOPEN"),
-            invalid_syn_reason: enum_value(&btf, "skb_drop_reason", "SKB_DROP_REASON_TCP_INVALID_SYN"),
+            invalid_syn_reason: drop_reason(&btf, "TCP_INVALID_SYN"),
+            drop_reasons: DropReason::ALL
+                .into_iter()
+                .filter_map(|reason| Some((reason, drop_reason(&btf, reason.kernel_name())?)))
+                .collect(),
         })
     }
 
@@ -312,6 +318,10 @@ fn registers(btf: &Btf) -> Option<Registers> {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const fn registers(_: &Btf) -> Option<Registers> {
     None
+}
+
+fn drop_reason(btf: &Btf, name: &str) -> Option<u32> {
+    enum_value(btf, "skb_drop_reason", &format!("SKB_DROP_REASON_{name}"))
 }
 
 fn enum_value(btf: &Btf, enumeration: &str, name: &str) -> Option<u32> {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fs, io, path::PathBuf};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use connprobe_common::{
     abi::hook,
-    settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Settings},
+    settings::{MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Settings, TOLD_OF_RESETS},
 };
 use zerocopy::IntoBytes as _;
 
@@ -100,11 +100,23 @@ fn settings(facts: &Facts, filter: &Filter) -> Settings {
         classic_reason_offset: classic(Hook::KfreeSkb, "reason", 4),
         drop_has_socket: u32::from(facts.layout.drop_has_socket()),
         invalid_syn_reason: facts.layout.invalid_syn_reason.unwrap_or(0),
-        padding: 0,
+        classic_location_offset: classic(Hook::KfreeSkb, "location", 8),
         classic_err_offset: classic(Hook::TcpRetransmitSkb, "err", 4),
         // Where there are none, the plan keeps kprobes out.
         registers: facts.layout.registers.unwrap_or_default(),
         ports,
         prefixes,
+        told_reasons: told_reasons(facts),
     }
+}
+
+/// The programs' table of drop reasons, by this kernel's numbers.
+fn told_reasons(facts: &Facts) -> [u8; MAX_DROP_REASONS] {
+    let mut table = [0; MAX_DROP_REASONS];
+    for (reason, number) in &facts.layout.drop_reasons {
+        if let Some(slot) = usize::try_from(*number).ok().and_then(|number| table.get_mut(number)) {
+            *slot = reason.code() | if reason.is_told_of_resets() { TOLD_OF_RESETS } else { 0 };
+        }
+    }
+    table
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConntrackStatus {
     /// It has an entry.
-    Tracked(ConntrackEntry),
+    Tracked(ConntrackEntry, ConntrackSettings),
     /// It has entries of other connections over the same IP version, but none of this one, in no zone.
     Forgotten(ConntrackSettings),
     /// It is not there, or tracks nothing over this IP version: no rule of the namespace asks for it.
@@ -39,6 +39,10 @@ pub struct ConntrackSettings {
     /// `net.netfilter.nf_conntrack_tcp_timeout_max_retrans`: how long one is after three retransmissions
     /// (`nf_conntrack_tcp_max_retrans`).
     pub timeout_max_retrans: Option<Duration>,
+    /// `net.netfilter.nf_conntrack_checksum`: whether a packet with a wrong checksum is invalid.
+    pub checksum: Option<bool>,
+    /// `net.netfilter.nf_conntrack_tcp_be_liberal`: whether only RSTs outside the window are invalid.
+    pub be_liberal: Option<bool>,
 }
 
 impl ConntrackSettings {

@@ -1,4 +1,4 @@
-use super::{ConnectionKey, MonoTime, SocketView, TcpState};
+use super::{ConnectionKey, DroppedSegment, MonoTime, SocketView, TcpState};
 
 /// What the tracker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct ConnectionEvent {
 }
 
 /// What happened on a connection. Matched exhaustively everywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The retransmission timer fired and the oldest segment was sent again, or an attempt was made
     /// (`tcp:tcp_retransmit_skb` with `icsk_retransmits` above 0: neither fast retransmit nor tail loss probe).
@@ -63,6 +63,8 @@ pub enum EventKind {
     /// A SYN came in for a synchronized connection: the kernel drops it and answers with a challenge ACK (`skb:kfree_skb` with reason
     /// `TCP_INVALID_SYN`; RFC 5961 section 4).
     SynReceived,
+    /// A FIN or a RST was thrown away (`skb:kfree_skb`).
+    SegmentDropped(Box<DroppedSegment>),
     /// The kernel reported an error to the application (`sock:inet_sk_error_report`); the error is in the socket view.
     SocketError,
 }

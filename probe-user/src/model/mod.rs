@@ -11,6 +11,7 @@ mod event;
 mod owner;
 mod path;
 mod question;
+mod segment;
 mod socket;
 mod time;
 
@@ -23,5 +24,6 @@ pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route};
 pub use question::{Answer, Knowledge, Question, SocketLookup, SocketStatus, SocketTimer};
+pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

@@ -31,6 +31,13 @@ pub enum Question {
         /// The connection.
         key: ConnectionKey,
     },
+    /// Which kernel function is at this address?
+    Function {
+        /// The connection whose segment was dropped there.
+        key: ConnectionKey,
+        /// The address.
+        address: u64,
+    },
 }
 
 /// What a witness said.
@@ -63,6 +70,15 @@ pub enum Answer {
         key: ConnectionKey,
         /// What was found, or why it cannot be known.
         conntrack: Result<ConntrackStatus, String>,
+    },
+    /// To [`Question::Function`].
+    Function {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// The address asked about.
+        address: u64,
+        /// The function's name; `Ok(None)` when none is there, or why it cannot be known.
+        function: Result<Option<String>, String>,
     },
 }
 

@@ -8,7 +8,7 @@ use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
     judge::{Cause, DeadlineSource, Evidence},
-    model::{MonoTime, Owner, Place, SocketView},
+    model::{DroppedSegment, MonoTime, Origin, Owner, Place, SocketView},
 };
 
 pub(super) fn owner(owner: &OwnerKnowledge) -> String {
@@ -58,7 +58,10 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         | Cause::ConntrackExpired
         | Cause::KeepaliveUnanswered
         | Cause::WindowProbesUnanswered
+        | Cause::UnacknowledgedFin
         | Cause::PeerWindowShut => Evidence::latest_sight(&finding.evidence),
+        // What is known of the socket is only that it is still open.
+        Cause::ConntrackBadChecksum | Cause::ConntrackInvalid | Cause::FirewallDrop | Cause::StackDrop => None,
     };
     let (at, socket) = sight.map_or((finding.at, &finding.socket), |sight| (sight.at, sight.socket));
     let since = format!("since {} ({} ago)", time_of_day(clock.at(ruling.since)), span(now.since(ruling.since)));
@@ -105,6 +108,29 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             bytes(socket.unsent()),
             socket.probes_out.unwrap_or(0)
         ),
+        Cause::ConntrackBadChecksum => format!(
+            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, and the firewall drops what is \
+             invalid. {}",
+            dropped(finding, &since),
+            padding(finding),
+            waits(finding)
+        ),
+        Cause::ConntrackInvalid => format!(
+            "{} this host's connection tracking held it for invalid, and the firewall drops what is invalid. {}",
+            dropped(finding, &since),
+            waits(finding)
+        ),
+        Cause::FirewallDrop | Cause::StackDrop => {
+            let why = latest_dropped(finding).map_or("by this host", |segment| segment.reason.phrase());
+            format!("{} it was dropped {why}. {}", dropped(finding, &since), waits(finding))
+        }
+        Cause::UnacknowledgedFin => format!(
+            "This host has closed the connection and sent its FIN{} {since}, and {peer} does not acknowledge it.",
+            match socket.retransmits {
+                None | Some(0) => String::new(),
+                Some(count) => format!(", again at {count} retransmission timeouts"),
+            }
+        ),
         Cause::PeerWindowShut => format!(
             "{peer} has kept its window shut {since} with {} waiting, and answers the probes: its application does not read.",
             bytes(socket.unsent())
@@ -116,6 +142,48 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
     }
     text
+}
+
+fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
+    Evidence::dropped(&finding.evidence).map(|[_, (_, latest)]| latest)
+}
+
+/// What was dropped, up to the colon before who did it.
+fn dropped(finding: &Finding, since: &str) -> String {
+    let (name, sender) = latest_dropped(finding)
+        .map_or(("FIN", true), |segment| (segment.message.name(), matches!(segment.origin, Origin::Received { .. })));
+    let peer = finding.id.key.remote.ip();
+    let whose = if sender {
+        format!("{peer} has ended the connection, but its {name}")
+    } else {
+        format!("The {name} of this host")
+    };
+    format!("{whose} was thrown away on this host {since}:")
+}
+
+/// In the words of a frame on the wire, which one sees in a capture.
+fn padding(finding: &Finding) -> String {
+    /// Bytes of an Ethernet header without a tag.
+    const ETHERNET: u32 = 14;
+    match latest_dropped(finding) {
+        Some(segment) if segment.padding_bytes() > 0 => format!(
+            " (a {}-byte frame arrived padded to {}, and the padding was taken into the sum)",
+            segment.stated_bytes + ETHERNET,
+            segment.actual_bytes + ETHERNET
+        ),
+        Some(_) | None => String::new(),
+    }
+}
+
+/// Who waits for it, and for how long.
+fn waits(finding: &Finding) -> &'static str {
+    match latest_dropped(finding).map(|segment| segment.origin) {
+        Some(Origin::Sent) => "The peer goes on holding its end open.",
+        Some(Origin::Received { .. }) | None => {
+            "The application here still holds the connection for open and waits for more; without keepalive or a timeout of \
+             its own it waits for ever."
+        }
+    }
 }
 
 /// How much waits for what, through how many timeouts.

@@ -55,10 +55,10 @@ fn query(key: &ConnectionKey) -> io::Result<ConntrackStatus> {
     }
     let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family: family(key.local.ip()) };
     if let Some(entry) = ctnetlink.find(key)? {
-        return Ok(ConntrackStatus::Tracked(entry));
+        return Ok(ConntrackStatus::Tracked(entry, settings()));
     }
     if let Some(entry) = ctnetlink.find_in_any_zone(key)? {
-        return Ok(ConntrackStatus::Tracked(entry));
+        return Ok(ConntrackStatus::Tracked(entry, settings()));
     }
     if ctnetlink.tracks_something()? {
         Ok(ConntrackStatus::Forgotten(settings()))
@@ -73,8 +73,11 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 fn settings() -> ConntrackSettings {
     let seconds = |name| setting(name).map(Duration::from_secs);
+    let switch = |name| setting::<u8>(name).map(|value| value != 0);
     ConntrackSettings {
-        loose: setting::<u8>("nf_conntrack_tcp_loose").map(|loose| loose != 0),
+        loose: switch("nf_conntrack_tcp_loose"),
+        checksum: switch("nf_conntrack_checksum"),
+        be_liberal: switch("nf_conntrack_tcp_be_liberal"),
         timeout_established: seconds("nf_conntrack_tcp_timeout_established"),
         timeout_unacknowledged: seconds("nf_conntrack_tcp_timeout_unacknowledged"),
         timeout_max_retrans: seconds("nf_conntrack_tcp_timeout_max_retrans"),
@@ -245,7 +248,7 @@ mod tests {
         let key = ConnectionKey { netns: 1, local: ([192, 0, 2, 1], 1).into(), remote: ([192, 0, 2, 2], 2).into() };
         // A machine without root may not ask at all.
         match query(&key) {
-            Ok(status) => assert!(!matches!(status, ConntrackStatus::Tracked(_)), "{status:?}"),
+            Ok(status) => assert!(!matches!(status, ConntrackStatus::Tracked(..)), "{status:?}"),
             Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32), "{error}"),
         }
     }

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod conntrack;
+mod function;
 mod netlink;
 pub mod netns;
 mod path;
@@ -76,6 +77,7 @@ impl Witnesses {
 /// Ends when the other side is dropped.
 fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
     let mut namespaces = netns::Namespaces::default();
+    let mut functions = function::Functions::default();
     while let Ok(first) = questions.recv() {
         let mut of_owners = Vec::new();
         // Not more than can be in flight: under steady asking, owners get their turn too.
@@ -96,6 +98,12 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::Conntrack { key } => {
                     let conntrack = conntrack::look_up(&mut namespaces, &key);
                     if answers.blocking_send(Answer::Conntrack { key, conntrack }).is_err() {
+                        return;
+                    }
+                }
+                Question::Function { key, address } => {
+                    let function = functions.at(address);
+                    if answers.blocking_send(Answer::Function { key, address, function }).is_err() {
                         return;
                     }
                 }
@@ -141,6 +149,7 @@ mod tests {
                 Answer::Socket { key, .. }
                 | Answer::Owner { key, .. }
                 | Answer::Path { key, .. }
+                | Answer::Function { key, .. }
                 | Answer::Conntrack { key, .. } => usize::from(key.local.port()),
             })
             .collect();

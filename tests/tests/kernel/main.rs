@@ -11,6 +11,7 @@ mod loss;
 mod mechanisms;
 mod retransmit_stalled;
 mod scenarios;
+mod silently_dropped_fin;
 mod snapshot;
 mod source_address;
 mod watching;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         half_open::tests(),
         conntrack::tests(),
         zero_window::tests(),
+        silently_dropped_fin::tests(),
         snapshot::tests(),
         healthy::tests(),
         mechanisms::tests(),

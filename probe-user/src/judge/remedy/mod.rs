@@ -1,6 +1,7 @@
 //! What to do about a ruling. The cause decides; ports and the process that holds the socket decide which software's settings
 //! are named. One file per family of causes, one for the settings of software, one for those of the kernel.
 
+mod dropped;
 mod forgotten;
 mod kernel;
 mod local;
@@ -45,6 +46,11 @@ pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner: Option<&Owner>, is_
         Cause::ConntrackExpired => forgotten::conntrack_expired(&patient),
         Cause::SourceAddressLost => local::source_address_lost(&patient),
         Cause::LocalSendFailure => local::local_send_failure(&patient),
+        Cause::ConntrackBadChecksum => dropped::conntrack_bad_checksum(&patient),
+        Cause::ConntrackInvalid => dropped::conntrack_invalid(&patient),
+        Cause::FirewallDrop => dropped::firewall_drop(&patient),
+        Cause::StackDrop => dropped::stack_drop(&patient),
+        Cause::UnacknowledgedFin => dropped::unacknowledged_fin(&patient),
         Cause::PeerWindowShut => reader::peer_window_shut(&patient),
     };
     remedies.truncate(MOST_REMEDIES);

@@ -2,6 +2,7 @@
 
 pub(super) mod half_open;
 pub(super) mod retransmit_stalled;
+pub(super) mod silently_dropped_fin;
 pub(super) mod zero_window_stalled;
 
 #[cfg(test)]

@@ -159,6 +159,11 @@ fn missing_evidence(
         | Cause::ConntrackExpired
         | Cause::KeepaliveUnanswered
         | Cause::WindowProbesUnanswered
+        | Cause::ConntrackBadChecksum
+        | Cause::ConntrackInvalid
+        | Cause::FirewallDrop
+        | Cause::StackDrop
+        | Cause::UnacknowledgedFin
         | Cause::PeerWindowShut => {}
     }
     if history.events_lost > 0 && !gave_up {
@@ -209,7 +214,7 @@ mod tests {
         assert_eq!(rule_on(SocketView { snd_nxt: Some(1_000), ..stalled(9) }, None, &[], 0), None);
         assert_eq!(rule_on(SocketView { state: Some(TcpState::SynSent), ..stalled(9) }, None, &[], 0), None);
         let lone_fin = SocketView { state: Some(TcpState::FinWait1), snd_nxt: Some(1_001), ..stalled(9) };
-        assert_eq!(rule_on(lone_fin, None, &[], 0), None);
+        assert_eq!(rule_on(lone_fin, None, &[], 0).unwrap().verdict, Verdict::SilentlyDroppedFin);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
     model::{
-        ConnectionKey, ConntrackSettings, ConntrackStatus, Interface, Knowledge, MonoTime, NeighbourState, PathStatus,
-        Route, SocketView, TcpState,
+        ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, Interface, Knowledge,
+        MonoTime, NeighbourState, PathStatus, Route, SocketView, TcpState,
     },
 };
 
@@ -111,9 +111,24 @@ impl Scene {
             timeout_established: Some(Duration::from_secs(432_000)),
             timeout_unacknowledged: Some(Duration::from_secs(300)),
             timeout_max_retrans: Some(Duration::from_secs(300)),
+            ..ConntrackSettings::default()
         };
         self.conntrack = Knowledge::Known(ConntrackStatus::Forgotten(settings));
         self.then(EvidenceKind::ConntrackEntryMissing(settings))
+    }
+
+    /// Connection tracking has an entry for it, and looks at checksums or not.
+    pub(super) fn tracked(mut self, checksum: Option<bool>) -> Self {
+        let entry = ConntrackEntry {
+            state: Some(ConntrackState::Established),
+            replied: true,
+            assured: true,
+            expires_in: Some(Duration::from_secs(400_000)),
+            zone: 0,
+        };
+        let settings = ConntrackSettings { checksum, ..ConntrackSettings::default() };
+        self.conntrack = Knowledge::Known(ConntrackStatus::Tracked(entry, settings));
+        self
     }
 
     /// So many events were lost.

@@ -84,6 +84,7 @@ const fn page(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::HalfOpen => include_str!("../../../../docs/verdicts/half_open.md"),
         Verdict::ZeroWindowStalled => include_str!("../../../../docs/verdicts/zero_window_stalled.md"),
+        Verdict::SilentlyDroppedFin => include_str!("../../../../docs/verdicts/silently_dropped_fin.md"),
         Verdict::RetransmitStalled => include_str!("../../../../docs/verdicts/retransmit_stalled.md"),
     }
 }
@@ -219,8 +220,8 @@ mod tests {
         for text in ["half_closed", "", "half_closed/peer_reset"] {
             assert_eq!(
                 error(text),
-                "there is no such verdict or cause; the verdicts are half_open, retransmit_stalled and zero_window_stalled, and \
-                 `connprobe explain` lists their causes"
+                "there is no such verdict or cause; the verdicts are half_open, retransmit_stalled, silently_dropped_fin and \
+                 zero_window_stalled, and `connprobe explain` lists their causes"
             );
         }
         assert_eq!(

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::socket::SocketBody;
 use crate::{
     judge::{Evidence, EvidenceKind},
-    model::ConntrackState,
+    model::{ConntrackState, Origin},
     report::WallClock,
 };
 
@@ -81,6 +81,32 @@ pub enum EvidenceData {
         /// The socket's error; 0 for none.
         errno: Option<i32>,
     },
+    /// `segment_dropped`.
+    Dropped {
+        /// `FIN` or `RST`.
+        message: &'static str,
+        /// Index of the interface it came in by; `null` for one that this host has sent.
+        ingress_ifindex: Option<u32>,
+        /// The kernel's name for why, without `SKB_DROP_REASON_`.
+        reason: &'static str,
+        /// The kernel function that dropped it; `null` where it is not known.
+        function: Option<String>,
+        /// The packet's length from the IP header on, as that states it.
+        stated_bytes: u32,
+        /// The same as the kernel held it: what is more is padding of the link layer.
+        actual_bytes: u32,
+        /// Bytes of data of the application in it.
+        data_bytes: u32,
+        /// `right`, `wrong`, `offloaded` (to the network card) or `not_verifiable` (because of the data).
+        checksum: &'static str,
+        /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
+        tracked: Option<bool>,
+    },
+    /// `still_open`.
+    StillOpen {
+        /// The socket's state.
+        state: &'static str,
+    },
     /// `socket_error`.
     Error {
         /// The error.
@@ -120,11 +146,27 @@ impl EvidenceBody {
             EvidenceKind::StateChange { from, to, error } => {
                 EvidenceData::StateChange { from: from.name(), to: to.name(), errno: *error }
             }
+            EvidenceKind::SegmentDropped(segment) => EvidenceData::Dropped {
+                message: segment.message.name(),
+                ingress_ifindex: match segment.origin {
+                    Origin::Received { ifindex } => Some(ifindex),
+                    Origin::Sent => None,
+                },
+                reason: segment.reason.kernel_name(),
+                function: segment.function.clone(),
+                stated_bytes: segment.stated_bytes,
+                actual_bytes: segment.actual_bytes,
+                data_bytes: segment.data_bytes,
+                checksum: segment.checksum.name(),
+                tracked: segment.is_tracked,
+            },
+            EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
             EvidenceKind::LocalAddressGone
             | EvidenceKind::SynReceived
             | EvidenceKind::SynAckRetransmission
             | EvidenceKind::ResetSent
+            | EvidenceKind::SegmentGotThrough
             | EvidenceKind::AcknowledgmentsResumed
             | EvidenceKind::SocketGone => EvidenceData::Nothing {},
         };

@@ -30,6 +30,11 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
         | Cause::PeerRestarted
         | Cause::PeerUnreachable
         | Cause::ConntrackExpired
+        | Cause::ConntrackBadChecksum
+        | Cause::ConntrackInvalid
+        | Cause::FirewallDrop
+        | Cause::StackDrop
+        | Cause::UnacknowledgedFin
         | Cause::PeerWindowShut => return None,
     };
     let mut missing = waiting.missing;

@@ -1,0 +1,245 @@
+//! What becomes of a connection of which a FIN or a RST was thrown away.
+
+use std::time::Duration;
+
+use super::open_case::{Case, Wake};
+use crate::{
+    judge::{Evidence, EvidenceKind, Verdict},
+    model::{ConnectionEvent, DroppedSegment, EventKind, MonoTime, Question, TcpState},
+};
+
+/// How long the sender is given to send it again before the receiver is looked at. A retransmission comes after 0.2 s at the
+/// earliest (`TCP_RTO_MIN`), and on most paths well within this.
+const TIME_FOR_A_COPY: Duration = Duration::from_secs(1);
+/// How often a receiver that still waits is looked at: the longer it has waited, the less often.
+const MOST_OFTEN: Duration = Duration::from_secs(1);
+const LEAST_OFTEN: Duration = Duration::from_secs(15);
+
+impl Case {
+    /// The latest segment that was dropped and has not got through, where that is what the case is about.
+    pub(super) fn dropped(&self) -> Option<&DroppedSegment> {
+        let is_about_it = self.verdict().is_none_or(|verdict| verdict == Verdict::SilentlyDroppedFin);
+        Evidence::dropped(self.evidence.as_slice()).filter(|_| is_about_it).map(|[_, (_, latest)]| latest)
+    }
+
+    /// Whether the event shows that the receiver, or the peer, has got what was dropped.
+    pub(super) fn got_through(&self, event: &ConnectionEvent) -> bool {
+        match event.kind {
+            EventKind::StateChange { to, .. } => {
+                to != TcpState::Close && self.dropped().is_some_and(|segment| !segment.is_missed_in(to))
+            }
+            EventKind::SegmentDropped(_)
+            | EventKind::RetransmissionTimeout { .. }
+            | EventKind::ProbeSent { .. }
+            | EventKind::SynAckRetransmission
+            | EventKind::ResetReceived
+            | EventKind::ResetSent
+            | EventKind::Scanned
+            | EventKind::SynReceived
+            | EventKind::SocketError => false,
+        }
+    }
+
+    /// The socket was looked up and is still open.
+    pub(super) fn note_still_open(&mut self, at: MonoTime, state: TcpState) {
+        self.socket.state = Some(state);
+        let kind = EvidenceKind::StillOpen { state };
+        if self.evidence.as_slice().last().is_some_and(|last| last.kind == kind) {
+            self.evidence.replace_latest(Evidence { at, kind });
+        } else {
+            self.note(at, kind);
+        }
+    }
+
+    /// When to look at the receiver next, after something has happened at `at`; `None` where nothing was dropped.
+    pub(super) fn next_look(&self, at: MonoTime) -> Option<(MonoTime, Wake)> {
+        self.dropped()?;
+        let planned = self.wake.filter(|(due, wake)| *due > at && *wake != Wake::Forget);
+        Some(planned.unwrap_or((at + TIME_FOR_A_COPY, self.look())))
+    }
+
+    /// When to look again at one that still waits.
+    pub(super) fn look_again(&self, now: MonoTime) -> Option<(MonoTime, Wake)> {
+        self.dropped()?;
+        let [(since, _), _] = Evidence::dropped(self.evidence.as_slice())?;
+        Some((now + (now.since(since) / 2).clamp(MOST_OFTEN, LEAST_OFTEN), self.look()))
+    }
+
+    fn look(&self) -> Wake {
+        if self.has_finding() { Wake::Overdue } else { Wake::LookAtReceiver }
+    }
+
+    /// Asks once which function dropped it.
+    pub(super) fn ask_function(&mut self) -> Option<Question> {
+        let segment = self.dropped()?;
+        let address = segment.location;
+        let is_known = address == 0 || segment.function.is_some();
+        let is_new = !is_known && self.surroundings.asks_function(address);
+        is_new.then_some(Question::Function { key: self.key, address })
+    }
+
+    /// Takes in which function is at an address.
+    pub(super) fn take_function(&mut self, address: u64, name: Option<&str>) {
+        self.surroundings.awaits_function = false;
+        self.evidence.name_function(address, name);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        case::{Finding, FindingState, Outcome, Output, Tracker},
+        judge::{Cause, Confidence},
+        model::{
+            Answer, Checksum, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, Event, Origin, SocketLookup,
+            SocketStatus, SocketView,
+        },
+    };
+
+    fn key() -> ConnectionKey {
+        ConnectionKey { netns: 1, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 5672).into() }
+    }
+
+    fn at(ms: u64) -> MonoTime {
+        MonoTime::from_ns(1_000_000_000_000 + ms * 1_000_000)
+    }
+
+    fn event(ms: u64, socket: SocketView, kind: EventKind) -> Event {
+        Event::Connection(ConnectionEvent { at: at(ms), key: key(), socket, kind })
+    }
+
+    /// A FIN that a rule has dropped.
+    pub(in crate::case) fn dropped_fin(origin: Origin) -> DroppedSegment {
+        DroppedSegment {
+            message: ControlMessage::Fin,
+            origin,
+            reason: DropReason::NetfilterDrop,
+            location: 0xf00,
+            function: None,
+            stated_bytes: 40,
+            actual_bytes: 40,
+            data_bytes: 0,
+            checksum: Checksum::Right,
+            is_tracked: Some(true),
+        }
+    }
+
+    fn fin(ms: u64, origin: Origin) -> Event {
+        event(ms, SocketView::default(), EventKind::SegmentDropped(Box::new(dropped_fin(origin))))
+    }
+
+    const RECEIVED: Origin = Origin::Received { ifindex: 2 };
+
+    fn found(state: TcpState) -> Answer {
+        let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None };
+        Answer::Socket { key: key(), lookup: SocketLookup::Found(status) }
+    }
+
+    fn said(tracker: &mut Tracker) -> (Vec<Question>, Vec<Finding>) {
+        let (mut questions, mut findings) = (Vec::new(), Vec::new());
+        while let Some(output) = tracker.poll_output() {
+            match output {
+                Output::Question(question) => questions.push(question),
+                Output::Finding(finding) => findings.push(*finding),
+            }
+        }
+        (questions, findings)
+    }
+
+    /// A tracker that has seen the FIN dropped and, a second later, the socket in this state.
+    fn looked_at(state: TcpState, origin: Origin) -> Tracker {
+        let mut tracker = Tracker::new();
+        tracker.handle_event(fin(0, origin));
+        assert_eq!(said(&mut tracker), (vec![], vec![]), "the sender is given time to send it again");
+        assert_eq!(tracker.poll_timeout(), Some(at(1_000)));
+        tracker.handle_timeout(at(1_000));
+        assert_eq!(said(&mut tracker).0, [Question::Socket { key: key(), cookie: None }]);
+        tracker.handle_answer(at(1_001), found(state));
+        tracker
+    }
+
+    fn answer_all(tracker: &mut Tracker) {
+        let unknown = || Err("not asked".to_owned());
+        tracker.handle_answer(at(1_002), Answer::Path { key: key(), path: unknown() });
+        let inactive = Ok(ConntrackStatus::Inactive);
+        tracker.handle_answer(at(1_002), Answer::Conntrack { key: key(), conntrack: inactive });
+        let function = Ok(Some("nft_do_chain".to_owned()));
+        tracker.handle_answer(at(1_002), Answer::Function { key: key(), address: 0xf00, function });
+    }
+
+    #[test]
+    fn a_receiver_that_still_waits_is_a_finding_that_names_where_it_was_dropped() {
+        let mut tracker = looked_at(TcpState::Established, RECEIVED);
+        let (questions, findings) = said(&mut tracker);
+        assert!(questions.contains(&Question::Function { key: key(), address: 0xf00 }), "{questions:?}");
+        assert_eq!(findings, []);
+        answer_all(&mut tracker);
+        let (_, findings) = said(&mut tracker);
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!((finding.state, finding.ruling.cause), (FindingState::Opened, Cause::FirewallDrop));
+        assert_eq!(finding.ruling.confidence, Confidence::Suspected);
+        assert!(finding.evidence[0].kind.to_string().contains("nft_do_chain"), "{:?}", finding.evidence);
+        assert_eq!(finding.socket.state, Some(TcpState::Established));
+    }
+
+    #[test]
+    fn one_that_still_waits_later_is_a_fact_and_one_that_has_got_a_copy_has_recovered() {
+        let mut tracker = looked_at(TcpState::Established, RECEIVED);
+        answer_all(&mut tracker);
+        let mut states = Vec::new();
+        while tracker.open_cases() > 0 {
+            let now = tracker.poll_timeout().unwrap();
+            tracker.handle_timeout(now);
+            let state = if now < at(9_000) { TcpState::Established } else { TcpState::CloseWait };
+            tracker.handle_answer(now, found(state));
+            states.extend(said(&mut tracker).1.iter().map(|finding| (finding.state, finding.ruling.confidence)));
+        }
+        let recovered = FindingState::Closed(Outcome::Recovered);
+        assert_eq!(
+            states,
+            [
+                (FindingState::Opened, Confidence::Suspected),
+                (FindingState::Updated, Confidence::Confirmed),
+                (recovered, Confidence::Confirmed)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stray_fin_and_one_whose_copy_came_in_time_are_forgotten() {
+        for state in [TcpState::CloseWait, TcpState::TimeWait, TcpState::LastAck] {
+            let mut tracker = looked_at(state, RECEIVED);
+            assert_eq!((said(&mut tracker), tracker.open_cases()), ((vec![], vec![]), 0));
+        }
+        let mut tracker = Tracker::new();
+        tracker.handle_event(fin(0, RECEIVED));
+        tracker.handle_timeout(at(1_000));
+        tracker.handle_answer(at(1_001), Answer::Socket { key: key(), lookup: SocketLookup::Gone });
+        while let Some(due) = tracker.poll_timeout() {
+            tracker.handle_timeout(due);
+        }
+        assert_eq!((said(&mut tracker).1, tracker.open_cases()), (vec![], 0));
+    }
+
+    #[test]
+    fn a_state_change_tells_at_once_that_a_copy_has_got_through() {
+        let mut tracker = looked_at(TcpState::Established, RECEIVED);
+        answer_all(&mut tracker);
+        said(&mut tracker);
+        let (from, to) = (TcpState::Established, TcpState::CloseWait);
+        let socket = SocketView { state: Some(to), ..SocketView::default() };
+        tracker.handle_event(event(1_500, socket, EventKind::StateChange { from, to }));
+        let (_, findings) = said(&mut tracker);
+        assert_eq!(findings[0].state, FindingState::Closed(Outcome::Recovered));
+        assert_eq!(tracker.open_cases(), 0);
+    }
+
+    #[test]
+    fn of_a_fin_that_this_host_sent_the_sender_is_looked_at() {
+        let mut tracker = looked_at(TcpState::FinWait1, Origin::Sent);
+        answer_all(&mut tracker);
+        assert_eq!(said(&mut tracker).1.len(), 1);
+        assert_eq!(looked_at(TcpState::FinWait2, Origin::Sent).open_cases(), 0);
+    }
+}

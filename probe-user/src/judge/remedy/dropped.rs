@@ -1,0 +1,88 @@
+//! A FIN or a RST was thrown away.
+
+use super::{ONLY_LOOKS, Patient, Remedy, silent};
+
+pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
+    let here = patient.here();
+    let mut remedies = vec![
+        Remedy::new(
+            "On this host, let connection tracking no longer look at checksums: the receivers of the packets do so themselves.",
+        )
+        .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_checksum=0"))
+        .risk("packets that were damaged on the way pass the firewall, up to the host they are for, which drops them")
+        .lasting("net.netfilter.nf_conntrack_checksum = 0 in /etc/sysctl.d (set after nf_conntrack is loaded)"),
+    ];
+    remedies.extend(end_it(patient));
+    remedies.push(
+        Remedy::new(
+            "Find who makes the wrong checksum: a sender that pads short frames and lets the padding into the sum, a network card \
+             that computes it wrongly, or a kernel of this host that does not cut off the padding (mended in current ones).",
+        )
+        .command(format!("{here}tcpdump -nnvv -i any 'tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'"))
+        .risk("none: it only looks; checksums of packets that this host sends look wrong there when its card computes them"),
+    );
+    remedies
+}
+
+pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {
+    let here = patient.here();
+    let mut remedies = vec![
+        Remedy::new("On this host, let connection tracking log why it holds packets for invalid, and read its log.")
+            .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_log_invalid=6; dmesg -w | grep nf_ct"))
+            .risk("a line in the kernel's log for each invalid TCP packet")
+            .lasting("not meant to last: set it back to 0 when the reason is known"),
+    ];
+    remedies.extend(end_it(patient));
+    remedies.push(
+        Remedy::new(
+            "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.",
+        )
+        .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1"))
+        .risk("forged segments outside the window pass the firewall, up to the host they are for, which drops them")
+        .lasting("net.netfilter.nf_conntrack_tcp_be_liberal = 1 in /etc/sysctl.d (set after nf_conntrack is loaded)"),
+    );
+    remedies
+}
+
+pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {
+    let mut remedies = vec![
+        Remedy::new("See on this host which rule drops it: its counter goes up with each copy of the FIN.")
+            .command(format!("{0}nft list ruleset; {0}iptables-save -c", patient.here()))
+            .risk(ONLY_LOOKS),
+    ];
+    remedies.extend(end_it(patient));
+    remedies
+}
+
+pub(super) fn stack_drop(patient: &Patient<'_>) -> Vec<Remedy> {
+    let mut remedies = vec![
+        Remedy::new("See on this host which counter goes up: wrong checksums, old timestamps, or another path than expected.")
+            .command(format!(
+                "{}nstat -az TcpInCsumErrors IpExtInCsumErrors TcpExtPAWSEstab TcpExtTCPChallengeACK TcpExtIPReversePathFilter",
+                patient.here()
+            ))
+            .risk(ONLY_LOOKS),
+    ];
+    remedies.extend(end_it(patient));
+    remedies
+}
+
+pub(super) fn unacknowledged_fin(patient: &Patient<'_>) -> Vec<Remedy> {
+    let mut remedies = vec![silent::look_whether_known(patient)];
+    remedies.push(
+        Remedy::new("If there are many of these: let the kernel give closed connections up earlier.")
+            .command(format!("{}sysctl -w net.ipv4.tcp_orphan_retries=4", patient.here()))
+            .risk("a peer on a slow path may not get the last data of a closed connection")
+            .lasting("net.ipv4.tcp_orphan_retries = 4 in /etc/sysctl.d"),
+    );
+    remedies
+}
+
+/// Tells the application what it has missed.
+fn end_it(patient: &Patient<'_>) -> Option<Remedy> {
+    (!patient.is_over).then(|| {
+        patient
+            .kill("End the connection here: the application gets an error instead of waiting for an end that was thrown away.")
+            .risk("what the application still wants to send is lost; needs CONFIG_INET_DIAG_DESTROY")
+    })
+}

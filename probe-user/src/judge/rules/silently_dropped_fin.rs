@@ -1,0 +1,209 @@
+//! `silently_dropped_fin`: a FIN, or a RST, was sent and thrown away, and its receiver goes on waiting.
+//!
+//! Required, either a segment that this host dropped for a reason that keeps it from its receiver (`skb:kfree_skb`), and a look at
+//! the receiver's socket after the sender has had time to send it again: it still waits for what was dropped. Or this host's own
+//! FIN, sent again and again without any answer.
+//!
+//! Not this verdict: a segment for a connection that this host does not hold; a FIN of which a copy gets through; a duplicate,
+//! which the state of the socket tells; data of the application that is unacknowledged (`retransmit_stalled`).
+
+use std::time::Duration;
+
+use super::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS, is_giving_up};
+use crate::{
+    judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, deadline},
+    model::{
+        Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, TcpState,
+    },
+};
+
+/// After that, a sender that has nothing more than a first FIN to lose has sent it again: its RTO is a second at first
+/// (RFC 6298 section 2), and a connection's own is shorter unless its path is slower than this.
+const LONG_ENOUGH_FOR_A_COPY: Duration = Duration::from_secs(3);
+
+/// Judges what was dropped, or else our own FIN.
+pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
+    dropped(history).or_else(|| unacknowledged(history))
+}
+
+/// A segment that was seen to be dropped.
+fn dropped(history: &History<'_>) -> Option<Ruling> {
+    let [(since, first), (latest_at, latest)] = Evidence::dropped(history.evidence)?;
+    let seen_open = history.evidence.iter().rev().find_map(|evidence| {
+        matches!(evidence.kind, EvidenceKind::StillOpen { .. }).then_some(evidence.at).filter(|at| *at >= since)
+    })?;
+    let (cause, why) = cause(latest, history.conntrack);
+    let mut missing = Vec::new();
+    let is_repeated = latest_at > since || seen_open.since(since) >= LONG_ENOUGH_FOR_A_COPY;
+    // A RST is sent once.
+    if first.message == ControlMessage::Fin && !is_repeated {
+        missing.push(MissingEvidence::AnotherCopy);
+    }
+    missing.extend(why);
+    Some(ruling(cause, since, missing))
+}
+
+/// Who is to blame for a drop, and what is not known of that.
+fn cause(segment: &DroppedSegment, conntrack: &Knowledge<ConntrackStatus>) -> (Cause, Option<MissingEvidence>) {
+    if !segment.reason.is_filter() {
+        return (Cause::StackDrop, None);
+    }
+    if segment.is_tracked == Some(true) {
+        return (Cause::FirewallDrop, None);
+    }
+    let settings = match conntrack {
+        Knowledge::Known(ConntrackStatus::Tracked(_, settings) | ConntrackStatus::Forgotten(settings)) => settings,
+        Knowledge::Known(ConntrackStatus::Inactive) => return (Cause::FirewallDrop, None),
+        Knowledge::NotAsked | Knowledge::Unavailable(_) => {
+            return (Cause::FirewallDrop, Some(MissingEvidence::Tracking));
+        }
+    };
+    match segment.is_tracked {
+        None => (Cause::FirewallDrop, Some(MissingEvidence::Tracking)),
+        // Connection tracking is at work, and has given the packet nothing: it held it for invalid (`nf_conntrack_in`).
+        Some(_) => invalid(segment, settings),
+    }
+}
+
+/// Why connection tracking held a segment for invalid.
+fn invalid(segment: &DroppedSegment, settings: &ConntrackSettings) -> (Cause, Option<MissingEvidence>) {
+    match (segment.checksum, settings.checksum) {
+        // `tcp_error()`, `net/netfilter/nf_conntrack_proto_tcp.c`: looked at first of all.
+        (Checksum::Wrong { .. }, Some(true)) => (Cause::ConntrackBadChecksum, None),
+        (Checksum::Wrong { .. }, None) => (Cause::ConntrackBadChecksum, Some(MissingEvidence::WhyInvalid)),
+        (Checksum::NotVerifiable, Some(true) | None) => (Cause::ConntrackInvalid, Some(MissingEvidence::WhyInvalid)),
+        (Checksum::Right | Checksum::Offloaded, _) | (_, Some(false)) => (Cause::ConntrackInvalid, None),
+    }
+}
+
+/// Our own FIN, with nothing else to wait for.
+fn unacknowledged(history: &History<'_>) -> Option<Ruling> {
+    let sight = Evidence::latest_sight(history.evidence)?;
+    let socket = sight.socket;
+    let has_sent_fin = matches!(socket.state?, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing);
+    let is_fin_alone = socket.unacknowledged_data() == Some(0) && socket.snd_nxt != socket.snd_una;
+    let retransmits = socket.retransmits?;
+    let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
+    if !has_sent_fin || !is_fin_alone || retransmits < SUSPECTED_AT_RETRANSMITS && !gave_up {
+        return None;
+    }
+    let mut missing = Vec::new();
+    if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
+        missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
+    }
+    if history.events_lost > 0 && !gave_up {
+        missing.push(MissingEvidence::LostEvents { count: history.events_lost });
+    }
+    let since = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
+    let deadline = deadline::of_retransmission(&sight, false);
+    Some(Ruling { deadline, ..ruling(Cause::UnacknowledgedFin, since, missing) })
+}
+
+fn ruling(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Ruling {
+    let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
+    Ruling { verdict: Verdict::SilentlyDroppedFin, cause, confidence, since, deadline: None, missing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        judge::rules::scene::{SEEN_AT, Scene, quiet, stalled},
+        model::{DropReason, Origin, SocketView},
+    };
+
+    fn fin() -> DroppedSegment {
+        DroppedSegment {
+            message: ControlMessage::Fin,
+            origin: Origin::Received { ifindex: 2 },
+            reason: DropReason::NetfilterDrop,
+            location: 1,
+            function: None,
+            stated_bytes: 40,
+            actual_bytes: 40,
+            data_bytes: 0,
+            checksum: Checksum::Right,
+            is_tracked: Some(false),
+        }
+    }
+
+    const STILL_OPEN: EvidenceKind = EvidenceKind::StillOpen { state: TcpState::Established };
+
+    /// Dropped, and a second later the socket is still open.
+    fn drop_of(segment: DroppedSegment) -> Scene {
+        Scene::default().then(EvidenceKind::SegmentDropped(Box::new(segment))).then(STILL_OPEN)
+    }
+
+    /// What a segment is blamed on that is dropped twice where connection tracking knows the connection.
+    fn blamed(segment: DroppedSegment) -> (Cause, Vec<MissingEvidence>) {
+        let again = EvidenceKind::SegmentDropped(Box::new(segment.clone()));
+        let ruling = drop_of(segment).then(again).tracked(Some(true)).judge().unwrap();
+        assert_eq!(ruling.verdict, Verdict::SilentlyDroppedFin);
+        (ruling.cause, ruling.missing)
+    }
+
+    #[test]
+    fn a_drop_is_a_finding_only_when_the_socket_still_waits() {
+        let only_dropped = Scene::default().then(EvidenceKind::SegmentDropped(Box::new(fin())));
+        assert_eq!(only_dropped.judge(), None);
+        assert!(drop_of(fin()).judge().is_some());
+        assert_eq!(drop_of(fin()).then(EvidenceKind::SegmentGotThrough).judge(), None);
+    }
+
+    #[test]
+    fn one_dropped_fin_is_a_suspicion_a_second_one_or_a_longer_wait_a_fact() {
+        let one = drop_of(fin()).tracked(Some(true));
+        let ruling = one.judge().unwrap();
+        assert_eq!((ruling.confidence, ruling.since), (Confidence::Suspected, SEEN_AT));
+        assert_eq!(ruling.missing, [MissingEvidence::AnotherCopy]);
+        let later = one.then(STILL_OPEN).then(STILL_OPEN);
+        assert_eq!(later.judge().unwrap().confidence, Confidence::Confirmed);
+        let reset = DroppedSegment { message: ControlMessage::Reset, ..fin() };
+        assert_eq!(drop_of(reset).tracked(Some(true)).judge().unwrap().confidence, Confidence::Confirmed);
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_to_blame_where_connection_tracking_looks_at_it() {
+        let wrong = DroppedSegment { checksum: Checksum::Wrong { carried: 1, due: 2 }, ..fin() };
+        assert_eq!(blamed(wrong.clone()), (Cause::ConntrackBadChecksum, vec![]));
+        let unlooked = drop_of(wrong).then(STILL_OPEN).then(STILL_OPEN).tracked(Some(false)).judge().unwrap();
+        assert_eq!(unlooked.cause, Cause::ConntrackInvalid);
+        let with_data = DroppedSegment { checksum: Checksum::NotVerifiable, data_bytes: 9, ..fin() };
+        assert_eq!(blamed(with_data), (Cause::ConntrackInvalid, vec![MissingEvidence::WhyInvalid]));
+        assert_eq!(blamed(fin()), (Cause::ConntrackInvalid, vec![]));
+    }
+
+    #[test]
+    fn a_segment_that_connection_tracking_accepts_or_never_sees_is_dropped_by_a_rule() {
+        assert_eq!(blamed(DroppedSegment { is_tracked: Some(true), ..fin() }), (Cause::FirewallDrop, vec![]));
+        assert_eq!(
+            blamed(DroppedSegment { is_tracked: None, ..fin() }),
+            (Cause::FirewallDrop, vec![MissingEvidence::Tracking])
+        );
+        let unasked = drop_of(fin()).then(STILL_OPEN).then(STILL_OPEN).judge().unwrap();
+        assert_eq!((unasked.cause, unasked.missing), (Cause::FirewallDrop, vec![MissingEvidence::Tracking]));
+    }
+
+    #[test]
+    fn what_no_filter_dropped_is_the_stacks_own_doing() {
+        assert_eq!(blamed(DroppedSegment { reason: DropReason::TcpChecksum, ..fin() }), (Cause::StackDrop, vec![]));
+    }
+
+    #[test]
+    fn our_own_fin_is_unacknowledged_after_as_many_timeouts_as_data() {
+        let closing = |retransmits| SocketView {
+            state: Some(TcpState::FinWait1),
+            snd_nxt: Some(1_001),
+            write_seq: Some(1_001),
+            ..stalled(retransmits)
+        };
+        assert_eq!(Scene::timed_out(closing(3), None).judge(), None);
+        let ruling = Scene::timed_out(closing(4), None).judge().unwrap();
+        assert_eq!((ruling.cause, ruling.confidence), (Cause::UnacknowledgedFin, Confidence::Suspected));
+        let ruling = Scene::timed_out(closing(6), None).judge().unwrap();
+        assert_eq!(ruling.confidence, Confidence::Confirmed);
+        assert!(ruling.deadline.is_some());
+        let acknowledged = SocketView { state: Some(TcpState::FinWait2), ..quiet() };
+        assert_eq!(Scene::timed_out(acknowledged, None).judge(), None);
+    }
+}

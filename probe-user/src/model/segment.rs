@@ -1,0 +1,244 @@
+//! A segment that was thrown away on its way to its receiver or out of this host.
+
+use super::TcpState;
+
+/// A FIN or a RST that the kernel dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedSegment {
+    /// What it would have said.
+    pub message: ControlMessage,
+    /// From where it came.
+    pub origin: Origin,
+    /// Why it was dropped.
+    pub reason: DropReason,
+    /// Where in the kernel's code, as an address; 0 where that is not told.
+    pub location: u64,
+    /// The kernel function that `location` is in, once it has been looked up.
+    pub function: Option<String>,
+    /// The packet's length from the IP header on, as its IP header says.
+    pub stated_bytes: u32,
+    /// The packet's length from the IP header on, as the kernel held it: more than stated is padding of the link layer.
+    pub actual_bytes: u32,
+    /// Bytes of application data in it.
+    pub data_bytes: u32,
+    /// Whether its TCP checksum is right.
+    pub checksum: Checksum,
+    /// Whether connection tracking had given it a connection; `None` where the kernel does not tell. A packet without one is
+    /// invalid to connection tracking, or was not shown to it.
+    pub is_tracked: Option<bool>,
+}
+
+impl DroppedSegment {
+    /// Whether a socket of this connection that is in this state has not got it, nor a copy of it; for one that this host has
+    /// sent, whether the peer has not.
+    pub const fn is_missed_in(&self, state: TcpState) -> bool {
+        match (self.origin, self.message) {
+            // The peer's FIN moves a socket on from each of these (RFC 9293 section 3.10.7.4).
+            (Origin::Received { .. }, ControlMessage::Fin) => {
+                matches!(state, TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2)
+            }
+            // A reset ends it, whatever the state is.
+            (Origin::Received { .. }, ControlMessage::Reset) => state.is_synchronized(),
+            // The acknowledgment of our FIN does.
+            (Origin::Sent, ControlMessage::Fin) => {
+                matches!(state, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing)
+            }
+            // Who sends a reset has no connection any more.
+            (Origin::Sent, ControlMessage::Reset) => false,
+        }
+    }
+
+    /// Bytes behind the end that the IP header states.
+    pub const fn padding_bytes(&self) -> u32 {
+        self.actual_bytes.saturating_sub(self.stated_bytes)
+    }
+}
+
+/// What a control segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlMessage {
+    /// The sender has nothing more to say (FIN).
+    Fin,
+    /// The sender has no such connection any more (RST).
+    Reset,
+}
+
+impl ControlMessage {
+    /// The flag's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fin => "FIN",
+            Self::Reset => "RST",
+        }
+    }
+}
+
+/// From where a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It came in by the interface with this index.
+    Received {
+        /// As in `ip link`.
+        ifindex: u32,
+    },
+    /// A socket of this host sent it.
+    Sent,
+}
+
+/// What a TCP checksum turned out to be (RFC 9293 section 3.1), computed anew from the headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// As it should be.
+    Right,
+    /// Otherwise.
+    Wrong {
+        /// What the segment carries.
+        carried: u16,
+        /// What it should carry.
+        due: u16,
+    },
+    /// Not yet computed: that is left to the network card (`CHECKSUM_PARTIAL`).
+    Offloaded,
+    /// It cannot be verified: the segment carries data, which is not looked at.
+    NotVerifiable,
+}
+
+impl Checksum {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Wrong { .. } => "wrong",
+            Self::Offloaded => "offloaded",
+            Self::NotVerifiable => "not_verifiable",
+        }
+    }
+}
+
+/// Why the kernel dropped a packet: those of its reasons (`enum skb_drop_reason`, `include/net/dropreason-core.h`) that keep a segment
+/// from a receiver who waits for it. All others are ordinary: duplicates, closed ports, shut windows, torn-down queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// A rule of nftables or iptables.
+    NetfilterDrop,
+    /// A filter of `tc` on the way in.
+    TcIngress,
+    /// A filter of `tc` on the way out.
+    TcEgress,
+    /// An XDP program.
+    Xdp,
+    /// A BPF program of a cgroup, on the way out.
+    BpfCgroupEgress,
+    /// A filter on the socket, or a BPF program of its cgroup.
+    SocketFilter,
+    /// An IPsec policy.
+    XfrmPolicy,
+    /// It came by another interface than its answer would take (`rp_filter`).
+    IpRpfilter,
+    /// The IP header's checksum is wrong.
+    IpChecksum,
+    /// The TCP checksum is wrong.
+    TcpChecksum,
+    /// Its timestamp is older than the last (PAWS, RFC 7323 section 5).
+    Paws,
+    /// Its sequence number lies outside the window.
+    InvalidSequence,
+}
+
+impl DropReason {
+    /// Every reason that is told of.
+    pub const ALL: [Self; 12] = [
+        Self::NetfilterDrop,
+        Self::TcIngress,
+        Self::TcEgress,
+        Self::Xdp,
+        Self::BpfCgroupEgress,
+        Self::SocketFilter,
+        Self::XfrmPolicy,
+        Self::IpRpfilter,
+        Self::IpChecksum,
+        Self::TcpChecksum,
+        Self::Paws,
+        Self::InvalidSequence,
+    ];
+
+    /// The kernel's name, without `SKB_DROP_REASON_`.
+    pub const fn kernel_name(self) -> &'static str {
+        match self {
+            Self::NetfilterDrop => "NETFILTER_DROP",
+            Self::TcIngress => "TC_INGRESS",
+            Self::TcEgress => "TC_EGRESS",
+            Self::Xdp => "XDP",
+            Self::BpfCgroupEgress => "BPF_CGROUP_EGRESS",
+            Self::SocketFilter => "SOCKET_FILTER",
+            Self::XfrmPolicy => "XFRM_POLICY",
+            Self::IpRpfilter => "IP_RPFILTER",
+            Self::IpChecksum => "IP_CSUM",
+            Self::TcpChecksum => "TCP_CSUM",
+            Self::Paws => "TCP_RFC7323_PAWS",
+            Self::InvalidSequence => "TCP_INVALID_SEQUENCE",
+        }
+    }
+
+    /// The code by which the kernel programs name it; never 0.
+    pub const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The reason of that code.
+    pub fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| u32::from(reason.code()) == code)
+    }
+
+    /// Whether a RST dropped for it is lost to a receiver: TCP itself drops those outside the window to withstand forged ones
+    /// (RFC 5961 section 3).
+    pub const fn is_told_of_resets(self) -> bool {
+        !matches!(self, Self::Paws | Self::InvalidSequence)
+    }
+
+    /// Whether somebody has told this host to drop it.
+    pub const fn is_filter(self) -> bool {
+        match self {
+            Self::NetfilterDrop
+            | Self::TcIngress
+            | Self::TcEgress
+            | Self::Xdp
+            | Self::BpfCgroupEgress
+            | Self::SocketFilter
+            | Self::XfrmPolicy => true,
+            Self::IpRpfilter | Self::IpChecksum | Self::TcpChecksum | Self::Paws | Self::InvalidSequence => false,
+        }
+    }
+
+    /// Who dropped it or why, to stand behind "dropped".
+    pub const fn phrase(self) -> &'static str {
+        match self {
+            Self::NetfilterDrop => "by the firewall (nftables or iptables)",
+            Self::TcIngress => "by a tc filter on the way in",
+            Self::TcEgress => "by a tc filter on the way out",
+            Self::Xdp => "by an XDP program",
+            Self::BpfCgroupEgress => "by a BPF program of a cgroup",
+            Self::SocketFilter => "by a socket filter or a BPF program of a cgroup",
+            Self::XfrmPolicy => "by an IPsec policy",
+            Self::IpRpfilter => "because it came by another interface than the answer would take (rp_filter)",
+            Self::IpChecksum => "because its IP checksum is wrong",
+            Self::TcpChecksum => "because its TCP checksum is wrong",
+            Self::Paws => "because its timestamp is older than the last one (PAWS)",
+            Self::InvalidSequence => "because its sequence number lies outside the window",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_found_by_its_code() {
+        for reason in DropReason::ALL {
+            assert_eq!(DropReason::from_code(reason.code().into()), Some(reason));
+            assert!(reason.code() < connprobe_common::settings::TOLD_OF_RESETS);
+        }
+        assert_eq!(DropReason::from_code(0), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! `silently_dropped_fin`: where this host holds the connection whose end was thrown away.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use connprobe_tests::{
+    findings::{ensure_is_about, wait as finding},
+    labs::routed::Routed,
+    peer::{Mode, Options, Peer},
+    probe::Probe,
+    require::Requirement::Conntrack,
+    runner::{Test, TestContext},
+    wire::{Evidence, Finding},
+};
+
+use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch};
+
+pub(crate) fn tests() -> Vec<Test> {
+    let tracked = [WATCHING, &[Conntrack]].concat();
+    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, &tracked, function);
+    vec![
+        test(
+            "a FIN whose checksum connection tracking finds wrong is dropped, and proven from its headers",
+            bad_checksum,
+        ),
+        test("without that test of checksums the same FIN is dropped by TCP itself", checksum_not_looked_at),
+        test("a FIN that connection tracking holds for invalid is told from one with a wrong checksum", invalid),
+        test("a FIN that a rule drops is a finding until a copy gets through", rule),
+        test("a RST that a rule drops leaves the receiver with a connection that is none", reset),
+        test("a FIN of this host that its own rule drops is told, too", own_rule),
+        test("a FIN of this host that nobody acknowledges ends at the stated time", unacknowledged),
+        test("a firewall that drops what is invalid, and whose connections all end in order, is silent", in_order),
+    ]
+}
+
+/// What connection tracking holds for invalid is dropped on its way in.
+const DROPS_INVALID: &str =
+    "table inet firewall { chain input { type filter hook input priority 0; ct state invalid drop; }; }\n";
+
+/// Changes each FIN that the router forwards to the client: `statement` says how.
+fn mangle(lab: &Routed, statement: &str) -> Result<()> {
+    // Else a packet crosses without its checksum ever being computed.
+    lab.server.tx_offload_off("uplink")?;
+    lab.router.tx_offload_off("client")?;
+    lab.router.nft(&format!(
+        "table inet mangle {{ chain forward {{ type filter hook forward priority 0; \
+         oifname \"client\" tcp flags & fin == fin {statement}; }}; }}\n"
+    ))
+}
+
+/// The finding about a FIN from the server that the client does not get; with the time from closing to it.
+fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Result<Finding> {
+    server.command(command)?;
+    let closed = Instant::now();
+    let opened = finding(probe, "opened", SOON)?;
+    println!("told {:.1} s after the {command}", closed.elapsed().as_secs_f64());
+    ensure!(opened.verdict == "silently_dropped_fin", "{opened:?}");
+    Ok(opened)
+}
+
+fn drop_of(finding: &Finding) -> Result<&Evidence> {
+    finding.evidence.iter().find(|evidence| evidence.kind == "segment_dropped").context("no dropped segment")
+}
+
+/// Waits until the finding is a fact, if it is not yet.
+fn confirmed(probe: &Probe, opened: Finding) -> Result<Finding> {
+    if opened.confidence == "confirmed" {
+        return Ok(opened);
+    }
+    let updated = finding(probe, "updated", SOON)?;
+    ensure!(updated.confidence == "confirmed", "{updated:?}");
+    Ok(updated)
+}
+
+fn bad_checksum(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.nft(DROPS_INVALID)?;
+    let (server, client) = connect(&lab, &Options::default())?;
+    mangle(&lab, "tcp checksum set 0xbad")?;
+    let probe = watch(&lab.client, &[])?;
+    let opened = close_at_server(&probe, &server, "close")?;
+    ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    ensure!(opened.connection.tcp_state.as_deref() == Some("established"), "{opened:?}");
+    let drop = drop_of(&opened)?;
+    let expected = [
+        ("message", "FIN".into()),
+        ("reason", "NETFILTER_DROP".into()),
+        ("checksum", "wrong".into()),
+        ("tracked", false.into()),
+        ("data_bytes", 0.into()),
+    ];
+    for (name, value) in expected {
+        ensure!(drop.data.get(name) == Some(&value), "{name}: {drop:?}");
+    }
+    let function = drop.data.get("function").and_then(|function| function.as_str()).context("no function")?;
+    ensure!(function.starts_with("nf") || function.starts_with("kfree_skb"), "{function}");
+    ensure!(drop.data.get("ingress_ifindex").is_some_and(serde_json::Value::is_number), "{drop:?}");
+    let sure = confirmed(&probe, opened)?;
+    ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("checksums")), "{:?}", sure.remedies);
+    stop(probe)?;
+    Ok(())
+}
+
+fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.nft(DROPS_INVALID)?;
+    lab.client.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
+    let (server, _client) = connect(&lab, &Options::default())?;
+    mangle(&lab, "tcp checksum set 0xbad")?;
+    let probe = watch(&lab.client, &[])?;
+    let opened = close_at_server(&probe, &server, "close")?;
+    ensure!(opened.cause == "stack_drop", "{opened:#?}");
+    ensure!(drop_of(&opened)?.data.get("reason") == Some(&"TCP_CSUM".into()), "{opened:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn invalid(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.nft(DROPS_INVALID)?;
+    let (server, client) = connect(&lab, &Options::default())?;
+    // A FIN without an ACK is none that TCP sends (`tcp_valid_flags`, `net/netfilter/nf_conntrack_proto_tcp.c`); nft keeps the
+    // checksum right.
+    mangle(&lab, "tcp flags set fin")?;
+    let probe = watch(&lab.client, &[])?;
+    let opened = close_at_server(&probe, &server, "close")?;
+    ensure!(opened.cause == "conntrack_invalid", "{opened:#?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    ensure!(drop_of(&opened)?.data.get("checksum") == Some(&"right".into()), "{opened:?}");
+    confirmed(&probe, opened)?;
+    stop(probe)?;
+    Ok(())
+}
+
+fn rule(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.client.nft(
+        "table inet drops { chain input { type filter hook input priority 0; tcp flags & fin == fin drop; }; }\n",
+    )?;
+    let opened = close_at_server(&probe, &server, "close")?;
+    ensure!(opened.cause == "firewall_drop", "{opened:#?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    confirmed(&probe, opened)?;
+    lab.client.nft("delete table inet drops\n")?;
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    client.wait_event("eof", SOON)?;
+    stop(probe)?;
+    Ok(())
+}
+
+fn reset(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.client.nft(
+        "table inet drops { chain input { type filter hook input priority 0; tcp flags & rst == rst drop; }; }\n",
+    )?;
+    let opened = close_at_server(&probe, &server, "abort")?;
+    ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("firewall_drop", "confirmed"), "{opened:#?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    ensure!(drop_of(&opened)?.data.get("message") == Some(&"RST".into()), "{opened:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn own_rule(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.client.nft(
+        "table inet drops { chain output { type filter hook output priority 0; tcp flags & fin == fin drop; }; }\n",
+    )?;
+    // A shutdown keeps the socket in the process's hands.
+    client.command("shutdown")?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(
+        (opened.verdict.as_str(), opened.cause.as_str()) == ("silently_dropped_fin", "firewall_drop"),
+        "{opened:#?}"
+    );
+    ensure_is_about(&opened, &client, &lab.client)?;
+    ensure!(drop_of(&opened)?.data.get("ingress_ifindex") == Some(&serde_json::Value::Null), "{opened:?}");
+    lab.client.nft("delete table inet drops\n")?;
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn unacknowledged(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.sysctl("net.ipv4.tcp_retries2", "6")?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    client.command("shutdown")?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(
+        (opened.verdict.as_str(), opened.cause.as_str()) == ("silently_dropped_fin", "unacknowledged_fin"),
+        "{opened:#?}"
+    );
+    ensure_is_about(&opened, &client, &lab.client)?;
+    let deadline = opened.deadline.as_ref().context("no deadline")?;
+    ensure!((deadline.timer.as_str(), deadline.set_by.as_str()) == ("retransmission", "tcp_retries2"), "{deadline:?}");
+    let closed = finding(&probe, "closed", Duration::from_secs(60))?;
+    ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn in_order(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.nft(DROPS_INVALID)?;
+    lab.server.nft(DROPS_INVALID)?;
+    let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
+    let probe = watch(&lab.client, &[])?;
+    let client = Peer::churn(&lab.client, Routed::server_v4(PORT), 500)?;
+    client.wait_event("churned", Duration::from_secs(60))?;
+    for ending in ["close", "shutdown", "abort"] {
+        let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+        client.command("write 100")?;
+        client.wait_event("written", SOON)?;
+        client.command(ending)?;
+    }
+    sleep(Duration::from_secs(2));
+    stop_silent(probe)?;
+    Ok(())
+}

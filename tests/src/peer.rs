@@ -62,6 +62,12 @@ pub struct Options {
     pub write_bytes: u64,
     /// For a connecting peer: its local address, if not the one that the route says.
     pub bind: Option<IpAddr>,
+    /// For a connecting peer: how many connections it makes; 0 stands for 1.
+    pub pool: u32,
+    /// IP_TRANSPARENT: the local address need not be one of the namespace.
+    pub transparent: bool,
+    /// SO_MARK.
+    pub mark: Option<u32>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
     pub keep_open: bool,
     /// For a listener: no events for single connections except errors.
@@ -274,6 +280,9 @@ impl Options {
             |keepalive: Keepalive| format!("{},{},{}", keepalive.time_s, keepalive.interval_s, keepalive.probes);
         add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
+        add("--pool", (self.pool > 1).then(|| self.pool.to_string()));
+        add("--mark", self.mark.map(|mark| mark.to_string()));
+        arguments.extend(self.transparent.then(|| "--transparent".to_owned()));
         arguments
     }
 }

@@ -110,6 +110,8 @@ pub struct Socket {
 #[serde(deny_unknown_fields)]
 pub struct Path {
     pub local_address: bool,
+    pub mark: Option<u32>,
+    pub transparent: Option<bool>,
     pub egress_interface: Option<String>,
     pub gateway: Option<std::net::IpAddr>,
     pub next_hop: Option<String>,

@@ -7,8 +7,8 @@ use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
         Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, Event, EventKind, Hook, Interface, LossPlace,
-        MonoTime, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketStatus,
-        SocketTimer, SocketView, TcpState,
+        MonoTime, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketRouting,
+        SocketStatus, SocketTimer, SocketView, TcpState,
     },
 };
 
@@ -47,7 +47,8 @@ fn socket(count: u8) -> SocketView {
 fn path(local_address: bool) -> PathStatus {
     let egress = Interface { index: 2, name: "eth0".to_owned() };
     let route = Ok(Route { egress, gateway: None, neighbour: None });
-    PathStatus { local_address, route, ingress: None, reverse_path_filter: None }
+    let socket = SocketRouting { mark: Some(0), bound_to: Some(0), transparent: Some(false) };
+    PathStatus { local_address, socket, route, ingress: None, reverse_path_filter: None }
 }
 
 fn timeout_event(port: u16, count: u8) -> Event {

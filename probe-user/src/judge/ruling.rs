@@ -152,6 +152,8 @@ pub enum MissingEvidence {
     LastAckTime,
     /// Whether the local address is still on this host, and whether there is a route.
     LocalAddressAndRoute,
+    /// Whether the socket has `IP_TRANSPARENT`, and so needs no address of this host.
+    TransparentSocket,
     /// The socket could not be looked up, so that a recovery would go unseen.
     Socket {
         /// Why.
@@ -174,6 +176,7 @@ impl MissingEvidence {
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
             Self::LocalAddressAndRoute => "local_address_and_route",
+            Self::TransparentSocket => "transparent_socket",
             Self::Socket { .. } => "socket",
         }
     }
@@ -216,6 +219,9 @@ impl fmt::Display for MissingEvidence {
             Self::LastAckTime => f.write_str("this kernel does not tell when the peer last acknowledged anything"),
             Self::LocalAddressAndRoute => f.write_str(
                 "whether the local address is still on this host and a route to the peer exists is not known",
+            ),
+            Self::TransparentSocket => f.write_str(
+                "whether the socket may send from an address that is not this host's (IP_TRANSPARENT) is not known",
             ),
             Self::Socket { why } => write!(f, "the socket could not be looked up ({why}); a recovery would go unseen"),
         }

@@ -21,7 +21,7 @@ pub use coverage::{
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use owner::{ContainerRuntime, Owner, Place};
-pub use path::{Interface, NeighbourState, PathStatus, Route};
+pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use question::{Answer, Knowledge, Question, SocketLookup, SocketStatus, SocketTimer};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

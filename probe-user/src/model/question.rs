@@ -87,12 +87,12 @@ impl<T> From<Result<T, String>> for Knowledge<T> {
 impl Knowledge<PathStatus> {
     /// Whether the local address is known to be gone.
     pub fn address_is_gone(&self) -> bool {
-        matches!(self, Self::Known(PathStatus { local_address: false, .. }))
+        matches!(self, Self::Known(path) if path.address_is_gone())
     }
 
     /// Whether there is known to be no route.
     pub fn has_no_route(&self) -> bool {
-        matches!(self, Self::Known(PathStatus { route: Err(_), .. }))
+        matches!(self, Self::Known(path) if path.no_route().is_some())
     }
 
     /// The route to a next hop that does not answer.

@@ -9,7 +9,8 @@ use crate::{
     },
     model::{
         ConnectionKey, Coverage, Hook, HookStatus, Interface, Keepalive, Knowledge, LossPlace, Mechanism, MissingField,
-        MonoTime, NeighbourState, Owner, PathStatus, Place, Route, ScanStatus, SocketCookie, SocketView, TcpState,
+        MonoTime, NeighbourState, Owner, PathStatus, Place, Route, ScanStatus, SocketCookie, SocketRouting, SocketView,
+        TcpState,
     },
 };
 
@@ -51,6 +52,7 @@ fn path() -> Knowledge<PathStatus> {
     let neighbour = Some(NeighbourState::Resolved);
     Knowledge::Known(PathStatus {
         local_address: true,
+        socket: SocketRouting { mark: Some(7), bound_to: Some(0), transparent: Some(false) },
         route: Ok(Route { egress: interface(2, "eth0"), gateway, neighbour }),
         ingress: Some(interface(3, "eth1")),
         reverse_path_filter: Some(1),

@@ -61,16 +61,16 @@ fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
 }
 
 /// A `NETLINK_SOCK_DIAG` socket of one namespace.
-struct Diag(Netlink);
+pub(super) struct Diag(Netlink);
 
 impl Diag {
     /// Opens one in the namespace this thread is in.
-    fn open() -> io::Result<Self> {
+    pub(super) fn open() -> io::Result<Self> {
         Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     /// The connection's socket, bound to an interface or not. `None`: there is none, or the kernel has no `tcp_diag`.
-    fn find(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<Option<InetResponse>> {
+    pub(super) fn find(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<Option<InetResponse>> {
         if let Some(response) = self.find_on(key, cookie, 0)? {
             return Ok(Some(response));
         }

@@ -11,6 +11,7 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::SendResult,
     runner::{Test, TestContext},
+    wire::Finding,
 };
 
 use crate::watching::{SOON, WATCHING, connect, stop, watch};
@@ -28,6 +29,9 @@ pub(crate) fn tests() -> Vec<Test> {
             "a virtual address that is gone before the write is the cause, and coming back in time ends it",
             idle_failover,
         ),
+        test("an address that is local by a route alone is not lost", any_ip),
+        test("a transparent socket does without an address of this host", transparent),
+        test("the route is looked up with the socket's mark", marked),
         test("a write from a lost address ends at the stated time set by TCP_USER_TIMEOUT", user_timeout),
         test("a write from an address lost before the watch began is found by the first scan", lost_before),
         sending("a virtual address that goes while data is in flight is the cause", busy_failover),
@@ -79,6 +83,62 @@ fn idle_failover(test: &TestContext) -> Result<()> {
     ensure_is_about(&closed, &client, &lab.client)?;
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    Ok(())
+}
+
+/// An address beside the client's own that the router takes to the client.
+const ROUTED: &str = "10.9.0.7";
+
+fn lab_with_routed_prefix(test: &TestContext) -> Result<(connprobe_tests::lab::Lab, Routed)> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.router.ip("route add 10.9.0.0/24 via 10.77.1.1\n")?;
+    Ok((own, lab))
+}
+
+/// Cuts a connection off, writes, and gives what is found: the peer's silence.
+fn silenced(lab: &Routed, options: &Options) -> Result<Finding> {
+    let (_server, client) = connect(lab, options)?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    write(&client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure_is_about(&opened, &client, &lab.client)?;
+    let of_this_host = ["local_address_gone", "no_route"];
+    ensure!(!opened.evidence.iter().any(|evidence| of_this_host.contains(&evidence.kind.as_str())), "{opened:?}");
+    ensure!(opened.cause == "peer_silent", "{opened:?}");
+    stop(probe)?;
+    Ok(opened)
+}
+
+fn any_ip(test: &TestContext) -> Result<()> {
+    let (_own, lab) = lab_with_routed_prefix(test)?;
+    lab.client.ip("route add local 10.9.0.0/24 dev lo\n")?;
+    let opened = silenced(&lab, &Options { bind: Some(ROUTED.parse()?), ..Options::default() })?;
+    let path = opened.path.context("no path")?;
+    ensure!(path.local_address && path.egress_interface.as_deref() == Some("uplink"), "{path:?}");
+    Ok(())
+}
+
+fn transparent(test: &TestContext) -> Result<()> {
+    let (_own, lab) = lab_with_routed_prefix(test)?;
+    // What comes in is delivered; nothing makes the address one of this host.
+    lab.client.ip("route add local 10.9.0.0/24 dev lo table 100\nrule add iif uplink lookup 100\n")?;
+    let options = Options { bind: Some(ROUTED.parse()?), transparent: true, ..Options::default() };
+    let path = silenced(&lab, &options)?.path.context("no path")?;
+    ensure!((path.local_address, path.transparent) == (false, Some(true)), "{path:?}");
+    Ok(())
+}
+
+fn marked(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.ip(
+        "route del default via 10.77.1.254\nroute add default via 10.77.1.254 table 100\nrule add fwmark 7 lookup 100\n",
+    )?;
+    let path = silenced(&lab, &Options { mark: Some(7), ..Options::default() })?.path.context("no path")?;
+    ensure!((path.mark, path.route_errno) == (Some(7), None), "{path:?}");
+    ensure!(path.egress_interface.as_deref() == Some("uplink"), "{path:?}");
     Ok(())
 }
 

@@ -67,7 +67,7 @@ fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Op
     let retransmits = socket.retransmits?;
     let sent = Evidence::latest_attempt(history.evidence).and_then(|timeout| timeout.send_result);
     let failed_locally = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
-    // With `ip_nonlocal_bind` or IP_TRANSPARENT a socket sends from an address that is not this host's.
+    // IPv6 sends from an address that is not this host's; IPv4 only with IP_TRANSPARENT (`ip_route_output_key_hash_rcu`).
     let source_is_lost = history.path.address_is_gone() && sent.is_none_or(|result| result < 0);
     let cause = if source_is_lost || failed_locally {
         local_cause(history)
@@ -146,13 +146,19 @@ fn missing_evidence(
             Knowledge::NotAsked | Knowledge::Unavailable(_) => {
                 missing.push(MissingEvidence::LocalAddressAndRoute);
             }
-            Knowledge::Known(path) if path.route.is_ok() && !is_refused(history) => {
-                missing.push(MissingEvidence::WhySendingFails);
-            }
-            Knowledge::Known(_) => {}
+            Knowledge::Known(_) if is_refused(history) || history.path.has_no_route() => {}
+            Knowledge::Known(path) if path.route.is_ok() => missing.push(MissingEvidence::WhySendingFails),
+            Knowledge::Known(_) => missing.push(MissingEvidence::LocalAddressAndRoute),
         },
         // The address is not there: nothing that was lost could explain it away.
-        Cause::SourceAddressLost => return missing,
+        Cause::SourceAddressLost => {
+            let fails_to_send = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
+            let may_do_without = matches!(history.path, Knowledge::Known(path) if path.socket.transparent.is_none());
+            if may_do_without && !fails_to_send {
+                missing.push(MissingEvidence::TransparentSocket);
+            }
+            return missing;
+        }
         Cause::PeerReset
         | Cause::PeerRestarted
         | Cause::PeerUnreachable
@@ -250,6 +256,27 @@ mod tests {
         assert_eq!((ruling.cause, ruling.confidence), (Cause::LocalSendFailure, Confidence::Confirmed));
         let ruling = scene(-(Errno::ENOBUFS as i32)).judge().unwrap();
         assert_eq!(ruling.missing, [MissingEvidence::WhySendingFails]);
+    }
+
+    #[test]
+    fn a_lost_address_is_a_fact_only_where_the_socket_is_known_to_need_it() {
+        let scene = |sent, transparent| Scene::timed_out(stalled(4), sent).path(false, None).transparent(transparent);
+        let rule_on = |sent, transparent| scene(sent, transparent).judge().unwrap();
+        let known = rule_on(None, Some(false));
+        assert_eq!((known.cause, known.confidence), (Cause::SourceAddressLost, Confidence::Confirmed));
+        let unknown = rule_on(None, None);
+        assert_eq!((unknown.cause, unknown.confidence), (Cause::SourceAddressLost, Confidence::Suspected));
+        assert_eq!(unknown.missing, [MissingEvidence::TransparentSocket]);
+        assert_eq!(rule_on(Some(-101), None).confidence, Confidence::Confirmed);
+        assert_eq!(rule_on(None, Some(true)).cause, Cause::PeerSilent);
+    }
+
+    #[test]
+    fn that_there_is_no_route_is_said_only_where_it_was_asked_for_with_the_sockets_mark() {
+        let scene = Scene::timed_out(stalled(5), Some(-101)).path(true, Some(101));
+        assert_eq!(scene.judge().unwrap().confidence, Confidence::Confirmed);
+        let without_mark = scene.mark(None).judge().unwrap();
+        assert_eq!(without_mark.missing, [MissingEvidence::LocalAddressAndRoute]);
     }
 
     #[test]

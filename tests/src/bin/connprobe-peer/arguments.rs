@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Task {
     /// Accepts connections
     Listen(Listen),
-    /// Makes one connection and keeps it
+    /// Makes a connection, or several, and keeps it
     Connect(Connect),
     /// Makes short connections one after the other: connect, send, read the echo, close
     Churn(Churn),
@@ -49,6 +49,9 @@ pub(crate) struct Connect {
     /// Local address, with or without a port
     #[arg(long, value_parser = parse_bind)]
     pub(crate) bind: Option<SocketAddr>,
+    /// How many connections
+    #[arg(long, default_value_t = 1)]
+    pub(crate) pool: u32,
 }
 
 #[derive(Args, Debug)]
@@ -113,6 +116,12 @@ pub(crate) struct Options {
     /// Keepalive: seconds idle, seconds between probes, number of probes
     #[arg(long, value_parser = parse_keepalive, value_name = "TIME,INTVL,PROBES")]
     pub(crate) keepalive: Option<Keepalive>,
+    /// `IP_TRANSPARENT`: the local address need not be one of this host
+    #[arg(long)]
+    pub(crate) transparent: bool,
+    /// `SO_MARK`
+    #[arg(long)]
+    pub(crate) mark: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::sockopt::{
-    KeepAlive, Linger, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout,
+    IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle, TcpKeepInterval,
+    TcpUserTimeout,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
@@ -67,6 +68,12 @@ fn open(address: SocketAddr, options: Options) -> Result<OwnedFd> {
         setsockopt(&socket, TcpKeepInterval, &keepalive.interval_s).context("cannot set TCP_KEEPINTVL")?;
         setsockopt(&socket, TcpKeepCount, &keepalive.probes).context("cannot set TCP_KEEPCNT")?;
         setsockopt(&socket, KeepAlive, &true).context("cannot set SO_KEEPALIVE")?;
+    }
+    if options.transparent {
+        setsockopt(&socket, IpTransparent, &true).context("cannot set IP_TRANSPARENT")?;
+    }
+    if let Some(mark) = options.mark {
+        setsockopt(&socket, Mark, &mark).context("cannot set SO_MARK")?;
     }
     Ok(socket)
 }

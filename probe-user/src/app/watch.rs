@@ -26,7 +26,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A scan that has brought nothing by then is asked for again.
 const LONGEST_SCAN: Duration = Duration::from_secs(60);
 /// How long answers that are on their way are waited for at the end.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Searches for owners and entries rest for half a second at most.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The next scan's result; never ready when there are no scans.
 async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {

@@ -2,7 +2,7 @@
 //! take, and does the next hop answer. The route is asked for as the kernel asks for the socket's: by addresses, ports, user, mark and
 //! the interface it is bound to, as far as `NETLINK_SOCK_DIAG` tells them.
 
-use std::{fs, io, net::IpAddr, ops::ControlFlow};
+use std::{collections::HashMap, fs, io, net::IpAddr, ops::ControlFlow};
 
 use netlink_packet_core::{NetlinkPayload, Nla as _};
 use netlink_packet_route::{
@@ -21,34 +21,63 @@ use nix::{errno::Errno, net::if_::if_indextoname};
 use super::{netlink::Netlink, netns::Namespaces, socket::Diag};
 use crate::model::{ConnectionKey, Interface, NeighbourState, PathStatus, Route, SocketRouting};
 
-/// Looks up address and route of this connection, whose last segment came in by the interface with this index.
-pub(super) fn look_up(
+/// Looks up address and route of these connections of one namespace, whose last segments came in by the interfaces with these
+/// indices.
+pub(super) fn look_up_all(
     namespaces: &mut Namespaces,
-    key: &ConnectionKey,
-    ingress_ifindex: Option<u32>,
-) -> Result<PathStatus, String> {
-    if key.netns == 0 {
-        return Err("its network namespace is not known".to_owned());
+    netns: u32,
+    asked: &[(ConnectionKey, Option<u32>)],
+) -> Vec<Result<PathStatus, String>> {
+    let all = |why: String| vec![Err(why); asked.len()];
+    if netns == 0 {
+        return all("its network namespace is not known".to_owned());
     }
-    let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
-    let found = netns.run(|| query(key, ingress_ifindex)).and_then(|found| found);
-    found.map_err(|error| format!("rtnetlink in network namespace {}: {error}", key.netns))
+    let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
+    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
+        Ok(Ok(found)) => found.into_iter().map(|path| path.map_err(failed)).collect(),
+        Ok(Err(error)) => all(failed(error)),
+        Err(error) => all(error.to_string()),
+    }
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(key: &ConnectionKey, ingress_ifindex: Option<u32>) -> io::Result<PathStatus> {
-    let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE)?);
-    // What it cannot tell counts as not known.
-    let socket = Diag::open().and_then(|diag| diag.find(key, None)).ok().flatten();
-    let local_address = rtnetlink.is_local(key.local.ip())?;
-    let ingress = ingress_ifindex.filter(|index| *index > 0).map(interface);
-    Ok(PathStatus {
-        local_address,
-        socket: socket.as_ref().map(routing).unwrap_or_default(),
-        route: rtnetlink.route(key, socket.as_ref(), local_address)?,
-        reverse_path_filter: ingress.as_ref().filter(|_| key.local.is_ipv4()).and_then(reverse_path_filter),
-        ingress,
-    })
+fn query_all(asked: &[(ConnectionKey, Option<u32>)]) -> io::Result<Vec<io::Result<PathStatus>>> {
+    let mut paths =
+        Paths { rtnetlink: Rtnetlink(Netlink::open(NETLINK_ROUTE)?), diag: Diag::open().ok(), local: HashMap::new() };
+    Ok(asked.iter().map(|(key, ingress_ifindex)| paths.path(key, *ingress_ifindex)).collect())
+}
+
+/// What the paths of one namespace are looked up by, together.
+struct Paths {
+    rtnetlink: Rtnetlink,
+    diag: Option<Diag>,
+    /// Which local addresses are there: many connections share one.
+    local: HashMap<IpAddr, bool>,
+}
+
+impl Paths {
+    fn path(&mut self, key: &ConnectionKey, ingress_ifindex: Option<u32>) -> io::Result<PathStatus> {
+        // What it cannot tell counts as not known.
+        let socket = self.diag.as_ref().and_then(|diag| diag.find(key, None).ok().flatten());
+        let local_address = self.is_local(key.local.ip())?;
+        let ingress = ingress_ifindex.filter(|index| *index > 0).map(interface);
+        Ok(PathStatus {
+            local_address,
+            socket: socket.as_ref().map(routing).unwrap_or_default(),
+            route: self.rtnetlink.route(key, socket.as_ref(), local_address)?,
+            reverse_path_filter: ingress.as_ref().filter(|_| key.local.is_ipv4()).and_then(reverse_path_filter),
+            ingress,
+        })
+    }
+
+    fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
+        if let Some(known) = self.local.get(&address) {
+            return Ok(*known);
+        }
+        let is_local = self.rtnetlink.is_local(address)?;
+        self.local.insert(address, is_local);
+        Ok(is_local)
+    }
 }
 
 fn routing(socket: &InetResponse) -> SocketRouting {
@@ -244,6 +273,10 @@ const fn route_address(address: IpAddr) -> RouteAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn query(key: &ConnectionKey, ingress_ifindex: Option<u32>) -> io::Result<PathStatus> {
+        query_all(&[(*key, ingress_ifindex)])?.remove(0)
+    }
 
     #[test]
     fn an_address_of_this_host_is_there_and_one_of_a_documentation_network_is_not() {

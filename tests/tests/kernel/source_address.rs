@@ -1,6 +1,10 @@
 //! `retransmit_stalled` by causes on this host: the address that is gone, the route that is gone, the rule that drops.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
@@ -13,8 +17,9 @@ use connprobe_tests::{
     runner::{Test, TestContext},
     wire::Finding,
 };
+use serde_json::Value;
 
-use crate::watching::{SOON, WATCHING, connect, stop, watch};
+use crate::watching::{PORT, SOON, WATCHING, connect, stop, summary, watch};
 
 /// A virtual address beside the client's own.
 const VIP: &str = "10.77.1.100";
@@ -29,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
             "a virtual address that is gone before the write is the cause, and coming back in time ends it",
             idle_failover,
         ),
+        test("three hundred connections that lose their address at once all have their cause and owner", many),
         test("an address that is local by a route alone is not lost", any_ip),
         test("a transparent socket does without an address of this host", transparent),
         test("the route is looked up with the socket's mark", marked),
@@ -83,6 +89,41 @@ fn idle_failover(test: &TestContext) -> Result<()> {
     ensure_is_about(&closed, &client, &lab.client)?;
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    Ok(())
+}
+
+fn many(test: &TestContext) -> Result<()> {
+    const COUNT: usize = 300;
+    let (_own, lab) = lab_with_vip(test)?;
+    let server = Options { quiet: true, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &server)?;
+    let options = Options { pool: u32::try_from(COUNT)?, ..from_vip(None)? };
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &options)?;
+    for _ in 1..COUNT {
+        client.wait_event("connected", SOON)?;
+    }
+    let probe = watch(&lab.client, &[])?;
+    lose_vip(&lab)?;
+    client.command("write 100")?;
+    let owned = |record: &Value| {
+        record.get("cause").is_some_and(|cause| cause == "source_address_lost")
+            && record.pointer("/owner/pid").is_some_and(|pid| *pid == client.pid())
+    };
+    let named = || -> BTreeSet<String> {
+        let id = |record: Value| record.get("finding_id").and_then(Value::as_str).map(str::to_owned);
+        probe.records().into_iter().filter(owned).filter_map(id).collect()
+    };
+    let end = Instant::now() + SOON;
+    while named().len() < COUNT && Instant::now() < end {
+        sleep(Duration::from_millis(200));
+    }
+    let named = named().len();
+    let (_, records) = stop(probe)?;
+    let summary = summary(&records)?;
+    ensure!(
+        (named, summary.findings, summary.unasked) == (COUNT, COUNT, 0),
+        "{named} with cause and owner: {summary:?}"
+    );
     Ok(())
 }
 

@@ -64,6 +64,7 @@ pub struct Endpoint {
 pub struct Owner {
     pub pid: u32,
     pub comm: String,
+    pub other_holders: u32,
     pub exe: Option<String>,
     pub cgroup: Option<String>,
     pub container_id: Option<String>,

@@ -5,6 +5,8 @@ pub struct Owner {
     pub pid: u32,
     /// Command name, at most 15 bytes (`/proc/PID/comm`).
     pub comm: String,
+    /// How many processes hold it, too, after a fork or by a descriptor handed on: the socket lives until the last one closes it.
+    pub other_holders: u32,
     /// Path of the program as its mount namespace names it, with ` (deleted)` behind it where the file has been replaced or
     /// removed since (`/proc/PID/exe`); `None` where it cannot be read.
     pub exe: Option<String>,

@@ -14,11 +14,20 @@ use crate::{
 pub(super) fn owner(owner: &OwnerKnowledge) -> String {
     match owner {
         OwnerKnowledge::Process(owner) => {
-            format!("held by {} (pid {}){}", owner.comm, owner.pid, whereabouts(owner))
+            format!("held by {} (pid {}){}{}", owner.comm, owner.pid, others(owner), whereabouts(owner))
         }
         OwnerKnowledge::NoProcess => "held by no process any more".to_owned(),
         OwnerKnowledge::NotAsked => "owner not known yet".to_owned(),
         OwnerKnowledge::Unavailable(why) => format!("owner unknown ({why})"),
+    }
+}
+
+/// Who else holds it: the connection ends when the last of them closes it.
+fn others(owner: &Owner) -> String {
+    match owner.other_holders {
+        0 => String::new(),
+        1 => " and one more process".to_owned(),
+        count => format!(" and {count} more processes"),
     }
 }
 
@@ -217,7 +226,14 @@ mod tests {
     fn the_most_telling_of_what_is_known_of_the_owner_is_said() {
         let text = |place: Place| {
             let cgroup = Some("/a/path".to_owned());
-            owner(&OwnerKnowledge::Process(Owner { pid: 7, comm: "x".to_owned(), exe: None, cgroup, place }))
+            owner(&OwnerKnowledge::Process(Owner {
+                pid: 7,
+                comm: "x".to_owned(),
+                other_holders: 0,
+                exe: None,
+                cgroup,
+                place,
+            }))
         };
         let some = |text: &str| Some(text.to_owned());
         let in_unit = Place { unit: some("x.service"), ..Place::default() };
@@ -239,6 +255,15 @@ mod tests {
         ] {
             assert_eq!(text(place), format!("held by x (pid 7){expected}"));
         }
+    }
+
+    #[test]
+    fn it_is_said_how_many_more_hold_it() {
+        let text = |other_holders| {
+            owner(&OwnerKnowledge::Process(Owner { pid: 7, comm: "x".to_owned(), other_holders, ..Owner::default() }))
+        };
+        assert_eq!(text(1), "held by x (pid 7) and one more process");
+        assert_eq!(text(12), "held by x (pid 7) and 12 more processes");
     }
 
     #[test]

@@ -86,6 +86,7 @@ fn finding(local: &str, state: FindingState) -> Finding {
         owner: OwnerKnowledge::Process(Owner {
             pid: 812,
             comm: "nova-compute".to_owned(),
+            other_holders: 0,
             exe: Some("/usr/bin/python3.11".to_owned()),
             cgroup: Some("/system.slice/nova-compute.service".to_owned()),
             place: Place { unit: Some("nova-compute.service".to_owned()), ..Place::default() },

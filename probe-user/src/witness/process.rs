@@ -34,10 +34,10 @@ impl Owners {
 }
 
 /// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, 3 µs each. Where several
-/// processes share a socket (a server that forks), the one with the lowest pid is taken, which is the one that opened it unless
-/// pids have wrapped.
+/// processes share a socket (a server that forks, a descriptor that was handed on), the one with the lowest pid is taken, which is the
+/// one that opened it unless pids have wrapped, and the others are counted.
 pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
-    let mut found = HashMap::new();
+    let mut found: HashMap<u64, Owner> = HashMap::new();
     let processes = match all_processes() {
         Ok(processes) => processes,
         Err(error) => return Owners { found, blind: Some(format!("/proc cannot be read: {error}")) },
@@ -49,16 +49,16 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
         match held_of(&process, inodes) {
             Ok(held) if held.is_empty() => {}
             Ok(held) => {
-                let owner = owner(&process);
+                // One that has ended meanwhile holds nothing any more.
+                let Some(owner) = owner(&process) else { continue };
                 for inode in held {
-                    found.entry(inode).or_insert_with(|| owner.clone());
-                }
-                if found.len() == inodes.len() {
-                    break;
+                    found
+                        .entry(inode)
+                        .and_modify(|first| first.other_holders = first.other_holders.saturating_add(1))
+                        .or_insert_with(|| owner.clone());
                 }
             }
             Err(ProcError::PermissionDenied(_)) => unreadable += 1,
-            // It has ended meanwhile, and holds nothing any more.
             Err(_) => {}
         }
     }
@@ -82,15 +82,18 @@ fn held_of(process: &Process, inodes: &HashSet<u64>) -> Result<HashSet<u64>, Pro
         .collect())
 }
 
-fn owner(process: &Process) -> Owner {
+/// `None` when it has ended.
+fn owner(process: &Process) -> Option<Owner> {
+    let comm = process.stat().ok()?.comm;
     let cgroup = cgroup_of(process);
-    Owner {
-        pid: u32::try_from(process.pid).unwrap_or(0),
-        comm: process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm),
+    Some(Owner {
+        pid: u32::try_from(process.pid).ok()?,
+        comm,
+        other_holders: 0,
         exe: process.exe().ok().map(|path| path.to_string_lossy().into_owned()),
         place: cgroup.as_deref().map(cgroup::place).unwrap_or_default(),
         cgroup,
-    }
+    })
 }
 
 /// The path in the unified hierarchy (number 0), or in systemd's where the host still has version 1.
@@ -111,6 +114,26 @@ mod tests {
     #[test]
     fn a_socket_nobody_holds_has_no_owner() {
         assert!(!matches!(owners_of_sockets(&HashSet::from([u64::MAX])).of(u64::MAX), Ok(Some(_))));
+    }
+
+    #[test]
+    fn the_others_that_hold_a_socket_are_counted() {
+        use std::{
+            net::UdpSocket,
+            os::fd::{AsRawFd as _, OwnedFd},
+            process::{Command, Stdio},
+        };
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        let inode = link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap();
+        let inherited = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
+        let owner = owners_of_sockets(&HashSet::from([inode])).of(inode);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let owner = owner.unwrap().unwrap();
+        let first = std::process::id().min(child.id());
+        assert_eq!((owner.pid, owner.other_holders), (first, 1));
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub struct Deadline {
     pub timer: String,
     pub set_by: String,
     pub setting: u64,
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -67,7 +67,7 @@ impl Outcome {
 }
 
 /// What is known of who holds the socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OwnerKnowledge {
     /// Not asked, or not answered yet.
     NotAsked,

@@ -20,7 +20,7 @@ use crate::{
     report::{
         Summary, WallClock,
         record::{Record, Recorder},
-        text::{self, Layout},
+        text::{self, Layout, Told},
     },
     sink::{SinkError, Stdout},
     witness::netns,
@@ -155,6 +155,7 @@ struct Output {
     recorder: Recorder,
     clock: WallClock,
     layout: Layout,
+    told: Told,
     progress: Option<ProgressBar>,
     collected: Vec<Record>,
     stdout: Stdout,
@@ -168,6 +169,7 @@ impl Output {
             recorder,
             clock,
             layout: layout(),
+            told: Told::default(),
             progress: (observation.format == Format::Text && stderr().is_terminal())
                 .then(|| progress(observation.duration)),
             collected: Vec::new(),
@@ -186,7 +188,7 @@ impl Output {
                 let record = self.recorder.finding(finding);
                 self.record(record)?;
                 if self.format == Format::Text && self.follow {
-                    let text = text::change(finding, &self.clock, self.layout);
+                    let text = text::change(finding, &mut self.told, &self.clock, self.layout);
                     match &self.progress {
                         Some(progress) => progress.suspend(|| self.stdout.text(&text))?,
                         None => self.stdout.text(&text)?,

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::{SocketCookie, SocketTimer, TcpState};
 
 /// What the kernel held in one TCP socket at the moment of an event. `None` always means *unavailable* (this kernel or this
@@ -78,6 +80,12 @@ impl SocketView {
     /// Sequence space sent and not acknowledged: bytes, and one for a SYN or FIN in flight.
     pub fn unacknowledged(&self) -> Option<u32> {
         Some(self.snd_nxt?.wrapping_sub(self.snd_una?))
+    }
+
+    /// The error the application gets when the kernel gives up: the remembered one, else ETIMEDOUT (`tcp_write_err`,
+    /// `net/ipv4/tcp_timer.c`). `None` where the remembered one is not told. A later ICMP message may still change it.
+    pub fn error_when_given_up(&self) -> Option<Errno> {
+        self.soft_error.map(|error| if error == 0 { Errno::ETIMEDOUT } else { Errno::from_raw(error) })
     }
 
     /// Bytes of data sent and not acknowledged, without the FIN's sequence number.

@@ -150,7 +150,7 @@ fn bytes(amount: Option<u32>) -> String {
 /// What the kernel will do and when.
 pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Option<String> {
     if let FindingState::Closed(outcome) = finding.state {
-        return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(outcome)));
+        return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(finding, outcome)));
     }
     let Some(deadline) = finding.ruling.deadline else {
         return (finding.ruling.cause == Cause::PeerWindowShut).then(|| {
@@ -167,10 +167,13 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
     };
     let at = time_of_day(clock.at(deadline.at));
     let then = match deadline.set_by {
-        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection",
+        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection".to_owned(),
         DeadlineSource::TcpRetries2 { .. }
         | DeadlineSource::TcpUserTimeout { .. }
-        | DeadlineSource::KeepaliveProbes { .. } => "reports ETIMEDOUT to the application",
+        | DeadlineSource::KeepaliveProbes { .. } => match finding.socket.error_when_given_up() {
+            Some(errno) => format!("reports {errno:?} to the application"),
+            None => "reports ETIMEDOUT to the application, or an ICMP error it has got".to_owned(),
+        },
     };
     Some(if deadline.at > now {
         format!(
@@ -182,15 +185,20 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
     })
 }
 
-pub(super) fn ended(outcome: Outcome) -> &'static str {
-    match outcome {
+pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
+    let text = match outcome {
         Outcome::Recovered => "the peer acknowledged data again",
         Outcome::ClosedNormally => "the connection was closed",
         Outcome::Reset => "a reset ended the connection",
-        Outcome::TimedOut => "the kernel gave up and reported the timeout to the application",
+        Outcome::TimedOut => {
+            let error = finding.evidence.iter().rev().find_map(|evidence| evidence.kind.error());
+            let error = error.map_or("the timeout".to_owned(), |errno| format!("{errno:?}"));
+            return format!("the kernel gave up and reported {error} to the application");
+        }
         Outcome::Evicted => "there was no room left to follow it; it may go on",
         Outcome::Unobserved => "the socket was gone; how it ended was not seen",
-    }
+    };
+    text.to_owned()
 }
 
 pub(super) fn keepalive(finding: &Finding) -> Option<&'static str> {

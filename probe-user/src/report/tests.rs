@@ -37,6 +37,7 @@ fn socket(count: u8, ms: u64) -> SocketView {
         user_timeout: Some(Duration::ZERO),
         keepalive: Some(Keepalive { enabled: true, idle: Some(Duration::from_secs(60)), interval: None, probes: None }),
         orphaned: Some(false),
+        soft_error: Some(0),
         ..SocketView::default()
     }
 }
@@ -150,6 +151,69 @@ fn the_report_says_everything_an_operator_needs_in_eighty_columns() {
     ];
     let layout = Layout { width: 80, color: false };
     insta::assert_snapshot!(text::report(&summary(findings), &coverage(), &clock(), at(15_000), layout));
+}
+
+/// As many connections as these that have lost their address, two that were restarted, and one silent peer.
+fn many(count: u16) -> Vec<Finding> {
+    let mut findings = vec![finding("10.3.0.51:51050", FindingState::Opened)];
+    findings.extend((0..count).map(|number| {
+        let mut finding = finding(&format!("10.3.0.50:{}", 40_000 + number), FindingState::Updated);
+        finding.ruling.cause = Cause::SourceAddressLost;
+        if number == 1 {
+            finding.ruling.confidence = Confidence::Suspected;
+        }
+        finding.evidence = vec![timeout(6, 12_600, Some(-101))];
+        finding
+    }));
+    findings.extend((0..2).map(|number| {
+        let mut finding = finding(&format!("10.3.0.50:{}", 60_000 + number), FindingState::Opened);
+        finding.owner = OwnerKnowledge::NoProcess;
+        finding
+    }));
+    findings
+}
+
+#[test]
+fn of_many_that_are_alike_one_is_told_in_full_and_all_are_counted() {
+    let layout = Layout { width: 80, color: false };
+    insta::assert_snapshot!(text::report(&summary(many(300)), &coverage(), &clock(), at(15_000), layout));
+}
+
+#[test]
+fn while_watching_only_the_first_of_a_kind_is_told_in_full() {
+    let (mut told, layout) = (text::Told::default(), Layout { width: 80, color: false });
+    let mut change = |local| text::change(&finding(local, FindingState::Opened), &mut told, &clock(), layout);
+    assert!(change("10.3.0.50:40000").contains("what to do"));
+    assert_eq!(
+        change("10.3.0.50:40001"),
+        "21:24:12.600  10.3.0.50:40001 -> 10.3.0.100:5672  retransmit_stalled,\npeer_silent (confirmed), held by \
+         nova-compute (pid 812) in nova-compute.service\n"
+    );
+}
+
+#[test]
+fn the_error_that_the_kernel_remembers_is_the_one_it_will_report() {
+    let text = |soft_error| {
+        let mut finding = finding("10.3.0.50:40000", FindingState::Opened);
+        finding.socket.soft_error = soft_error;
+        sentences::until(&finding, &clock(), at(15_000)).unwrap()
+    };
+    assert!(text(Some(0)).contains("reports ETIMEDOUT to the application;"));
+    assert!(text(Some(113)).contains("reports EHOSTUNREACH to the application;"));
+    assert!(text(None).contains("reports ETIMEDOUT to the application, or an ICMP error it has got;"));
+}
+
+#[test]
+fn however_many_there_are_the_report_is_bounded() {
+    let findings = (0..1_000_u32).map(|number| {
+        let mut finding = finding(&format!("10.3.0.50:{}", 40_000 + number), FindingState::Opened);
+        finding.owner = OwnerKnowledge::Process(Owner { pid: number, comm: "x".to_owned(), ..Owner::default() });
+        finding
+    });
+    let layout = Layout { width: 80, color: false };
+    let text = text::report(&summary(findings.collect()), &coverage(), &clock(), at(15_000), layout);
+    assert!(text.contains("   970 more, of other causes or owners; --format json has them all"), "{text}");
+    assert!(text.lines().count() < 1_000);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     case::{Finding, FindingId, FindingState, Outcome},
     judge::{Deadline, DeadlineSource, MissingEvidence, Remedy, remedies},
-    model::{MonoTime, TcpState},
+    model::TcpState,
     report::{Host, WallClock},
 };
 
@@ -102,6 +102,9 @@ pub struct DeadlineBody {
     pub set_by: &'static str,
     /// The setting's value: a count, or milliseconds for `tcp_user_timeout`.
     pub setting: u64,
+    /// The error that the application then gets, as the socket is now: `ETIMEDOUT`, or one that the kernel remembers; `null` where
+    /// that is not known, or no application is left.
+    pub error: Option<String>,
 }
 
 /// What would make a finding surer.
@@ -146,7 +149,7 @@ impl FindingBody {
             owner,
             owner_unavailable,
             since: clock.rfc3339(finding.ruling.since),
-            deadline: finding.ruling.deadline.map(|deadline| deadline_body(&deadline, finding.at, clock)),
+            deadline: finding.ruling.deadline.map(|deadline| deadline_body(&deadline, finding, clock)),
             socket: SocketBody::new(&finding.socket),
             path: PathBody::new(&finding.path),
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
@@ -184,7 +187,8 @@ fn connection(finding: &Finding) -> ConnectionBody {
     }
 }
 
-fn deadline_body(deadline: &Deadline, now: MonoTime, clock: &WallClock) -> DeadlineBody {
+fn deadline_body(deadline: &Deadline, finding: &Finding, clock: &WallClock) -> DeadlineBody {
+    let now = finding.at;
     let remaining = deadline.at.since(now).as_secs_f64() - now.since(deadline.at).as_secs_f64();
     DeadlineBody {
         time: clock.rfc3339(deadline.at),
@@ -197,6 +201,14 @@ fn deadline_body(deadline: &Deadline, now: MonoTime, clock: &WallClock) -> Deadl
             }
             DeadlineSource::TcpUserTimeout { timeout } => milliseconds(timeout),
             DeadlineSource::KeepaliveProbes { probes } => u64::from(probes),
+        },
+        error: match deadline.set_by {
+            DeadlineSource::TcpOrphanRetries { .. } => None,
+            DeadlineSource::TcpRetries2 { .. }
+            | DeadlineSource::TcpUserTimeout { .. }
+            | DeadlineSource::KeepaliveProbes { .. } => {
+                finding.socket.error_when_given_up().map(|errno| format!("{errno:?}"))
+            }
         },
     }
 }

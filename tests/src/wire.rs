@@ -153,6 +153,7 @@ pub struct Missing {
 pub struct Remedy {
     pub text: String,
     pub command: Option<String>,
+    pub place: Option<String>,
     pub risk: Option<String>,
     pub lasting: Option<String>,
 }

@@ -111,3 +111,13 @@ pub struct Finding {
     /// How many pieces of evidence between the first and the latest are left out.
     pub evidence_left_out: u64,
 }
+
+impl Finding {
+    /// `SO_MARK` of the socket, where it is known.
+    pub const fn mark(&self) -> Option<u32> {
+        match &self.path {
+            Knowledge::Known(path) => path.socket.mark,
+            Knowledge::NotAsked | Knowledge::Unavailable(_) => None,
+        }
+    }
+}

@@ -185,10 +185,19 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(key, ruling, finding.owner.process(), matches!(finding.state, FindingState::Closed(_))) {
+        for remedy in remedies(
+            key,
+            ruling,
+            finding.owner.process(),
+            finding.mark(),
+            matches!(finding.state, FindingState::Closed(_)),
+        ) {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));
+            }
+            if let Some(place) = &remedy.place {
+                self.hanging("         ", "         ", &format!("where: {place}"));
             }
             if let Some(risk) = &remedy.risk {
                 self.hanging("         ", "         ", &format!("risk: {risk}"));

@@ -54,7 +54,7 @@ fn setting(patient: &Patient<'_>, text: String, settings: &[(&str, u32)]) -> Rem
         command.push_str(&format!(" {name}={value}"));
         lines.push(format!("`{name} = {value}`"));
     }
-    Remedy::new(text).command(command).lasting(lasting(patient, &lines))
+    Remedy::new(text).command(command).place(patient.place()).lasting(lasting(patient, &lines))
 }
 
 /// Files below `/etc/sysctl.d` are read for the namespace of the host, once; others begin with the kernel's defaults.

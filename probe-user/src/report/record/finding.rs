@@ -123,6 +123,8 @@ pub struct RemedyBody {
     pub text: String,
     /// A command; `null` where there is none.
     pub command: Option<String>,
+    /// Where to run it; `null` where there is no command.
+    pub place: Option<String>,
     /// What it may cost; `null` where nothing.
     pub risk: Option<String>,
     /// Where it has to be set to outlive a restart or to act at all; `null` where there is nothing to keep.
@@ -155,10 +157,16 @@ impl FindingBody {
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
             evidence_left_out: finding.evidence_left_out,
             missing_evidence: finding.ruling.missing.iter().map(missing_body).collect(),
-            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.process(), outcome.is_some())
-                .into_iter()
-                .map(remedy_body)
-                .collect(),
+            remedies: remedies(
+                &finding.id.key,
+                &finding.ruling,
+                finding.owner.process(),
+                finding.mark(),
+                outcome.is_some(),
+            )
+            .into_iter()
+            .map(remedy_body)
+            .collect(),
             truncated: outcome == Some(Outcome::Evicted),
         }
     }
@@ -218,6 +226,6 @@ fn missing_body(missing: &MissingEvidence) -> MissingBody {
 }
 
 fn remedy_body(remedy: Remedy) -> RemedyBody {
-    let Remedy { text, command, risk, lasting } = remedy;
-    RemedyBody { text, command, risk, lasting }
+    let Remedy { text, command, place, risk, lasting } = remedy;
+    RemedyBody { text, command, place, risk, lasting }
 }

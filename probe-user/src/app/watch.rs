@@ -129,6 +129,14 @@ pub struct Watch {
     started: MonoTime,
 }
 
+/// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
+/// kernel each time, which the report need not wait for.
+pub struct Ended {
+    /// What was found.
+    pub summary: Summary,
+    _programs: Option<Programs>,
+}
+
 impl Watch {
     /// Attaches the programs and starts the witnesses. Must be called within a tokio runtime.
     ///
@@ -198,7 +206,7 @@ impl Watch {
         mut self,
         stop: impl Future<Output = ()>,
         mut tell: impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<Summary, WatchError> {
+    ) -> Result<Ended, WatchError> {
         let mut stop = pin!(stop);
         let mut reading = interval(READ_EVERY);
         reading.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -323,10 +331,7 @@ impl Watch {
         Ok(())
     }
 
-    async fn finish(
-        mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<Summary, WatchError> {
+    async fn finish(mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<Ended, WatchError> {
         self.read_ring();
         self.hand_on(tell)?;
         let ended = clock::now();
@@ -344,7 +349,7 @@ impl Watch {
         self.hand_on(tell)?;
         self.count_losses(tell)?;
         let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
-        Ok(Summary {
+        let summary = Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
             hooks: totals
@@ -361,6 +366,7 @@ impl Watch {
                 .collect(),
             undecodable: self.losses.undecodable_total(),
             unasked: self.unasked,
-        })
+        };
+        Ok(Ended { summary, _programs: self.programs })
     }
 }

@@ -134,9 +134,9 @@ pub(super) async fn observe(
             _ = terminate.recv() => {}
         }
     };
-    let summary = watch.run(stop, |change| output.change(&change)).await?;
-    output.end(&summary, &coverage)?;
-    Ok(exit(&summary, observation.fail_on))
+    let ended = watch.run(stop, |change| output.change(&change)).await?;
+    output.end(&ended.summary, &coverage)?;
+    Ok(exit(&ended.summary, observation.fail_on))
 }
 
 fn exit(summary: &Summary, fail_on: FailOn) -> Exit {

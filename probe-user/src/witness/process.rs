@@ -1,11 +1,12 @@
 //! Which process holds a socket.
 
-use std::collections::{HashMap, HashSet};
-
-use procfs::{
-    ProcError,
-    process::{FDTarget, Process, all_processes},
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::Path,
 };
+
+use procfs::process::{Process, all_processes};
 
 use super::cgroup;
 use crate::model::Owner;
@@ -33,7 +34,7 @@ impl Owners {
     }
 }
 
-/// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, 3 µs each. Where several
+/// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, some microseconds each. Where several
 /// processes share a socket (a server that forks, a descriptor that was handed on), the one with the lowest pid is taken, which is the
 /// one that opened it unless pids have wrapped, and the others are counted.
 pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
@@ -58,7 +59,8 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
                         .or_insert_with(|| owner.clone());
                 }
             }
-            Err(ProcError::PermissionDenied(_)) => unreadable += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unreadable += 1,
+            // It has ended meanwhile.
             Err(_) => {}
         }
     }
@@ -70,16 +72,18 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
     Owners { found, blind }
 }
 
-/// Which of these sockets the process holds.
-fn held_of(process: &Process, inodes: &HashSet<u64>) -> Result<HashSet<u64>, ProcError> {
-    Ok(process
-        .fd()?
+/// Which of these sockets the process holds. The links alone are read: opening each descriptor would take several times as long.
+fn held_of(process: &Process, inodes: &HashSet<u64>) -> io::Result<HashSet<u64>> {
+    Ok(fs::read_dir(format!("/proc/{}/fd", process.pid))?
         .flatten()
-        .filter_map(|descriptor| match descriptor.target {
-            FDTarget::Socket(inode) => inodes.contains(&inode).then_some(inode),
-            _ => None,
-        })
+        .filter_map(|descriptor| socket_inode(&fs::read_link(descriptor.path()).ok()?))
+        .filter(|inode| inodes.contains(inode))
         .collect())
+}
+
+/// The inode number in the link `socket:[NUMBER]`.
+fn socket_inode(target: &Path) -> Option<u64> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// `None` when it has ended.
@@ -124,8 +128,8 @@ mod tests {
             process::{Command, Stdio},
         };
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
-        let inode = link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        let inode = socket_inode(&link).unwrap();
         let inherited = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
         let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
         let owner = owners_of_sockets(&HashSet::from([inode])).of(inode);
@@ -141,8 +145,8 @@ mod tests {
         use std::{net::TcpListener, os::fd::AsRawFd as _};
         let sockets: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let inode = |socket: &TcpListener| -> u64 {
-            let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
-            link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
+            let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+            socket_inode(&link).unwrap()
         };
         let inodes: HashSet<_> = sockets.iter().map(inode).collect();
         let owners = owners_of_sockets(&inodes);

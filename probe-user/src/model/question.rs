@@ -90,6 +90,11 @@ impl Knowledge<PathStatus> {
         matches!(self, Self::Known(path) if path.address_is_gone())
     }
 
+    /// Whether the socket is known to be none that may do without an address of this host.
+    pub fn needs_its_address(&self) -> bool {
+        matches!(self, Self::Known(path) if path.socket.transparent == Some(false))
+    }
+
     /// Whether there is known to be no route.
     pub fn has_no_route(&self) -> bool {
         matches!(self, Self::Known(path) if path.no_route().is_some())

@@ -78,6 +78,11 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
                 waiting(socket, "for an acknowledgment", &since)
             )
         }
+        // IPv6 does not look at the source when it sends.
+        Cause::SourceAddressLost if local.is_ipv6() && !socket.cannot_send() => format!(
+            "{}, and none can come: {local} is no longer an address of this network namespace, so that answers go elsewhere.",
+            waiting(socket, "for an acknowledgment", &since)
+        ),
         Cause::SourceAddressLost => format!(
             "{}, and cannot: {local} is no longer an address of this network namespace.",
             waiting(socket, "to be sent", &since)

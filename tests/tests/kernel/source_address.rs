@@ -35,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
             idle_failover,
         ),
         test("three hundred connections that lose their address at once all have their cause and owner", many),
+        test("over IPv6 a lost address is the cause, though segments leave", lost_v6),
         test("an address that is local by a route alone is not lost", any_ip),
         test("a transparent socket does without an address of this host", transparent),
         test("the route is looked up with the socket's mark", marked),
@@ -89,6 +90,27 @@ fn idle_failover(test: &TestContext) -> Result<()> {
     ensure_is_about(&closed, &client, &lab.client)?;
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    Ok(())
+}
+
+fn lost_v6(test: &TestContext) -> Result<()> {
+    const VIP: &str = "fd77:1::100";
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.add_address("uplink", &format!("{VIP}/128"))?;
+    lab.warm_up_v6()?;
+    let server = Routed::server_v6(PORT);
+    let _server = Peer::listen(&lab.server, server, &Options::default())?;
+    let client = Peer::connect(&lab.client, server, &Options { bind: Some(VIP.parse()?), ..Options::default() })?;
+    write(&client)?;
+    sleep(Duration::from_millis(300));
+    let probe = watch(&lab.client, &[])?;
+    lab.client.del_address("uplink", &format!("{VIP}/128"))?;
+    write(&client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("source_address_lost", "confirmed"), "{opened:?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    stop(probe)?;
     Ok(())
 }
 

@@ -67,8 +67,10 @@ fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Op
     let retransmits = socket.retransmits?;
     let sent = Evidence::latest_attempt(history.evidence).and_then(|timeout| timeout.send_result);
     let failed_locally = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
-    // IPv6 sends from an address that is not this host's; IPv4 only with IP_TRANSPARENT (`ip_route_output_key_hash_rcu`).
-    let source_is_lost = history.path.address_is_gone() && sent.is_none_or(|result| result < 0);
+    // That a segment could be sent says that IPv4 may do without the address (IP_TRANSPARENT, `ip_route_output_key_hash_rcu`). IPv6
+    // does not look at the source when it sends: the answers go astray.
+    let does_without = sent.is_some_and(|result| result >= 0) && !history.path.needs_its_address();
+    let source_is_lost = history.path.address_is_gone() && !does_without;
     let cause = if source_is_lost || failed_locally {
         local_cause(history)
     } else if peer_is_heard(socket) {
@@ -153,8 +155,7 @@ fn missing_evidence(
         // The address is not there: nothing that was lost could explain it away.
         Cause::SourceAddressLost => {
             let fails_to_send = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
-            let may_do_without = matches!(history.path, Knowledge::Known(path) if path.socket.transparent.is_none());
-            if may_do_without && !fails_to_send {
+            if !history.path.needs_its_address() && !fails_to_send {
                 missing.push(MissingEvidence::TransparentSocket);
             }
             return missing;
@@ -268,6 +269,9 @@ mod tests {
         assert_eq!((unknown.cause, unknown.confidence), (Cause::SourceAddressLost, Confidence::Suspected));
         assert_eq!(unknown.missing, [MissingEvidence::TransparentSocket]);
         assert_eq!(rule_on(Some(-101), None).confidence, Confidence::Confirmed);
+        // As over IPv6; where the flag is not known, that it could be sent tells.
+        assert_eq!(rule_on(Some(0), Some(false)).cause, Cause::SourceAddressLost);
+        assert_eq!(rule_on(Some(0), None).cause, Cause::PeerSilent);
         assert_eq!(rule_on(None, Some(true)).cause, Cause::PeerSilent);
     }
 

@@ -68,6 +68,10 @@ fn lasting(patient: &Patient<'_>, lines: &[String]) -> String {
             );
         } else if owner.place.container_id.is_some() {
             text.push_str("; for a container with a network of its own by `--sysctl` when it is made");
+        } else {
+            text.push_str(
+                "; that is read for the host's own network namespace, in any other it has to be set when that is made",
+            );
         }
     }
     text

@@ -68,6 +68,8 @@ pub struct Options {
     pub transparent: bool,
     /// SO_MARK.
     pub mark: Option<u32>,
+    /// SO_BINDTODEVICE: the name of an interface.
+    pub device: Option<&'static str>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
     pub keep_open: bool,
     /// For a listener: no events for single connections except errors.
@@ -281,6 +283,7 @@ impl Options {
         add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
         add("--pool", (self.pool > 1).then(|| self.pool.to_string()));
+        add("--device", self.device.map(str::to_owned));
         add("--mark", self.mark.map(|mark| mark.to_string()));
         arguments.extend(self.transparent.then(|| "--transparent".to_owned()));
         arguments

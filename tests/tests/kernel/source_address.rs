@@ -15,7 +15,7 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::SendResult,
     runner::{Test, TestContext},
-    wire::Finding,
+    wire::{Finding, Path},
 };
 use serde_json::Value;
 
@@ -39,6 +39,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("an address that is local by a route alone is not lost", any_ip),
         test("a transparent socket does without an address of this host", transparent),
         test("the route is looked up with the socket's mark", marked),
+        test("the route is looked up with the device that the socket is bound to", bound_to_device),
         test("a write from a lost address ends at the stated time set by TCP_USER_TIMEOUT", user_timeout),
         test("a write from an address lost before the watch began is found by the first scan", lost_before),
         sending("a virtual address that goes while data is in flight is the cause", busy_failover),
@@ -193,16 +194,26 @@ fn transparent(test: &TestContext) -> Result<()> {
     Ok(())
 }
 
-fn marked(test: &TestContext) -> Result<()> {
+/// Only what fits this rule has a route to the server.
+fn routed_by(test: &TestContext, rule: &str, options: &Options) -> Result<Path> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.ip(
-        "route del default via 10.77.1.254\nroute add default via 10.77.1.254 table 100\nrule add fwmark 7 lookup 100\n",
-    )?;
-    let path = silenced(&lab, &Options { mark: Some(7), ..Options::default() })?.path.context("no path")?;
-    ensure!((path.mark, path.route_errno) == (Some(7), None), "{path:?}");
-    ensure!(path.egress_interface.as_deref() == Some("uplink"), "{path:?}");
+    lab.client.ip(&format!(
+        "route del default via 10.77.1.254\nroute add default via 10.77.1.254 table 100\nrule add {rule} lookup 100\n"
+    ))?;
+    let path = silenced(&lab, options)?.path.context("no path")?;
+    ensure!((path.route_errno, path.egress_interface.as_deref()) == (None, Some("uplink")), "{path:?}");
+    Ok(path)
+}
+
+fn marked(test: &TestContext) -> Result<()> {
+    let path = routed_by(test, "fwmark 7", &Options { mark: Some(7), ..Options::default() })?;
+    ensure!(path.mark == Some(7), "{path:?}");
     Ok(())
+}
+
+fn bound_to_device(test: &TestContext) -> Result<()> {
+    routed_by(test, "oif uplink", &Options { device: Some("uplink"), ..Options::default() }).map(drop)
 }
 
 fn user_timeout(test: &TestContext) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -108,7 +109,7 @@ pub(crate) enum Mode {
 }
 
 /// Socket options, set before connecting or listening.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// `TCP_USER_TIMEOUT` in milliseconds
     #[arg(long)]
@@ -122,6 +123,9 @@ pub(crate) struct Options {
     /// `SO_MARK`
     #[arg(long)]
     pub(crate) mark: Option<u32>,
+    /// `SO_BINDTODEVICE`
+    #[arg(long)]
+    pub(crate) device: Option<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

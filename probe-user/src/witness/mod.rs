@@ -33,9 +33,10 @@ use crate::model::{Answer, ConnectionKey, Question, SocketCookie};
 const MAX_IN_FLIGHT: usize = 1 << 16;
 /// Questions taken in before those that wait for a search get their turn.
 const MAX_TOGETHER: usize = 4096;
-/// After a search the searching rests for so many times as long as it took, so that it takes at most a fifth of a processor,
+/// After a search the searching rests for so many times as long as it took,
 const REST: u32 = 4;
-/// but no longer than this: a first judgment waits two seconds for its answers.
+/// but no longer than this: a first judgment waits two seconds for its answers. A search that takes an eighth of a second or less thus
+/// costs a fifth of a processor; on a host with so many descriptors that it takes longer, it costs more for as long as it is asked.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
 /// The thread that asks the witnesses. It ends when this is dropped.

@@ -72,7 +72,7 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
     Owners { found, blind }
 }
 
-/// Which of these sockets the process holds. The links alone are read: opening each descriptor would take several times as long.
+/// Which of these sockets the process holds. The links alone are read: opening each descriptor takes longer.
 fn held_of(process: &Process, inodes: &HashSet<u64>) -> io::Result<HashSet<u64>> {
     Ok(fs::read_dir(format!("/proc/{}/fd", process.pid))?
         .flatten()

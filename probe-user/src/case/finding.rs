@@ -1,5 +1,7 @@
+use nix::errno::Errno;
+
 use crate::{
-    judge::{Evidence, Ruling},
+    judge::{Evidence, EvidenceKind, Ruling},
     model::{ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView},
 };
 
@@ -32,7 +34,7 @@ pub enum FindingState {
 pub enum Outcome {
     /// The peer acknowledges data again.
     Recovered,
-    /// The application closed the connection.
+    /// The connection was closed on this host: by its application, or by an operator (`ss -K`).
     ClosedNormally,
     /// A RST ended the connection.
     Reset,
@@ -45,6 +47,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// How a socket ended that has gone to CLOSE, by what was seen of it.
+    pub(super) fn of_closed(seen: &[Evidence]) -> Self {
+        match seen.iter().rev().find_map(|evidence| evidence.kind.error()) {
+            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Self::Reset,
+            // Somebody on this host has ended it (`SOCK_DESTROY`: `tcp_abort`, `net/ipv4/tcp.c`); the RST is this host's own.
+            Some(Errno::ECONNABORTED) => Self::ClosedNormally,
+            Some(_) => Self::TimedOut,
+            None if seen.iter().any(|evidence| is_reset(&evidence.kind)) => Self::Reset,
+            None => Self::ClosedNormally,
+        }
+    }
+
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
@@ -110,4 +124,8 @@ pub struct Finding {
     pub evidence: Vec<Evidence>,
     /// How many pieces of evidence between the first and the latest are left out.
     pub evidence_left_out: u64,
+}
+
+fn is_reset(kind: &EvidenceKind) -> bool {
+    matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
 }

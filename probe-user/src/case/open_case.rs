@@ -1,7 +1,5 @@
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use super::{
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
@@ -334,6 +332,11 @@ impl Case {
         Some(self.finding(id, state, at, ruling))
     }
 
+    /// How the socket ended, which has gone to CLOSE.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::of_closed(self.evidence.as_slice())
+    }
+
     /// Ends the case. `Some` when it had a finding.
     pub(super) fn close(self, at: MonoTime, outcome: Outcome) -> Option<Finding> {
         let reported = self.reported.clone()?;
@@ -353,22 +356,6 @@ impl Case {
             evidence_left_out: self.evidence.left_out(),
         }
     }
-
-    /// How a socket ended that has gone to CLOSE.
-    pub(super) fn outcome(&self) -> Outcome {
-        let seen = self.evidence.as_slice();
-        let error = seen.iter().rev().find_map(|evidence| evidence.kind.error());
-        match error {
-            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Outcome::Reset,
-            Some(_) => Outcome::TimedOut,
-            None if seen.iter().any(|evidence| is_reset(&evidence.kind)) => Outcome::Reset,
-            None => Outcome::ClosedNormally,
-        }
-    }
-}
-
-fn is_reset(kind: &EvidenceKind) -> bool {
-    matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
 }
 
 fn with_slack(wait: Duration) -> Duration {

@@ -355,6 +355,15 @@ fn an_application_that_closes_ends_the_finding_normally_and_a_reset_as_reset() {
 }
 
 #[test]
+fn a_connection_that_is_ended_from_outside_was_closed_here() {
+    let (mut tracker, _) = stalled(6);
+    let Event::Connection(reset) = timeout_event(1, 6) else { unreachable!() };
+    tracker.handle_event(Event::Connection(ConnectionEvent { at: at(20_000), kind: EventKind::ResetSent, ..reset }));
+    tracker.handle_event(closed(20_000, 103));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::ClosedNormally)]);
+}
+
+#[test]
 fn a_socket_gone_without_a_word_is_unobserved_but_only_after_a_grace() {
     let (mut tracker, _) = stalled(4);
     let due = tracker.poll_timeout().unwrap();

@@ -220,6 +220,11 @@ impl Case {
         self.evidence.add(Evidence { at, kind });
     }
 
+    /// What a look at the socket tells of its state, where no event has: of a packet alone nothing is learnt about the socket.
+    pub(super) fn learn_state(&mut self, state: TcpState) {
+        self.socket.state.get_or_insert(state);
+    }
+
     /// Remembers that the socket could be looked up.
     pub(super) fn set_socket_known(&mut self) {
         self.socket_unknown = None;

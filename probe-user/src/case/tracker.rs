@@ -252,6 +252,7 @@ impl Tracker {
 
     fn socket_found(&mut self, mut case: Case, status: &SocketStatus) {
         case.set_socket_known();
+        case.learn_state(status.state);
         case.touched = self.now;
         self.ask_owner_of(&mut case, u64::from(status.inode));
         if !case.has_finding() {

@@ -167,7 +167,8 @@ impl Case {
     /// scan newer.
     fn take_scanned(&mut self, event: &ConnectionEvent) {
         let counts = |socket: &SocketView| {
-            (socket.retransmits, socket.probes_out, socket.backoff, socket.window_is_shut(), socket.cannot_send())
+            let unanswered = socket.unanswered_probes();
+            (socket.retransmits, unanswered, socket.backoff, socket.window_is_shut(), socket.cannot_send())
         };
         let evidence = Evidence { at: event.at, kind: EvidenceKind::Scanned(Box::new(event.socket.clone())) };
         match Evidence::latest_sight(self.evidence.as_slice()) {

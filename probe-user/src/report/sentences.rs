@@ -96,14 +96,17 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
              answers to them, for strange ones.",
             waiting(socket, if socket.cannot_send() { "to be sent" } else { "for an acknowledgment" }, &since)
         ),
-        Cause::KeepaliveUnanswered => format!(
-            "The connection is idle, and {} keepalive probes {since} have not been answered by {peer}.",
-            socket.probes_out.unwrap_or(0)
-        ),
+        Cause::KeepaliveUnanswered => {
+            let probes = match socket.unanswered_probes() {
+                None | Some(0 | 1) => "a keepalive probe has".to_owned(),
+                Some(count) => format!("{count} keepalive probes have"),
+            };
+            format!("The connection is idle, and {probes} not been answered by {peer} {since}.")
+        }
         Cause::WindowProbesUnanswered => format!(
             "{peer} had shut its window with {} waiting, and {} probes {since} have not been answered.",
             bytes(socket.unsent()),
-            socket.probes_out.unwrap_or(0)
+            socket.unanswered_probes().unwrap_or(0)
         ),
         Cause::PeerWindowShut => format!(
             "{peer} has kept its window shut {since} with {} waiting, and answers the probes: its application does not read.",

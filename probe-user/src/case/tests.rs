@@ -34,6 +34,7 @@ fn socket(count: u8) -> SocketView {
         rto: Some(rto),
         retransmitting_for: Some(Duration::from_millis(200 * ((1u64 << count.clamp(1, 30)) - 2))),
         last_ack_ago: Some(Duration::from_secs(3_600)),
+        last_data_ago: Some(Duration::from_secs(3_600)),
         user_timeout: Some(Duration::ZERO),
         orphaned: Some(false),
         tcp_retries2: Some(15),

@@ -78,7 +78,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         }
         Cause::PeerReset => format!(
             "{peer} answered with a reset after a silence of {}: it no longer knew the connection.",
-            socket.last_ack_ago.map_or("unknown length".to_owned(), span)
+            socket.heard_ago().map_or("unknown length".to_owned(), span)
         ),
         Cause::PeerRestarted => format!(
             "{peer} has sent a SYN to make this connection anew: it no longer knows the one this host holds open."
@@ -113,7 +113,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             bytes(socket.unsent())
         ),
     };
-    if let Some(ago) = socket.last_ack_ago {
+    if let Some(ago) = socket.heard_ago() {
         let heard = at.before(ago);
         let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
         let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");

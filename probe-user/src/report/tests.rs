@@ -33,6 +33,7 @@ fn socket(count: u8, ms: u64) -> SocketView {
         rto: Some(Duration::from_millis(200 << (count - 1))),
         retransmitting_for: Some(Duration::from_millis(ms - 200)),
         last_ack_ago: Some(Duration::from_secs(3_600)),
+        last_data_ago: Some(Duration::from_secs(3_600)),
         user_timeout: Some(Duration::ZERO),
         keepalive: Some(Keepalive { enabled: true, idle: Some(Duration::from_secs(60)), interval: None, probes: None }),
         orphaned: Some(false),

@@ -105,12 +105,14 @@ pub(super) fn is_giving_up(kind: &EvidenceKind) -> bool {
     })
 }
 
-/// Whether an ACK has come in since the first retransmission: then the peer is there, and what it lacks is our data.
-fn peer_is_heard(socket: &SocketView) -> bool {
-    // Both times are as coarse as the kernel's tick, at most 10 ms.
+/// Whether an ACK or data has come in since the first retransmission: then the peer is there, and what it lacks is our data. Its own
+/// data does not count as an ACK ([`SocketView::heard_ago`]).
+pub(super) fn peer_is_heard(socket: &SocketView) -> bool {
+    // The times are as coarse as the kernel's tick, at most 10 ms.
     const TICK: Duration = Duration::from_millis(10);
-    match (socket.last_ack_ago, socket.retransmitting_for) {
-        (Some(last_ack_ago), Some(retransmitting_for)) => last_ack_ago + TICK < retransmitting_for,
+    let heard = [socket.last_ack_ago, socket.last_data_ago].into_iter().flatten().min();
+    match (heard, socket.retransmitting_for) {
+        (Some(heard_ago), Some(retransmitting_for)) => heard_ago + TICK < retransmitting_for,
         (None, _) | (_, None) => false,
     }
 }
@@ -134,7 +136,7 @@ fn missing_evidence(
             if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
                 missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
             }
-            if sight.socket.last_ack_ago.is_none() {
+            if sight.socket.heard_ago().is_none() {
                 missing.push(MissingEvidence::LastAckTime);
             }
             // Giving up tells the error.
@@ -222,12 +224,23 @@ mod tests {
     fn a_peer_that_still_talks_is_not_silent() {
         let talking = SocketView { last_ack_ago: Some(Duration::from_secs(1)), ..stalled(9) };
         assert_eq!(rule_on(talking, None, &[], 0), None);
+        let sending = SocketView { last_data_ago: Some(Duration::from_secs(1)), ..stalled(9) };
+        assert_eq!(rule_on(sending, None, &[], 0), None);
+        let known_by_data_alone = SocketView { last_ack_ago: None, last_data_ago: Some(Duration::ZERO), ..stalled(9) };
+        assert_eq!(rule_on(known_by_data_alone, None, &[], 0), None);
     }
 
     #[test]
-    fn without_the_time_of_the_last_ack_silence_is_only_suspected() {
-        let ruling = rule_on(SocketView { last_ack_ago: None, ..stalled(9) }, None, &[], 0).unwrap();
-        assert_eq!((ruling.confidence, ruling.missing), (Confidence::Suspected, vec![MissingEvidence::LastAckTime]));
+    fn without_the_times_of_the_last_ack_and_data_silence_is_only_suspected() {
+        for stalled in
+            [SocketView { last_ack_ago: None, ..stalled(9) }, SocketView { last_data_ago: None, ..stalled(9) }]
+        {
+            let ruling = rule_on(stalled, None, &[], 0).unwrap();
+            assert_eq!(
+                (ruling.confidence, ruling.missing),
+                (Confidence::Suspected, vec![MissingEvidence::LastAckTime])
+            );
+        }
     }
 
     #[test]

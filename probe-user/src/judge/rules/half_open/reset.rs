@@ -36,7 +36,7 @@ fn restarted(history: &History<'_>) -> Option<Ruling> {
         return None;
     }
     // Since when the peer has not known it, only the peer could say; until then it was there.
-    let silence = reset.map_or(history.socket, |reset| reset.socket).last_ack_ago.unwrap_or(Duration::ZERO);
+    let silence = reset.map_or(history.socket, |reset| reset.socket).heard_ago().unwrap_or(Duration::ZERO);
     Some(ruling(
         Cause::PeerRestarted,
         reset.map_or(first.at, |reset| reset.at).before(silence),
@@ -50,7 +50,7 @@ fn reset(history: &History<'_>) -> Option<Ruling> {
     if socket.state?.peer_has_closed() {
         return None;
     }
-    let silence = socket.last_ack_ago?.min(socket.last_data_ago?);
+    let silence = socket.heard_ago()?;
     let was_asked = socket.unacknowledged()? > 0 || socket.probes_out? > 0;
     (was_asked && silence >= SILENCE).then(|| ruling(Cause::PeerReset, reset.at.before(silence), Vec::new()))
 }

@@ -78,9 +78,11 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
     let to = tcp_state(record.new_state)?;
     let kind = match record.hook {
         hook::INET_SOCK_SET_STATE => EventKind::StateChange { from, to },
-        hook::TCP_RETRANSMIT_SKB => {
-            EventKind::RetransmissionTimeout { send_result: (record.result != NO_RESULT).then_some(record.result) }
-        }
+        // Only a tracepoint that comes after success alone tells no result (`__tcp_retransmit_skb`, `net/ipv4/tcp_output.c`, before
+        // 6.17).
+        hook::TCP_RETRANSMIT_SKB => EventKind::RetransmissionTimeout {
+            send_result: Some(if record.result == NO_RESULT { 0 } else { record.result }),
+        },
         hook::TCP_RETRANSMIT_SYNACK => EventKind::SynAckRetransmission,
         hook::TCP_RECEIVE_RESET => EventKind::ResetReceived,
         hook::TCP_SEND_RESET => EventKind::ResetSent,

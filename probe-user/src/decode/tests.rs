@@ -94,6 +94,19 @@ fn a_microsecond_stamp_is_told_for_as_long_as_it_does_not_wrap() {
 }
 
 #[test]
+fn a_retransmission_that_is_told_without_a_result_has_been_sent() {
+    let kind = |hook, result| {
+        let mut record = record();
+        (record.hook, record.result) = (hook, result);
+        decode(record.as_bytes(), UNITS).unwrap().kind
+    };
+    let timeout = |result| kind(hook::TCP_RETRANSMIT_SKB, result);
+    assert_eq!(timeout(NO_RESULT), EventKind::RetransmissionTimeout { send_result: Some(0) });
+    assert_eq!(timeout(-113), EventKind::RetransmissionTimeout { send_result: Some(-113) });
+    assert_eq!(kind(hook::TCP_WRITE_WAKEUP, NO_RESULT), EventKind::ProbeSent { send_result: None });
+}
+
+#[test]
 fn ipv4_mapped_addresses_are_the_ipv4_addresses_they_map() {
     let mut record = record();
     record.local_address = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();

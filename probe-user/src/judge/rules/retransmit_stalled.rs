@@ -65,11 +65,14 @@ fn unsent(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Rul
 fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Ruling> {
     let socket = sight.socket;
     let retransmits = socket.retransmits?;
-    let sent = Evidence::latest_attempt(history.evidence).and_then(|timeout| timeout.send_result);
-    let failed_locally = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
+    let attempt = Evidence::latest_attempt(history.evidence);
+    // Of a timeout that only a scan has seen nothing is known: before 6.17 the tracepoints do not tell of what failed.
+    let has_left = attempt.is_some_and(|attempt| {
+        attempt.socket.retransmits == socket.retransmits && attempt.send_result.is_some_and(|result| result >= 0)
+    });
     // With `ip_nonlocal_bind` or IP_TRANSPARENT a socket sends from an address that is not this host's.
-    let source_is_lost = history.path.address_is_gone() && sent.is_none_or(|result| result < 0);
-    let cause = if source_is_lost || failed_locally {
+    let has_no_way = (history.path.address_is_gone() || history.path.has_no_route()) && !has_left;
+    let cause = if has_no_way || attempt.is_some_and(Attempt::failed_locally) {
         local_cause(history)
     } else if peer_is_heard(socket) {
         return None;
@@ -263,6 +266,22 @@ mod tests {
         assert_eq!((ruling.cause, ruling.confidence), (Cause::LocalSendFailure, Confidence::Confirmed));
         let ruling = scene(-(Errno::ENOBUFS as i32)).judge().unwrap();
         assert_eq!(ruling.missing, [MissingEvidence::WhySendingFails]);
+    }
+
+    #[test]
+    fn a_timeout_of_which_no_attempt_was_told_has_left_only_where_there_is_a_way() {
+        // Two retransmissions were sent, then the way went: before 6.17 the tracepoint is silent from then on.
+        let scene = |local_address, errno| {
+            Scene::timed_out(stalled(2), Some(0))
+                .seen(&stalled(5), EvidenceKind::Scanned(Box::new(stalled(5))))
+                .path(local_address, errno)
+        };
+        assert_eq!(scene(true, None).judge().unwrap().cause, Cause::PeerSilent);
+        assert_eq!(scene(true, Some(101)).judge().unwrap().cause, Cause::LocalSendFailure);
+        assert_eq!(scene(false, Some(101)).judge().unwrap().cause, Cause::SourceAddressLost);
+        // A socket that may send from a foreign address does.
+        let transparent = Scene::timed_out(stalled(5), Some(0)).path(false, None);
+        assert_eq!(transparent.judge().unwrap().cause, Cause::PeerSilent);
     }
 
     #[test]

@@ -124,7 +124,6 @@ pub struct Watch {
     witnesses: Witnesses,
     losses: Losses,
     findings: Findings,
-    unasked: u64,
     started: MonoTime,
 }
 
@@ -178,7 +177,6 @@ impl Watch {
             witnesses,
             losses: Losses::default(),
             findings: Findings::default(),
-            unasked: 0,
             started: clock::now(),
         })
     }
@@ -307,11 +305,11 @@ impl Watch {
     fn hand_on(&mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<(), WatchError> {
         while let Some(output) = self.tracker.poll_output() {
             match output {
+                Output::Question(question) if self.witnesses.ask(question) => tracing::debug!(?question, "question"),
                 Output::Question(question) => {
-                    tracing::debug!(?question, "question");
-                    if !self.witnesses.ask(question) {
-                        self.unasked += 1;
-                    }
+                    // There is room again after the next answer.
+                    self.tracker.put_back(question);
+                    break;
                 }
                 Output::Finding(finding) => {
                     tell(Change::Finding(&finding))?;
@@ -359,7 +357,7 @@ impl Watch {
                 })
                 .collect(),
             undecodable: self.losses.undecodable_total(),
-            unasked: self.unasked,
+            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
         })
     }
 }

@@ -5,6 +5,7 @@
 mod evidence_log;
 mod finding;
 mod open_case;
+mod questions;
 mod surroundings;
 mod tracker;
 

@@ -6,6 +6,7 @@ use std::{
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     open_case::{Case, Wake, is_closing},
+    questions::Questions,
 };
 use crate::{
     judge::EvidenceKind,
@@ -24,7 +25,8 @@ const GRACE_FOR_LAST_EVENT: Duration = Duration::from_millis(500);
 /// What the tracker has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Ask a witness and hand the answer to [`Tracker::handle_answer`]. At most one question of a kind is open per case.
+    /// Ask a witness and hand the answer to [`Tracker::handle_answer`], or the question back by [`Tracker::put_back`]. At most one
+    /// question of a kind is open per case.
     Question(Question),
     /// A finding was opened, changed or closed.
     Finding(Box<Finding>),
@@ -37,8 +39,9 @@ pub enum Output {
 /// 1. Hand in what happens, each with its time: [`handle_event`](Self::handle_event) for what the kernel tells,
 ///    [`handle_answer`](Self::handle_answer) for what a witness says, [`handle_timeout`](Self::handle_timeout) when the time
 ///    of [`poll_timeout`](Self::poll_timeout) has come.
-/// 2. After each, take what it has to say by [`poll_output`](Self::poll_output) until that gives `None`: questions to be put
-///    to witnesses, findings to be reported.
+/// 2. After each, take what it has to say by [`poll_output`](Self::poll_output) until that gives `None`: first findings to be
+///    reported, then questions to be put to witnesses, in the order they came up. When the witnesses have no room for a
+///    question, hand it back by [`put_back`](Self::put_back) and go on: after the next answer it comes again.
 /// 3. Then wait until [`poll_timeout`](Self::poll_timeout), or for the next event or answer.
 ///
 /// Rules:
@@ -57,7 +60,8 @@ pub struct Tracker {
     wakes: BTreeSet<(MonoTime, ConnectionKey)>,
     /// In the order of eviction.
     by_touch: BTreeSet<(bool, MonoTime, ConnectionKey)>,
-    outputs: VecDeque<Output>,
+    findings: VecDeque<Finding>,
+    questions: Questions,
     events_lost: u64,
     cases_opened: u64,
 }
@@ -75,7 +79,27 @@ impl Tracker {
 
     /// The next thing to say; `None` when there is nothing more.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if let Some(finding) = self.findings.pop_front() {
+            return Some(Output::Finding(Box::new(finding)));
+        }
+        while let Some(question) = self.questions.next() {
+            // Of a case that is closed nobody wants to know any more.
+            if self.cases.contains_key(question.key()) {
+                return Some(Output::Question(question));
+            }
+        }
+        None
+    }
+
+    /// Takes back a question for which there is no room now. It is the first of those that
+    /// [`poll_output`](Self::poll_output) gives next time.
+    pub fn put_back(&mut self, question: Question) {
+        self.questions.put_back(question);
+    }
+
+    /// How many questions wait to be asked.
+    pub fn questions_waiting(&self) -> usize {
+        self.questions.len()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next; `None` when no case waits for anything.
@@ -236,7 +260,7 @@ impl Tracker {
         }
         if case.is_serious() || case.has_ruling(self.events_lost) {
             self.ask_owner(&mut case);
-            self.outputs.extend(case.questions().into_iter().map(Output::Question));
+            case.questions().into_iter().for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
             if !case.has_finding() && case.awaits_answers() {
                 let until = *case.held_until.get_or_insert(self.now + HOLD);
@@ -266,10 +290,16 @@ impl Tracker {
         }
     }
 
+    /// Lets a question about a case wait that is taken out of the tables, or about one that is in them.
+    fn ask(&mut self, question: Question) {
+        let cases = &self.cases;
+        self.questions.add(question, |key| key == question.key() || cases.contains_key(key));
+    }
+
     fn ask_socket(&mut self, case: &mut Case) {
         if !case.asked_socket {
             case.asked_socket = true;
-            self.outputs.push_back(Output::Question(Question::Socket { key: case.key, cookie: case.cookie }));
+            self.ask(Question::Socket { key: case.key, cookie: case.cookie });
         }
     }
 
@@ -291,7 +321,7 @@ impl Tracker {
             case.owner = OwnerKnowledge::NoProcess;
         } else {
             case.asked_owner = true;
-            self.outputs.push_back(Output::Question(Question::Owner { key: case.key, inode }));
+            self.ask(Question::Owner { key: case.key, inode });
         }
     }
 
@@ -315,7 +345,7 @@ impl Tracker {
 
     fn judge_and_keep(&mut self, mut case: Case) {
         if let Some(finding) = case.judge(self.now, self.events_lost) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
+            self.findings.push_back(finding);
         }
         self.keep(case);
     }
@@ -323,7 +353,7 @@ impl Tracker {
     /// Judges a case whose socket has closed for the last time, and closes it.
     fn end(&mut self, mut case: Case) {
         if let Some(finding) = case.judge(self.now, self.events_lost) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
+            self.findings.push_back(finding);
         }
         let outcome = case.outcome();
         self.close(case, outcome);
@@ -331,7 +361,7 @@ impl Tracker {
 
     fn close(&mut self, case: Case, outcome: Outcome) {
         if let Some(finding) = case.close(self.now, outcome) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
+            self.findings.push_back(finding);
         }
     }
 
@@ -353,7 +383,7 @@ impl Tracker {
         {
             // What was still waiting for answers is judged without them.
             if let Some(finding) = evicted.judge(self.now, self.events_lost) {
-                self.outputs.push_back(Output::Finding(Box::new(finding)));
+                self.findings.push_back(finding);
             }
             self.close(evicted, Outcome::Evicted);
         }

@@ -33,6 +33,17 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// The connection it is about.
+    pub const fn key(&self) -> &ConnectionKey {
+        match self {
+            Self::Socket { key, .. } | Self::Owner { key, .. } | Self::Path { key, .. } | Self::Conntrack { key } => {
+                key
+            }
+        }
+    }
+}
+
 /// What a witness said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -1,9 +1,14 @@
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use crate::{
-    judge::{Evidence, EvidenceKind, Ruling},
+    judge::{Evidence, EvidenceKind, MissingEvidence, Ruling},
     model::{ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView},
 };
+
+/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
+const SAME_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What names a finding: stable over its whole life, unique on one boot of one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,4 +133,23 @@ pub struct Finding {
 
 fn is_reset(kind: &EvidenceKind) -> bool {
     matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
+}
+
+/// Whether two rulings differ in something a reader acts on.
+pub(super) fn differs(before: &Ruling, now: &Ruling) -> bool {
+    let deadline_moved = match (before.deadline, now.deadline) {
+        (Some(before), Some(now)) => {
+            before.set_by != now.set_by
+                || before.timer != now.timer
+                || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
+        }
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    let missing = |ruling: &Ruling| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
+    deadline_moved
+        || missing(before) != missing(now)
+        || before.verdict != now.verdict
+        || before.cause != now.cause
+        || before.confidence != now.confidence
 }

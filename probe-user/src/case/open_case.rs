@@ -2,16 +2,17 @@ use std::time::Duration;
 
 use super::{
     evidence_log::EvidenceLog,
-    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
+    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
+    recovery::has_recovered,
     surroundings::Surroundings,
 };
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, judge},
-    model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketView, TcpState},
+    model::{
+        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView, TcpState,
+    },
 };
 
-/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
-const SAME_DEADLINE: Duration = Duration::from_secs(1);
 /// A case without a finding is kept so long after its last event, when no timer of the connection says more.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much later than computed a kernel timer may fire: the wheel rounds up by at most an eighth
@@ -61,8 +62,8 @@ pub(super) struct Case {
     number: u64,
     pub(super) key: ConnectionKey,
     pub(super) cookie: Option<SocketCookie>,
-    /// Whether a socket question is on its way.
-    pub(super) asked_socket: bool,
+    /// Since when a socket question is on its way.
+    pub(super) asked_socket: Option<MonoTime>,
     pub(super) owner: OwnerKnowledge,
     /// When to wake up, and what for.
     pub(super) wake: Option<(MonoTime, Wake)>,
@@ -90,7 +91,7 @@ impl Case {
             number,
             key: event.key,
             cookie: event.socket.cookie,
-            asked_socket: false,
+            asked_socket: None,
             asked_owner: false,
             held_until: None,
             has_ended: false,
@@ -189,7 +190,7 @@ impl Case {
 
     /// Whether something that was asked is not answered yet.
     pub(super) fn awaits_answers(&self) -> bool {
-        self.asked_socket || self.asked_owner || self.surroundings.awaits_answers()
+        self.asked_socket.is_some() || self.asked_owner || self.surroundings.awaits_answers()
     }
 
     /// Whether the connection waits long enough, or in such a way, that its owner and the way to its peer are of interest.
@@ -238,6 +239,12 @@ impl Case {
         self.socket_unknown = Some(why);
         self.unknown_in_a_row += 1;
         self.unknown_in_a_row >= MOST_UNKNOWN_IN_A_ROW
+    }
+
+    /// Whether a look at the socket, asked for at `asked_at`, shows that what was reported is over.
+    pub(super) fn has_recovered(&self, asked_at: MonoTime, status: &SocketStatus) -> bool {
+        let ruling = self.reported.as_ref().map(|reported| &reported.ruling);
+        ruling.is_some_and(|ruling| has_recovered(ruling, self.evidence.as_slice(), asked_at, status))
     }
 
     fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
@@ -366,24 +373,6 @@ impl Case {
 
 fn with_slack(wait: Duration) -> Duration {
     wait.saturating_add(wait / 8).saturating_add(TIMER_SLACK)
-}
-
-fn differs(before: &Ruling, now: &Ruling) -> bool {
-    let deadline_moved = match (before.deadline, now.deadline) {
-        (Some(before), Some(now)) => {
-            before.set_by != now.set_by
-                || before.timer != now.timer
-                || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
-        }
-        (None, None) => false,
-        (Some(_), None) | (None, Some(_)) => true,
-    };
-    let missing = |ruling: &Ruling| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
-    deadline_moved
-        || missing(before) != missing(now)
-        || before.verdict != now.verdict
-        || before.cause != now.cause
-        || before.confidence != now.confidence
 }
 
 /// Whether the event says that the socket is closed.

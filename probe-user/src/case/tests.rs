@@ -72,7 +72,14 @@ fn closed(ms: u64, error: i32) -> Event {
 }
 
 fn status(retransmits: u8) -> SocketStatus {
-    SocketStatus { state: TcpState::Established, inode: 99, retransmits, probes: 0, timer: None }
+    SocketStatus {
+        state: TcpState::Established,
+        inode: 99,
+        retransmits,
+        probes: 0,
+        heard_ago: Duration::from_secs(3_600),
+        timer: None,
+    }
 }
 
 fn found(retransmits: u8) -> Answer {
@@ -320,6 +327,48 @@ fn new_data_acknowledged_between_two_timeouts_closes_as_recovered_and_starts_afr
     tracker.handle_event(Event::Connection(progress));
     assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Recovered)]);
     assert_eq!(tracker.open_cases(), 1);
+}
+
+/// The peer asks for an idle connection anew, twice; its owner and all around it are known.
+fn restarted() -> Tracker {
+    let mut tracker = Tracker::new();
+    for ms in [1_000, 2_000] {
+        let idle = SocketView { snd_nxt: Some(1_000), write_seq: Some(1_000), retransmits: Some(0), ..socket(1) };
+        let event = ConnectionEvent { at: at(ms), key: key(1), socket: idle, kind: EventKind::SynReceived };
+        tracker.handle_event(Event::Connection(event));
+    }
+    answer_everything(&mut tracker);
+    let opened = said(&mut tracker).findings;
+    assert_eq!(opened.last().unwrap().ruling.cause, Cause::PeerRestarted);
+    tracker
+}
+
+#[test]
+fn a_connection_that_a_peer_asks_for_anew_has_not_recovered_because_it_is_still_there() {
+    let mut tracker = restarted();
+    for _ in 0..3 {
+        let due = tracker.poll_timeout().unwrap();
+        tracker.handle_timeout(due);
+        tracker.handle_answer(due, found(0));
+        assert_eq!(states(&said(&mut tracker)), []);
+        assert!(tracker.poll_timeout().unwrap() >= due + Duration::from_secs(10), "it makes no hurry");
+    }
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    let heard = SocketStatus { heard_ago: Duration::from_secs(5), ..status(0) };
+    tracker.handle_answer(due, Answer::Socket { key: key(1), lookup: SocketLookup::Found(heard) });
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Recovered)]);
+}
+
+#[test]
+fn a_peer_heard_of_before_its_syn_has_not_recovered_however_late_the_answer_comes() {
+    let mut tracker = restarted();
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    // It was last heard of just before the second SYN, and so it was when the question was asked.
+    let heard = SocketStatus { heard_ago: due.since(at(1_990)), ..status(0) };
+    tracker.handle_answer(at(60_000), Answer::Socket { key: key(1), lookup: SocketLookup::Found(heard) });
+    assert_eq!(states(&said(&mut tracker)), []);
 }
 
 #[test]

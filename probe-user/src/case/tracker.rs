@@ -7,6 +7,7 @@ use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     open_case::{Case, Wake, is_closing},
     questions::Questions,
+    recovery::next_look_in,
 };
 use crate::{
     judge::EvidenceKind,
@@ -124,13 +125,13 @@ impl Tracker {
         match answer {
             Answer::Socket { key, lookup } => {
                 let Some(mut case) = self.take_case(&key) else { return };
-                case.asked_socket = false;
+                let asked_at = case.asked_socket.take().unwrap_or(self.now);
                 if case.has_ended {
                     self.keep(case);
                     return;
                 }
                 match lookup {
-                    SocketLookup::Found(status) => self.socket_found(case, &status),
+                    SocketLookup::Found(status) => self.socket_found(case, asked_at, &status),
                     SocketLookup::Gone => {
                         case.set_socket_known();
                         case.wake = Some((self.now + GRACE_FOR_LAST_EVENT, Wake::Gone));
@@ -189,7 +190,7 @@ impl Tracker {
             match wake.map(|(_, wake)| wake) {
                 Some(wake @ (Wake::LookForAnswer | Wake::Overdue)) if case.has_finding() => {
                     // A whole backoff step without an answer: the question or the answer was lost.
-                    case.asked_socket &= wake != Wake::Overdue;
+                    case.asked_socket = case.asked_socket.filter(|_| wake != Wake::Overdue);
                     self.ask_socket(&mut case);
                     case.look_when_overdue(self.now, None);
                     self.keep(case);
@@ -274,18 +275,18 @@ impl Tracker {
         self.judge_and_keep(case);
     }
 
-    fn socket_found(&mut self, mut case: Case, status: &SocketStatus) {
+    fn socket_found(&mut self, mut case: Case, asked_at: MonoTime, status: &SocketStatus) {
         case.set_socket_known();
         case.learn_state(status.state);
         case.touched = self.now;
         self.ask_owner_of(&mut case, u64::from(status.inode));
         if !case.has_finding() {
             self.take_answer(case);
-        } else if status.is_at_rest() {
+        } else if case.has_recovered(asked_at, status) {
             case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
             self.close(case, Outcome::Recovered);
         } else {
-            case.look_when_overdue(self.now, status.timer.map(|(_, wait)| wait));
+            case.look_when_overdue(self.now, Some(next_look_in(status)));
             self.judge_and_keep(case);
         }
     }
@@ -297,8 +298,8 @@ impl Tracker {
     }
 
     fn ask_socket(&mut self, case: &mut Case) {
-        if !case.asked_socket {
-            case.asked_socket = true;
+        if case.asked_socket.is_none() {
+            case.asked_socket = Some(self.now);
             self.ask(Question::Socket { key: case.key, cookie: case.cookie });
         }
     }

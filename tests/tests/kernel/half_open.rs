@@ -187,6 +187,8 @@ fn asks_anew(test: &TestContext) -> Result<()> {
     ensure!(opened.missing_evidence.iter().any(|missing| missing.kind == "reset_after_syn"), "{opened:?}");
     let owner = opened.owner.as_ref().with_context(|| format!("no owner: {:?}", opened.owner_unavailable))?;
     ensure!(owner.pid == server.pid(), "owner {owner:?}, but the server is {}", server.pid());
+    let closed = finding(&probe, "closed", Duration::from_secs(4));
+    ensure!(closed.is_err(), "it has not recovered because it is still there: {closed:?}");
     stop(probe)?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::{
     kernel::Filter,
     model::Coverage,
     report::{
-        Summary, WallClock,
+        Summary,
         record::{Record, Recorder},
         text::{self, Layout},
     },
@@ -118,8 +118,7 @@ pub(super) async fn observe(
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
     let watch = start()?;
     let coverage = watch.coverage().clone();
-    let clock = clock::wall_clock();
-    let mut output = Output::new(observation, Recorder::new(this_host()?, clock), clock);
+    let mut output = Output::new(observation, Recorder::new(this_host()?, clock::wall_clock()));
     output.begin(&coverage)?;
     let stop = async {
         let end = async {
@@ -153,7 +152,6 @@ struct Output {
     format: Format,
     follow: bool,
     recorder: Recorder,
-    clock: WallClock,
     layout: Layout,
     progress: Option<ProgressBar>,
     collected: Vec<Record>,
@@ -161,12 +159,11 @@ struct Output {
 }
 
 impl Output {
-    fn new(observation: &Observation, recorder: Recorder, clock: WallClock) -> Self {
+    fn new(observation: &Observation, recorder: Recorder) -> Self {
         Self {
             format: observation.format,
             follow: observation.follows(),
             recorder,
-            clock,
             layout: layout(),
             progress: (observation.format == Format::Text && stderr().is_terminal())
                 .then(|| progress(observation.duration)),
@@ -186,7 +183,7 @@ impl Output {
                 let record = self.recorder.finding(finding);
                 self.record(record)?;
                 if self.format == Format::Text && self.follow {
-                    let text = text::change(finding, &self.clock, self.layout);
+                    let text = text::change(finding, self.recorder.clock(), self.layout);
                     match &self.progress {
                         Some(progress) => progress.suspend(|| self.stdout.text(&text))?,
                         None => self.stdout.text(&text)?,
@@ -198,6 +195,7 @@ impl Output {
                 self.record(record)?;
             }
             Change::Progress { findings, open } => {
+                self.follow_wall_clock();
                 if let Some(progress) = &self.progress {
                     progress.set_message(format!("{open} in limbo, {findings} found so far"));
                     progress.tick();
@@ -211,18 +209,26 @@ impl Output {
         if let Some(progress) = self.progress.take() {
             progress.finish_and_clear();
         }
+        self.follow_wall_clock();
         let now = clock::now();
         let record = self.recorder.summary(now, summary);
         self.record(record)?;
         match self.format {
             Format::Text => {
-                let report = text::report(summary, coverage, &self.clock, now, self.layout);
+                let report = text::report(summary, coverage, self.recorder.clock(), now, self.layout);
                 // What was told while it happened is set apart from the whole.
                 let gap = if self.follow && !summary.findings.is_empty() { "\n" } else { "" };
                 self.stdout.text(&format!("{gap}{report}"))
             }
             Format::Json => self.stdout.array(&self.collected),
             Format::Ndjson => Ok(()),
+        }
+    }
+
+    /// A wall clock may be set while a watch goes on for days, and a host suspended.
+    fn follow_wall_clock(&mut self) {
+        if let Some((mono, wall)) = clock::both() {
+            self.recorder.follow(mono, wall);
         }
     }
 

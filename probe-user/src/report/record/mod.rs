@@ -14,6 +14,7 @@ mod summary;
 pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody, ScanBody, SelfTestBody};
 pub use evidence::{EvidenceBody, EvidenceData};
 pub use finding::{ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody};
+use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
 use serde::Serialize;
@@ -74,6 +75,16 @@ impl Recorder {
     /// A recorder that has made none yet.
     pub fn new(host: Host, clock: WallClock) -> Self {
         Self { host, clock, next_seq: 0 }
+    }
+
+    /// The clock that the records' times are told by.
+    pub const fn clock(&self) -> &WallClock {
+        &self.clock
+    }
+
+    /// Takes in that `mono` and `wall` are the same moment: see [`WallClock::follow`].
+    pub fn follow(&mut self, mono: MonoTime, wall: Timestamp) {
+        self.clock.follow(mono, wall);
     }
 
     /// A change of a finding.

@@ -170,6 +170,7 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
         probing_for: since_jiffies(record, record.probes_tstamp_jiffies, units)
             .filter(|_| has(Field::IcskProbesTstamp)),
         last_data_ago: since_jiffies(record, record.lrcvtime_jiffies, units).filter(|_| has(Field::IcskAckLrcvtime)),
+        segment_ago: of(has(Field::TpTcpMstamp), Duration::from_millis(record.segment_ago_ms.into())),
         keepalive_due_in: of(has(Field::SkTimerExpires), until_jiffies(record, record.sk_timer_expires_jiffies, units)),
         keepalive: keepalive(record, flag(units.sock_keepopen_bit), units),
         orphaned: flag(units.sock_dead_bit),

@@ -56,6 +56,9 @@ pub struct SocketView {
     pub probing_for: Option<Duration>,
     /// Time since data last came in (`icsk_ack.lrcvtime`).
     pub last_data_ago: Option<Duration>,
+    /// Time since a segment last came in or left, also one that is acceptable to no window, as a keepalive probe of the peer
+    /// (`tcp_sock.tcp_mstamp`). Only the look for idle connections tells.
+    pub segment_ago: Option<Duration>,
     /// In how long the keepalive timer fires (`sk_timer`); means something only while keepalive is on.
     pub keepalive_due_in: Option<Duration>,
     /// `SO_KEEPALIVE` and its settings.
@@ -167,6 +170,15 @@ impl SocketView {
     /// Whether the persist timer runs (RFC 9293 section 3.8.6.1).
     fn is_probing(&self) -> bool {
         self.timer.is_some_and(|timer| timer.kind == SocketTimer::Persist) && self.packets_out == Some(0)
+    }
+
+    /// For how long nothing has come in and nothing has left. Without `segment_ago`, keepalive probes of the peer go unseen:
+    /// the kernel drops them before it looks at the time. What left was acknowledged, so that an ACK came in after it.
+    pub fn idle_for(&self) -> Option<Duration> {
+        if let Some(ago) = self.segment_ago {
+            return Some(ago);
+        }
+        Some(self.last_ack_ago?.min(self.last_data_ago?))
     }
 
     /// Bytes written by the application that were never sent.

@@ -5,12 +5,15 @@ mod forgotten;
 mod kernel;
 mod local;
 mod reader;
+mod risk;
 mod silent;
 mod software;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
+
+pub use risk::risk_remedies;
 
 use super::{Cause, DeadlineSource, Ruling};
 use crate::model::{ConnectionKey, Owner};
@@ -34,7 +37,7 @@ const MOST_REMEDIES: usize = 5;
 /// What to do about a ruling, the most useful first. `owner` is the process that holds the socket, where it is known; what can
 /// only be done to a connection that is still there is left out when it `is_over`.
 pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner: Option<&Owner>, is_over: bool) -> Vec<Remedy> {
-    let patient = Patient { key, ruling, owner, is_over };
+    let patient = Patient { key, ruling: Some(ruling), owner, is_over };
     let mut remedies = match ruling.cause {
         Cause::PeerSilent => silent::peer_silent(&patient),
         Cause::PeerUnreachable => silent::peer_unreachable(&patient),
@@ -54,7 +57,8 @@ pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner: Option<&Owner>, is_
 /// Whose connection it is, and how it is.
 struct Patient<'a> {
     key: &'a ConnectionKey,
-    ruling: &'a Ruling,
+    /// What is wrong with it; `None` when nothing is, yet.
+    ruling: Option<&'a Ruling>,
     owner: Option<&'a Owner>,
     is_over: bool,
 }
@@ -77,7 +81,7 @@ impl Patient<'_> {
 
     /// Whether the application has set `TCP_USER_TIMEOUT`, and that is what ends the connection.
     fn has_user_timeout(&self) -> bool {
-        let set_by = self.ruling.deadline.map(|deadline| deadline.set_by);
+        let set_by = self.ruling.and_then(|ruling| ruling.deadline).map(|deadline| deadline.set_by);
         matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. }))
     }
 

@@ -72,14 +72,21 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
 
 /// Which of these sockets the process holds.
 fn held_of(process: &Process, inodes: &HashSet<u64>) -> Result<HashSet<u64>, ProcError> {
-    Ok(process
-        .fd()?
-        .flatten()
-        .filter_map(|descriptor| match descriptor.target {
-            FDTarget::Socket(inode) => inodes.contains(&inode).then_some(inode),
-            _ => None,
-        })
-        .collect())
+    let (mut held, mut saw_any) = (HashSet::new(), false);
+    for descriptor in process.fd()?.flatten() {
+        saw_any = true;
+        if let FDTarget::Socket(inode) = descriptor.target
+            && inodes.contains(&inode)
+        {
+            held.insert(inode);
+        }
+    }
+    // The descriptors of a process of the same user with more capabilities are listed, but what they are is not told, and the
+    // iterator leaves them out. The link to its program is refused for the same reason (`proc_fd_access_allowed`, `fs/proc/base.c`).
+    if !saw_any && let Err(error @ ProcError::PermissionDenied(_)) = process.exe() {
+        return Err(error);
+    }
+    Ok(held)
 }
 
 fn owner(process: &Process) -> Owner {

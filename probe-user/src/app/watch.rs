@@ -6,6 +6,7 @@ use super::{
     clock,
     findings::Findings,
     losses::Losses,
+    risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
@@ -125,6 +126,8 @@ pub struct Watch {
     losses: Losses,
     findings: Findings,
     started: MonoTime,
+    /// To be looked for at the end.
+    risks: Option<RiskLook>,
 }
 
 impl Watch {
@@ -178,7 +181,20 @@ impl Watch {
             losses: Losses::default(),
             findings: Findings::default(),
             started: clock::now(),
+            risks: None,
         })
+    }
+
+    /// Looks for risks too, when the watch ends: for connections that what is on their way has forgotten after this time. Where
+    /// programs are loaded, they must have been loaded for it ([`LoadOptions::risks`]).
+    #[must_use]
+    pub fn with_risks(mut self, idle_timeout: Duration, filter: Filter) -> Self {
+        let by_iterator = self
+            .programs
+            .as_ref()
+            .and_then(|programs| Some(risks::Way::Iterator(programs.probes.idle_scanner()?, programs.units)));
+        self.risks = Some(RiskLook { way: by_iterator.unwrap_or(risks::Way::SockDiag), filter, idle_timeout });
+        self
     }
 
     /// What is observed.
@@ -341,6 +357,11 @@ impl Watch {
         self.hand_on(tell)?;
         self.count_losses(tell)?;
         let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
+        // Last, for it may take seconds in which nobody reads the ring.
+        let risks = match self.risks {
+            Some(look) => Some(look.run().await),
+            None => None,
+        };
         Ok(Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
@@ -358,6 +379,7 @@ impl Watch {
                 .collect(),
             undecodable: self.losses.undecodable_total(),
             unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
+            risks,
         })
     }
 }

@@ -1,8 +1,12 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
+mod risk;
+
 use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
+
+pub(super) use risk::{heading, holder, risk};
 
 use super::WallClock;
 use crate::{

@@ -1,5 +1,7 @@
 //! The report for a person: what is stuck, who holds it, why, since when, until when, and what to do.
 
+mod risks;
+
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     case::{Finding, FindingState},
-    judge::{Confidence, remedies},
+    judge::{Confidence, Remedy, remedies},
     model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, TcpState, cost_of_missing},
 };
 
@@ -53,6 +55,7 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
             out.line("  ", &one_line(finding, clock));
         }
     }
+    out.risks(summary.risks.as_ref());
     out.loss(summary);
     out.coverage(coverage);
     out.text
@@ -152,7 +155,13 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(key, ruling, finding.owner.process(), matches!(finding.state, FindingState::Closed(_))) {
+        let is_over = matches!(finding.state, FindingState::Closed(_));
+        self.remedies(remedies(key, ruling, finding.owner.process(), is_over));
+        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
+    }
+
+    fn remedies(&mut self, remedies: Vec<Remedy>) {
+        for remedy in remedies {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));
@@ -164,7 +173,6 @@ impl Writer {
                 self.hanging("         ", "         ", &format!("lasting: {lasting}"));
             }
         }
-        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
     }
 
     fn loss(&mut self, summary: &Summary) {

@@ -5,6 +5,7 @@
 //! whatever addresses were translated on the way; first in the default zone, then in all.
 
 use std::{
+    collections::HashSet,
     fs, io,
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
@@ -23,7 +24,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::{netlink::Netlink, netns::Namespaces};
-use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
+use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, LocalConntrack};
 
 /// Where the settings of this thread's namespace are.
 const SETTINGS: &str = "/proc/sys/net/netfilter/";
@@ -79,6 +80,69 @@ fn settings() -> ConntrackSettings {
         timeout_unacknowledged: seconds("nf_conntrack_tcp_timeout_unacknowledged"),
         timeout_max_retrans: seconds("nf_conntrack_tcp_timeout_max_retrans"),
     }
+}
+
+/// How long the namespace this thread is in remembers an idle connection; `None` where it tracks nothing now.
+pub(super) fn established_timeout() -> Option<Duration> {
+    setting::<u32>("nf_conntrack_count").filter(|count| *count > 0)?;
+    settings().timeout_established
+}
+
+/// Which of these connections, each as its socket sees it, have an entry in the namespace this thread is in, in any zone. One dump
+/// an IP version, so that the number of connections does not matter.
+pub(super) fn known(timeout: Duration, wanted: &HashSet<(SocketAddr, SocketAddr)>) -> io::Result<LocalConntrack> {
+    let mut conntrack = LocalConntrack { timeout, ..LocalConntrack::default() };
+    let LocalConntrack { known, tracks_v4, tracks_v6, .. } = &mut conntrack;
+    for (family, tracks) in [(NetfilterProtoFamily::IPv4, tracks_v4), (NetfilterProtoFamily::IPv6, tracks_v6)] {
+        let is_of_family = |local: &SocketAddr| local.is_ipv4() == matches!(family, NetfilterProtoFamily::IPv4);
+        if !wanted.iter().any(|(local, _)| is_of_family(local)) {
+            continue;
+        }
+        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family };
+        ctnetlink.socket.dump(ctnetlink.get(Vec::new()), |message| {
+            *tracks = true;
+            for attribute in attributes(&message).unwrap_or_default() {
+                if let ConntrackAttribute::CtaTupleOrig(tuple) | ConntrackAttribute::CtaTupleReply(tuple) = attribute {
+                    // The reply's tuple begins at the other end; a socket is at either.
+                    known.extend(ends(tuple).filter(|ends| wanted.contains(ends)));
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(conntrack)
+}
+
+/// Source and destination of a TCP tuple.
+fn ends(tuple: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
+    let (mut source, mut destination) = (None, None);
+    let (mut source_port, mut destination_port, mut is_tcp) = (None, None, false);
+    for part in tuple {
+        match part {
+            Tuple::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::SourceAddress(address) => source = Some(*address),
+                        IPTuple::DestinationAddress(address) => destination = Some(*address),
+                        _ => {}
+                    }
+                }
+            }
+            Tuple::Proto(ports) => {
+                for port in ports {
+                    match port {
+                        ProtoTuple::Protocol(protocol) => is_tcp = *protocol == Protocol::Tcp,
+                        ProtoTuple::SourcePort(port) => source_port = Some(*port),
+                        ProtoTuple::DestinationPort(port) => destination_port = Some(*port),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let ends = ((source?, source_port?).into(), (destination?, destination_port?).into());
+    is_tcp.then_some(ends)
 }
 
 /// A ctnetlink socket of one namespace, for one IP version.
@@ -238,6 +302,13 @@ mod tests {
         let attribute = |kind| ConntrackAttribute::Other(DefaultNla::new(kind, vec![0x12, 0x34]));
         assert_eq!(zone(&attribute(CTA_ZONE)), Some(0x1234));
         assert_eq!(zone(&attribute(CTA_ZONE + 1)), None);
+    }
+
+    #[test]
+    fn the_ends_of_a_tuple_are_read_as_they_are_written() {
+        let (one, other): (SocketAddr, SocketAddr) = (([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 2).into());
+        assert_eq!(ends(&tuple(one, other)), Some((one, other)));
+        assert_eq!(ends(&tuple(one, other)[..1]), None);
     }
 
     #[test]

@@ -6,12 +6,15 @@
 
 mod cgroup;
 mod conntrack;
+pub mod idle;
 mod netlink;
 pub mod netns;
 mod path;
 mod process;
 mod socket;
 pub mod sockets;
+
+pub use process::{Owners, owners_of_sockets};
 
 use std::{
     iter,
@@ -105,7 +108,7 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
         if of_owners.is_empty() {
             continue;
         }
-        let owners = process::owners_of_sockets(&of_owners.iter().map(|(_, inode)| *inode).collect());
+        let owners = owners_of_sockets(&of_owners.iter().map(|(_, inode)| *inode).collect());
         for (key, inode) in of_owners {
             if answers.blocking_send(Answer::Owner { key, owner: owners.of(inode) }).is_err() {
                 return;

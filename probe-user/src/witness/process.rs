@@ -12,7 +12,7 @@ use crate::model::Owner;
 
 /// What one walk through `/proc` found.
 #[derive(Debug)]
-pub(super) struct Owners {
+pub struct Owners {
     found: HashMap<u64, Owner>,
     /// Why a socket that was not found may still be held.
     blind: Option<String>,
@@ -24,7 +24,7 @@ impl Owners {
     /// # Errors
     ///
     /// Why it cannot be known: no process was found, but some could not be looked into.
-    pub(super) fn of(&self, inode: u64) -> Result<Option<Owner>, String> {
+    pub fn of(&self, inode: u64) -> Result<Option<Owner>, String> {
         match (self.found.get(&inode), &self.blind) {
             (Some(owner), _) => Ok(Some(owner.clone())),
             (None, None) => Ok(None),
@@ -36,7 +36,7 @@ impl Owners {
 /// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, 3 µs each. Where several
 /// processes share a socket (a server that forks), the one with the lowest pid is taken, which is the one that opened it unless
 /// pids have wrapped.
-pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
+pub fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
     let mut found = HashMap::new();
     let processes = match all_processes() {
         Ok(processes) => processes,

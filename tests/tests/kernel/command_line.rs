@@ -50,6 +50,9 @@ fn bad_input(_: &TestContext) -> Result<()> {
         (&["--port", "70000"], &["70000"]),
         (&["--follow", "--duration", "5s"], &["--follow", "--duration"]),
         (&["--format", "xml"], &["xml", "ndjson"]),
+        (&["--idle-timeout", "30m"], &["--idle-timeout", "--risks"]),
+        (&["--risks", "--idle-timeout", "0s"], &["at least 1s"]),
+        (&["--risks", "--idle-timeout", "long"], &["long", "1h"]),
     ] {
         let finished = Probe::run(&[&["diagnose"], arguments].concat(), SOON)?;
         ensure_trouble(&finished, words)?;

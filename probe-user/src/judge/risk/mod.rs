@@ -148,7 +148,12 @@ pub struct Risks {
     pub keepalive_unknown: usize,
     /// What could not be looked at, each in a sentence without its full stop.
     pub gaps: Vec<String>,
+    /// Gaps left out of those, for there were too many.
+    pub gaps_left_out: usize,
 }
+
+/// Gaps told. Where more than a few namespaces cannot be looked at, it is for one reason.
+const MOST_GAPS: usize = 5;
 
 impl Risks {
     /// A look that has brought nothing yet.
@@ -163,6 +168,16 @@ impl Risks {
             not_judged: 0,
             keepalive_unknown: 0,
             gaps: Vec::new(),
+            gaps_left_out: 0,
+        }
+    }
+
+    /// Takes in what could not be looked at.
+    pub fn gap(&mut self, gap: String) {
+        if self.gaps.len() < MOST_GAPS {
+            self.gaps.push(gap);
+        } else {
+            self.gaps_left_out += 1;
         }
     }
 }

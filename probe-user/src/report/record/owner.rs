@@ -29,7 +29,7 @@ pub struct OwnerBody {
 }
 
 impl OwnerBody {
-    fn new(owner: &Owner) -> Self {
+    pub(super) fn new(owner: &Owner) -> Self {
         let Owner { pid, comm, exe, cgroup, place } = owner;
         let Place { container_id, runtime, pod_uid, unit, vm } = place;
         Self {

@@ -59,6 +59,7 @@ fn bad_input(_: &TestContext) -> Result<()> {
     }
     for (topic, words) in [
         ("half_closed", &["half_closed", "half_open", "retransmit_stalled", "zero_window_stalled"][..]),
+        ("risk/peer_asleep", &["idle_without_keepalive", "keepalive_too_late", "close_wait_leak"]),
         ("half_open/peer_asleep", &["peer_asleep", "peer_reset", "keepalive_unanswered"]),
     ] {
         ensure_trouble(&Probe::run(&["explain", topic], SOON)?, words)?;

@@ -62,11 +62,12 @@ pub enum Field {
     SkbDev,
     SkbRefdst,
     DevNet,
+    TpTcpMstamp,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -124,6 +125,7 @@ impl Field {
         Self::SkbDev,
         Self::SkbRefdst,
         Self::DevNet,
+        Self::TpTcpMstamp,
     ];
 
     /// How many fields there are.

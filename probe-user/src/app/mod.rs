@@ -4,6 +4,7 @@ pub mod clock;
 mod findings;
 mod host;
 mod losses;
+mod risks;
 mod scan;
 mod self_test;
 mod watch;

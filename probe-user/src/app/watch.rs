@@ -6,6 +6,7 @@ use super::{
     clock,
     findings::Findings,
     losses::Losses,
+    risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
@@ -125,8 +126,9 @@ pub struct Watch {
     witnesses: Witnesses,
     losses: Losses,
     findings: Findings,
-    unasked: u64,
     started: MonoTime,
+    /// To be looked for at the end.
+    risks: Option<RiskLook>,
 }
 
 /// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
@@ -187,9 +189,21 @@ impl Watch {
             witnesses,
             losses: Losses::default(),
             findings: Findings::default(),
-            unasked: 0,
             started: clock::now(),
+            risks: None,
         })
+    }
+
+    /// Looks for risks too, when the watch ends: for connections that what is on their way has forgotten after this time. Where
+    /// programs are loaded, they must have been loaded for it ([`LoadOptions::risks`]).
+    #[must_use]
+    pub fn with_risks(mut self, idle_timeout: Duration, filter: Filter) -> Self {
+        let by_iterator = self
+            .programs
+            .as_ref()
+            .and_then(|programs| Some(risks::Way::Iterator(programs.probes.idle_scanner()?, programs.units)));
+        self.risks = Some(RiskLook { way: by_iterator.unwrap_or(risks::Way::SockDiag), filter, idle_timeout });
+        self
     }
 
     /// What is observed.
@@ -316,11 +330,11 @@ impl Watch {
     fn hand_on(&mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<(), WatchError> {
         while let Some(output) = self.tracker.poll_output() {
             match output {
+                Output::Question(question) if self.witnesses.ask(question) => tracing::debug!(?question, "question"),
                 Output::Question(question) => {
-                    tracing::debug!(?question, "question");
-                    if !self.witnesses.ask(question) {
-                        self.unasked += 1;
-                    }
+                    // There is room again after the next answer.
+                    self.tracker.put_back(question);
+                    break;
                 }
                 Output::Finding(finding) => {
                     tell(Change::Finding(&finding))?;
@@ -349,6 +363,11 @@ impl Watch {
         self.hand_on(tell)?;
         self.count_losses(tell)?;
         let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
+        // Last, for it may take seconds in which nobody reads the ring.
+        let risks = match self.risks {
+            Some(look) => Some(look.run().await),
+            None => None,
+        };
         let summary = Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
@@ -365,7 +384,8 @@ impl Watch {
                 })
                 .collect(),
             undecodable: self.losses.undecodable_total(),
-            unasked: self.unasked,
+            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
+            risks,
         };
         Ok(Ended { summary, _programs: self.programs })
     }

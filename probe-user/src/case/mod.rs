@@ -5,6 +5,8 @@
 mod evidence_log;
 mod finding;
 mod open_case;
+mod questions;
+mod recovery;
 mod surroundings;
 mod tracker;
 

@@ -1,19 +1,18 @@
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use super::{
     evidence_log::EvidenceLog,
-    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
+    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
+    recovery::has_recovered,
     surroundings::Surroundings,
 };
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, judge},
-    model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketView, TcpState},
+    model::{
+        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView, TcpState,
+    },
 };
 
-/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
-const SAME_DEADLINE: Duration = Duration::from_secs(1);
 /// A case without a finding is kept so long after its last event, when no timer of the connection says more.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much later than computed a kernel timer may fire: the wheel rounds up by at most an eighth
@@ -63,8 +62,8 @@ pub(super) struct Case {
     number: u64,
     pub(super) key: ConnectionKey,
     pub(super) cookie: Option<SocketCookie>,
-    /// Whether a socket question is on its way.
-    pub(super) asked_socket: bool,
+    /// Since when a socket question is on its way.
+    pub(super) asked_socket: Option<MonoTime>,
     pub(super) owner: OwnerKnowledge,
     /// When to wake up, and what for.
     pub(super) wake: Option<(MonoTime, Wake)>,
@@ -92,7 +91,7 @@ impl Case {
             number,
             key: event.key,
             cookie: event.socket.cookie,
-            asked_socket: false,
+            asked_socket: None,
             asked_owner: false,
             held_until: None,
             has_ended: false,
@@ -169,7 +168,8 @@ impl Case {
     /// scan newer.
     fn take_scanned(&mut self, event: &ConnectionEvent) {
         let counts = |socket: &SocketView| {
-            (socket.retransmits, socket.probes_out, socket.backoff, socket.window_is_shut(), socket.cannot_send())
+            let unanswered = socket.unanswered_probes();
+            (socket.retransmits, unanswered, socket.backoff, socket.window_is_shut(), socket.cannot_send())
         };
         let evidence = Evidence { at: event.at, kind: EvidenceKind::Scanned(Box::new(event.socket.clone())) };
         match Evidence::latest_sight(self.evidence.as_slice()) {
@@ -190,7 +190,7 @@ impl Case {
 
     /// Whether something that was asked is not answered yet.
     pub(super) fn awaits_answers(&self) -> bool {
-        self.asked_socket || self.asked_owner || self.surroundings.awaits_answers()
+        self.asked_socket.is_some() || self.asked_owner || self.surroundings.awaits_answers()
     }
 
     /// Whether the connection waits long enough, or in such a way, that its owner and the way to its peer are of interest.
@@ -222,6 +222,11 @@ impl Case {
         self.evidence.add(Evidence { at, kind });
     }
 
+    /// What a look at the socket tells of its state, where no event has: of a packet alone nothing is learnt about the socket.
+    pub(super) fn learn_state(&mut self, state: TcpState) {
+        self.socket.state.get_or_insert(state);
+    }
+
     /// Remembers that the socket could be looked up.
     pub(super) fn set_socket_known(&mut self) {
         self.socket_unknown = None;
@@ -234,6 +239,12 @@ impl Case {
         self.socket_unknown = Some(why);
         self.unknown_in_a_row += 1;
         self.unknown_in_a_row >= MOST_UNKNOWN_IN_A_ROW
+    }
+
+    /// Whether a look at the socket, asked for at `asked_at`, shows that what was reported is over.
+    pub(super) fn has_recovered(&self, asked_at: MonoTime, status: &SocketStatus) -> bool {
+        let ruling = self.reported.as_ref().map(|reported| &reported.ruling);
+        ruling.is_some_and(|ruling| has_recovered(ruling, self.evidence.as_slice(), asked_at, status))
     }
 
     fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
@@ -334,6 +345,11 @@ impl Case {
         Some(self.finding(id, state, at, ruling))
     }
 
+    /// How the socket ended, which has gone to CLOSE.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::of_closed(self.evidence.as_slice())
+    }
+
     /// Ends the case. `Some` when it had a finding.
     pub(super) fn close(self, at: MonoTime, outcome: Outcome) -> Option<Finding> {
         let reported = self.reported.clone()?;
@@ -353,44 +369,10 @@ impl Case {
             evidence_left_out: self.evidence.left_out(),
         }
     }
-
-    /// How a socket ended that has gone to CLOSE.
-    pub(super) fn outcome(&self) -> Outcome {
-        let seen = self.evidence.as_slice();
-        let error = seen.iter().rev().find_map(|evidence| evidence.kind.error());
-        match error {
-            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Outcome::Reset,
-            Some(_) => Outcome::TimedOut,
-            None if seen.iter().any(|evidence| is_reset(&evidence.kind)) => Outcome::Reset,
-            None => Outcome::ClosedNormally,
-        }
-    }
-}
-
-fn is_reset(kind: &EvidenceKind) -> bool {
-    matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
 }
 
 fn with_slack(wait: Duration) -> Duration {
     wait.saturating_add(wait / 8).saturating_add(TIMER_SLACK)
-}
-
-fn differs(before: &Ruling, now: &Ruling) -> bool {
-    let deadline_moved = match (before.deadline, now.deadline) {
-        (Some(before), Some(now)) => {
-            before.set_by != now.set_by
-                || before.timer != now.timer
-                || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
-        }
-        (None, None) => false,
-        (Some(_), None) | (None, Some(_)) => true,
-    };
-    let missing = |ruling: &Ruling| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
-    deadline_moved
-        || missing(before) != missing(now)
-        || before.verdict != now.verdict
-        || before.cause != now.cause
-        || before.confidence != now.confidence
 }
 
 /// Whether the event says that the socket is closed.

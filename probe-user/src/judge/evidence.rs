@@ -276,8 +276,8 @@ fn fmt_timeout(timeout: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn fmt_probe(probe: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("probe sent")?;
-    if let Some(count) = probe.socket.probes_out.filter(|count| *count > 1) {
-        write!(f, ", {} before it unanswered", count - 1)?;
+    if let Some(count) = probe.socket.unanswered_probes().filter(|count| *count > 0) {
+        write!(f, ", {count} before it unanswered")?;
     }
     fmt_failure(probe, f)?;
     fmt_numbers(&probe.socket, f)
@@ -302,7 +302,7 @@ fn fmt_scanned(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some(count) = socket.retransmits.filter(|count| *count > 0) {
         write!(f, " after {count} retransmission timeouts")?;
     }
-    if let Some(count) = socket.probes_out.filter(|count| *count > 0) {
+    if let Some(count) = socket.unanswered_probes().filter(|count| *count > 0) {
         write!(f, " with {count} probes unanswered")?;
     }
     if socket.window_is_shut() {

@@ -148,7 +148,7 @@ pub enum MissingEvidence {
         /// How many.
         count: u64,
     },
-    /// This kernel does not tell when the peer last acknowledged anything.
+    /// This kernel does not tell when the peer was last heard of, by an ACK or by data.
     LastAckTime,
     /// Whether the local address is still on this host, and whether there is a route.
     LocalAddressAndRoute,
@@ -216,7 +216,7 @@ impl fmt::Display for MissingEvidence {
             Self::LostEvents { count } => {
                 write!(f, "{count} events were lost while watching; one of them may have been about this connection")
             }
-            Self::LastAckTime => f.write_str("this kernel does not tell when the peer last acknowledged anything"),
+            Self::LastAckTime => f.write_str("this kernel does not tell when the peer was last heard of"),
             Self::LocalAddressAndRoute => f.write_str(
                 "whether the local address is still on this host and a route to the peer exists is not known",
             ),

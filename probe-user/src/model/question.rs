@@ -33,6 +33,17 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// The connection it is about.
+    pub const fn key(&self) -> &ConnectionKey {
+        match self {
+            Self::Socket { key, .. } | Self::Owner { key, .. } | Self::Path { key, .. } | Self::Conntrack { key } => {
+                key
+            }
+        }
+    }
+}
+
 /// What a witness said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -129,6 +140,8 @@ pub struct SocketStatus {
     pub retransmits: u8,
     /// Zero-window or keepalive probes without an answer (`tcpi_probes`).
     pub probes: u8,
+    /// Time since the peer was last heard of, by an ACK or by data (`tcpi_last_ack_recv`, `tcpi_last_data_recv`).
+    pub heard_ago: Duration,
     /// Which timer is pending (`idiag_timer`), and in how long it fires.
     pub timer: Option<(SocketTimer, Duration)>,
 }

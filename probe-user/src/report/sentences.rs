@@ -1,8 +1,12 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
+mod risk;
+
 use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
+
+pub(super) use risk::{heading, holder, risk};
 
 use super::WallClock;
 use crate::{
@@ -92,7 +96,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         }
         Cause::PeerReset => format!(
             "{peer} answered with a reset after a silence of {}: it no longer knew the connection.",
-            socket.last_ack_ago.map_or("unknown length".to_owned(), span)
+            socket.heard_ago().map_or("unknown length".to_owned(), span)
         ),
         Cause::PeerRestarted => format!(
             "{peer} has sent a SYN to make this connection anew: it no longer knows the one this host holds open."
@@ -110,21 +114,24 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
              answers to them, for strange ones.",
             waiting(socket, if socket.cannot_send() { "to be sent" } else { "for an acknowledgment" }, &since)
         ),
-        Cause::KeepaliveUnanswered => format!(
-            "The connection is idle, and {} keepalive probes {since} have not been answered by {peer}.",
-            socket.probes_out.unwrap_or(0)
-        ),
+        Cause::KeepaliveUnanswered => {
+            let probes = match socket.unanswered_probes() {
+                None | Some(0 | 1) => "a keepalive probe has".to_owned(),
+                Some(count) => format!("{count} keepalive probes have"),
+            };
+            format!("The connection is idle, and {probes} not been answered by {peer} {since}.")
+        }
         Cause::WindowProbesUnanswered => format!(
             "{peer} had shut its window with {} waiting, and {} probes {since} have not been answered.",
             bytes(socket.unsent()),
-            socket.probes_out.unwrap_or(0)
+            socket.unanswered_probes().unwrap_or(0)
         ),
         Cause::PeerWindowShut => format!(
             "{peer} has kept its window shut {since} with {} waiting, and answers the probes: its application does not read.",
             bytes(socket.unsent())
         ),
     };
-    if let Some(ago) = socket.last_ack_ago {
+    if let Some(ago) = socket.heard_ago() {
         let heard = at.before(ago);
         let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
         let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");

@@ -1,5 +1,7 @@
 //! The report for a person: what is stuck, who holds it, why, since when, until when, and what to do.
 
+mod risks;
+
 use std::{collections::HashSet, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::{
     case::{Finding, FindingState},
-    judge::{Cause, Confidence, remedies},
+    judge::{Cause, Confidence, Remedy, remedies},
     model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, TcpState, cost_of_missing},
 };
 
@@ -67,6 +69,7 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
         }
         out.left_out("  ", resolved.len());
     }
+    out.risks(summary.risks.as_ref());
     out.loss(summary);
     out.coverage(coverage);
     out.text
@@ -185,13 +188,13 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(
-            key,
-            ruling,
-            finding.owner.process(),
-            finding.mark(),
-            matches!(finding.state, FindingState::Closed(_)),
-        ) {
+        let is_over = matches!(finding.state, FindingState::Closed(_));
+        self.remedies(remedies(key, ruling, finding.owner.process(), finding.mark(), is_over));
+        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
+    }
+
+    fn remedies(&mut self, remedies: Vec<Remedy>) {
+        for remedy in remedies {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));
@@ -206,7 +209,6 @@ impl Writer {
                 self.hanging("         ", "         ", &format!("lasting: {lasting}"));
             }
         }
-        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
     }
 
     /// How many are in limbo for which cause, and whose they are.

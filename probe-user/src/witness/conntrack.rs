@@ -6,7 +6,7 @@
 //! table, so one search serves all connections from one local address.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
@@ -25,7 +25,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::{netlink::Netlink, netns::Namespaces};
-use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
+use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, LocalConntrack};
 
 /// Where the settings of this thread's namespace are.
 const SETTINGS: &str = "/proc/sys/net/netfilter/";
@@ -147,6 +147,37 @@ fn settings() -> ConntrackSettings {
         timeout_unacknowledged: seconds("nf_conntrack_tcp_timeout_unacknowledged"),
         timeout_max_retrans: seconds("nf_conntrack_tcp_timeout_max_retrans"),
     }
+}
+
+/// How long the namespace this thread is in remembers an idle connection; `None` where it tracks nothing now.
+pub(super) fn established_timeout() -> Option<Duration> {
+    setting::<u32>("nf_conntrack_count").filter(|count| *count > 0)?;
+    settings().timeout_established
+}
+
+/// Which of these connections, each as its socket sees it, have an entry in the namespace this thread is in, in any zone. One dump
+/// an IP version, so that the number of connections does not matter.
+pub(super) fn known(timeout: Duration, wanted: &HashSet<(SocketAddr, SocketAddr)>) -> io::Result<LocalConntrack> {
+    let mut conntrack = LocalConntrack { timeout, ..LocalConntrack::default() };
+    let LocalConntrack { known, tracks_v4, tracks_v6, .. } = &mut conntrack;
+    for (family, tracks) in [(NetfilterProtoFamily::IPv4, tracks_v4), (NetfilterProtoFamily::IPv6, tracks_v6)] {
+        let is_of_family = |local: &SocketAddr| local.is_ipv4() == matches!(family, NetfilterProtoFamily::IPv4);
+        if !wanted.iter().any(|(local, _)| is_of_family(local)) {
+            continue;
+        }
+        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family };
+        ctnetlink.socket.dump(ctnetlink.get(Vec::new()), |message| {
+            *tracks = true;
+            for attribute in attributes(&message).unwrap_or_default() {
+                if let ConntrackAttribute::CtaTupleOrig(tuple) | ConntrackAttribute::CtaTupleReply(tuple) = attribute {
+                    // The reply's tuple begins at the other end; a socket is at either.
+                    known.extend(ends(tuple).filter(|ends| wanted.contains(ends)));
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(conntrack)
 }
 
 /// A ctnetlink socket of one namespace, for one IP version.

@@ -8,12 +8,15 @@
 
 mod cgroup;
 mod conntrack;
+pub mod idle;
 mod netlink;
 pub mod netns;
 mod path;
 mod process;
 mod socket;
 pub mod sockets;
+
+pub use process::{Owners, owners_of_sockets};
 
 use std::{
     collections::BTreeMap,
@@ -184,7 +187,7 @@ impl Waiting {
             answers.extend(keys.iter().zip(entries).map(|(key, conntrack)| Answer::Conntrack { key: *key, conntrack }));
         }
         if !self.owners.is_empty() {
-            let owners = process::owners_of_sockets(&self.owners.iter().map(|(_, inode)| *inode).collect());
+            let owners = owners_of_sockets(&self.owners.iter().map(|(_, inode)| *inode).collect());
             answers
                 .extend(self.owners.iter().map(|(key, inode)| Answer::Owner { key: *key, owner: owners.of(*inode) }));
         }

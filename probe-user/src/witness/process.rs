@@ -13,7 +13,7 @@ use crate::model::Owner;
 
 /// What one walk through `/proc` found.
 #[derive(Debug)]
-pub(super) struct Owners {
+pub struct Owners {
     found: HashMap<u64, Owner>,
     /// Why a socket that was not found may still be held.
     blind: Option<String>,
@@ -25,7 +25,7 @@ impl Owners {
     /// # Errors
     ///
     /// Why it cannot be known: no process was found, but some could not be looked into.
-    pub(super) fn of(&self, inode: u64) -> Result<Option<Owner>, String> {
+    pub fn of(&self, inode: u64) -> Result<Option<Owner>, String> {
         match (self.found.get(&inode), &self.blind) {
             (Some(owner), _) => Ok(Some(owner.clone())),
             (None, None) => Ok(None),
@@ -37,7 +37,7 @@ impl Owners {
 /// Finds the processes that hold these sockets, in one walk: it reads every descriptor of the host, some microseconds each. Where several
 /// processes share a socket (a server that forks, a descriptor that was handed on), the one with the lowest pid is taken, which is the
 /// one that opened it unless pids have wrapped, and the others are counted.
-pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
+pub fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
     let mut found: HashMap<u64, Owner> = HashMap::new();
     let processes = match all_processes() {
         Ok(processes) => processes,
@@ -74,11 +74,18 @@ pub(super) fn owners_of_sockets(inodes: &HashSet<u64>) -> Owners {
 
 /// Which of these sockets the process holds. The links alone are read: opening each descriptor takes longer.
 fn held_of(process: &Process, inodes: &HashSet<u64>) -> io::Result<HashSet<u64>> {
-    Ok(fs::read_dir(format!("/proc/{}/fd", process.pid))?
-        .flatten()
-        .filter_map(|descriptor| socket_inode(&fs::read_link(descriptor.path()).ok()?))
-        .filter(|inode| inodes.contains(inode))
-        .collect())
+    let mut held = HashSet::new();
+    for descriptor in fs::read_dir(format!("/proc/{}/fd", process.pid))?.flatten() {
+        match fs::read_link(descriptor.path()) {
+            Ok(target) => held.extend(socket_inode(&target).filter(|inode| inodes.contains(inode))),
+            // The descriptors of a process of the same user with more capabilities are listed, but what they are is not told
+            // (`proc_fd_access_allowed`, `fs/proc/base.c`).
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // Closed meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(held)
 }
 
 /// The inode number in the link `socket:[NUMBER]`.

@@ -5,7 +5,7 @@
 //! `include/net/inet_hashtables.h`). A look-up that finds no connection goes on to listeners and answers with one (`inet_lookup`). And
 //! a kernel without `tcp_diag` answers ENOENT to everything.
 
-use std::{io, ops::ControlFlow};
+use std::{io, ops::ControlFlow, time::Duration};
 
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_sock_diag::{
@@ -199,6 +199,7 @@ fn lookup(response: &InetResponse) -> SocketLookup {
             inode: response.header.inode,
             retransmits: info.retransmits,
             probes: info.probes,
+            heard_ago: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
             timer,
         }),
         // A request socket shows as SYN-RECEIVED, without counters (`inet_req_diag_fill`).
@@ -213,7 +214,7 @@ mod tests {
         collections::HashSet,
         net::{TcpListener, TcpStream},
         thread,
-        time::{Duration, Instant},
+        time::Instant,
     };
 
     use super::*;

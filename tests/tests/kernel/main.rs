@@ -10,6 +10,7 @@ mod healthy;
 mod loss;
 mod mechanisms;
 mod retransmit_stalled;
+mod risks;
 mod scenarios;
 mod snapshot;
 mod source_address;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         half_open::tests(),
         conntrack::tests(),
         zero_window::tests(),
+        risks::tests(),
         snapshot::tests(),
         healthy::tests(),
         mechanisms::tests(),

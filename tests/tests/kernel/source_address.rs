@@ -120,7 +120,7 @@ fn many(test: &TestContext) -> Result<()> {
     let (_own, lab) = lab_with_vip(test)?;
     let server = Options { quiet: true, ..Options::default() };
     let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &server)?;
-    let options = Options { pool: u32::try_from(COUNT)?, ..from_vip(None)? };
+    let options = Options { count: COUNT, ..from_vip(None)? };
     let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &options)?;
     for _ in 1..COUNT {
         client.wait_event("connected", SOON)?;

@@ -5,12 +5,15 @@ mod forgotten;
 mod kernel;
 mod local;
 mod reader;
+mod risk;
 mod silent;
 mod software;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
+
+pub use risk::risk_remedies;
 
 use super::{Cause, DeadlineSource, Ruling};
 use crate::model::{ConnectionKey, Owner};
@@ -42,7 +45,7 @@ pub fn remedies(
     mark: Option<u32>,
     is_over: bool,
 ) -> Vec<Remedy> {
-    let patient = Patient { key, ruling, owner, mark: mark.filter(|mark| *mark != 0), is_over };
+    let patient = Patient { key, ruling: Some(ruling), owner, mark: mark.filter(|mark| *mark != 0), is_over };
     let mut remedies = match ruling.cause {
         Cause::PeerSilent => silent::peer_silent(&patient),
         Cause::PeerUnreachable => silent::peer_unreachable(&patient),
@@ -62,7 +65,8 @@ pub fn remedies(
 /// Whose connection it is, and how it is.
 struct Patient<'a> {
     key: &'a ConnectionKey,
-    ruling: &'a Ruling,
+    /// What is wrong with it; `None` when nothing is, yet.
+    ruling: Option<&'a Ruling>,
     owner: Option<&'a Owner>,
     /// `SO_MARK`, where there is one.
     mark: Option<u32>,
@@ -119,7 +123,7 @@ impl Patient<'_> {
 
     /// Whether the application has set `TCP_USER_TIMEOUT`, and that is what ends the connection.
     fn has_user_timeout(&self) -> bool {
-        let set_by = self.ruling.deadline.map(|deadline| deadline.set_by);
+        let set_by = self.ruling.and_then(|ruling| ruling.deadline).map(|deadline| deadline.set_by);
         matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. }))
     }
 

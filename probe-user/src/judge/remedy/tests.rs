@@ -159,3 +159,50 @@ fn addresses_of_ipv6_are_written_as_ss_reads_them() {
         said(Cause::PeerSilent, &key, None).contains("ss -K src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
     );
 }
+
+#[test]
+fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_without_what_it_costs() {
+    use crate::judge::risk::{
+        Direction, Groups, Holder, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service,
+    };
+    let idle = |key| Idle {
+        key,
+        cookie: None,
+        inode: Some(1),
+        peer_has_closed: false,
+        idle_for: std::time::Duration::from_secs(400),
+        probing: Probing::AfterAtLeast(std::time::Duration::from_secs(7_200)),
+    };
+    let holders =
+        ["haproxy", "beam.smp", "nova-compute", "python3", "curl"].map(|comm| Holder::Process(Box::new(owner(comm))));
+    let mut groups = Groups::default();
+    for holder in holders.into_iter().chain([Holder::NoProcess, Holder::Unknown("hidden".to_owned())]) {
+        for (key, direction, port) in [
+            (key(40_000, 80), Direction::Outgoing, 80),
+            (key(40_000, 5672), Direction::Outgoing, 5672),
+            (key(5672, 40_000), Direction::Accepted, 5672),
+        ] {
+            for kind in RiskKind::ALL {
+                for set_by in [LimitSource::IdleTimeout, LimitSource::Conntrack] {
+                    let limit = Limit { time: std::time::Duration::from_secs(300), set_by };
+                    let service = Service { port, direction };
+                    groups.add(&Risky { kind, idle: idle(key), limit, service }, holder.clone());
+                }
+            }
+        }
+    }
+    let mut told = Risks::new(MonoTime::default(), LookedBy::Iterator, std::time::Duration::from_secs(300));
+    groups.tell(&mut told);
+    assert!(told.risks.len() > 40);
+    for risk in &told.risks {
+        let remedies = risk_remedies(risk);
+        assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{risk:?}");
+        for remedy in remedies {
+            assert!(remedy.command.is_none() || remedy.risk.is_some(), "{remedy:?}");
+            if let Some(command) = remedy.command.filter(|command| command.contains("tcp_keepalive_time=")) {
+                assert!(command.contains("tcp_keepalive_time=150 "), "half of the limit: {command}");
+                assert!(remedy.lasting.is_some());
+            }
+        }
+    }
+}

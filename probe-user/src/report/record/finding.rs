@@ -181,7 +181,6 @@ fn finding_id(id: &FindingId, host: &Host) -> Uuid {
 }
 
 fn connection(finding: &Finding) -> ConnectionBody {
-    let endpoint = |endpoint: SocketAddr| EndpointBody { address: endpoint.ip(), port: endpoint.port() };
     let key = &finding.id.key;
     ConnectionBody {
         netns: key.netns,
@@ -193,6 +192,10 @@ fn connection(finding: &Finding) -> ConnectionBody {
         community_id: key.community_id().to_string(),
         cookie: finding.id.cookie.map(|cookie| cookie.0.to_string()),
     }
+}
+
+pub(super) fn endpoint(endpoint: SocketAddr) -> EndpointBody {
+    EndpointBody { address: endpoint.ip(), port: endpoint.port() }
 }
 
 fn deadline_body(deadline: &Deadline, finding: &Finding, clock: &WallClock) -> DeadlineBody {
@@ -225,7 +228,7 @@ fn missing_body(missing: &MissingEvidence) -> MissingBody {
     MissingBody { kind: missing.name(), text: missing.to_string() }
 }
 
-fn remedy_body(remedy: Remedy) -> RemedyBody {
+pub(super) fn remedy_body(remedy: Remedy) -> RemedyBody {
     let Remedy { text, command, place, risk, lasting } = remedy;
     RemedyBody { text, command, place, risk, lasting }
 }

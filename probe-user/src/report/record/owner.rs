@@ -31,7 +31,7 @@ pub struct OwnerBody {
 }
 
 impl OwnerBody {
-    fn new(owner: &Owner) -> Self {
+    pub(super) fn new(owner: &Owner) -> Self {
         let Owner { pid, comm, other_holders, exe, cgroup, place } = owner;
         let Place { container_id, runtime, pod_uid, unit, vm } = place;
         Self {

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Task {
     /// Accepts connections
     Listen(Listen),
-    /// Makes a connection, or several, and keeps it
+    /// Makes connections and keeps them
     Connect(Connect),
     /// Makes short connections one after the other: connect, send, read the echo, close
     Churn(Churn),
@@ -47,12 +47,12 @@ pub(crate) struct Connect {
     pub(crate) traffic: Traffic,
     #[command(flatten)]
     pub(crate) options: Options,
+    /// How many connections to make
+    #[arg(long, default_value_t = 1)]
+    pub(crate) count: usize,
     /// Local address, with or without a port
     #[arg(long, value_parser = parse_bind)]
     pub(crate) bind: Option<SocketAddr>,
-    /// How many connections
-    #[arg(long, default_value_t = 1)]
-    pub(crate) pool: u32,
 }
 
 #[derive(Args, Debug)]

@@ -26,10 +26,10 @@ pub(crate) fn listen(arguments: &Listen) -> Result<()> {
     peer.run()
 }
 
-/// Makes its connections and obeys until standard input ends.
+/// Makes connections and obeys until standard input ends.
 pub(crate) fn connect(arguments: &Connect) -> Result<()> {
     let mut peer = Peer::new(arguments.traffic);
-    for _ in 0..arguments.pool {
+    for _ in 0..arguments.count {
         let stream = socket::connecting(arguments)?;
         peer.connections.push(Connection::connecting(stream, arguments.end.address(), arguments.traffic)?);
     }

@@ -149,8 +149,9 @@ pub struct SocketRecord {
     pub net_keepalive_intvl_jiffies: u32,
     /// `sk_err_soft`, a positive errno: an ICMP error that is remembered, not reported; 0 for none.
     pub soft_error: i32,
-    /// Always zero.
-    pub more_padding: [u8; 4],
+    /// Milliseconds since a segment last came in or left (`tp->tcp_mstamp`), at most what fits; only from the scan for idle
+    /// connections, for to the hooks it is always now.
+    pub segment_ago_ms: u32,
     /// Inode number of the socket's file in `sockfs`; 0 when no process holds it.
     pub inode: u64,
 }
@@ -206,7 +207,7 @@ const _: () = {
     assert!(offset_of!(SocketRecord, net_keepalive_time_jiffies) == 192);
     assert!(offset_of!(SocketRecord, net_keepalive_intvl_jiffies) == 196);
     assert!(offset_of!(SocketRecord, soft_error) == 200);
-    assert!(offset_of!(SocketRecord, more_padding) == 204);
+    assert!(offset_of!(SocketRecord, segment_ago_ms) == 204);
     assert!(offset_of!(SocketRecord, inode) == 208);
     assert!(size_of::<SocketRecord>() == 216);
 };

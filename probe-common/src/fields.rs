@@ -61,6 +61,7 @@ pub enum Field {
     SkbDev,
     SkbRefdst,
     DevNet,
+    TpTcpMstamp,
     SkbData,
     SkbLen,
     SkbSkbIif,
@@ -71,7 +72,7 @@ pub enum Field {
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 63] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -128,6 +129,7 @@ impl Field {
         Self::SkbDev,
         Self::SkbRefdst,
         Self::DevNet,
+        Self::TpTcpMstamp,
         Self::SkbData,
         Self::SkbLen,
         Self::SkbSkbIif,

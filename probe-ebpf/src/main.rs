@@ -13,6 +13,7 @@ mod emit;
 mod filter;
 mod globals;
 mod hooks;
+mod idle;
 mod limit;
 mod packet;
 mod scan;

@@ -29,15 +29,15 @@ static SCAN_RECORD: PerCpuArray<SocketRecord> = PerCpuArray::with_max_entries(1,
 
 /// `struct bpf_iter__tcp` (`net/ipv4/tcp_ipv4.c`): pointers, each in 8 bytes.
 #[repr(C)]
-struct Context {
-    meta: *const Meta,
-    sk_common: *mut core::ffi::c_void,
+pub(crate) struct Context {
+    pub(crate) meta: *const Meta,
+    pub(crate) sk_common: *mut core::ffi::c_void,
 }
 
 /// The beginning of `struct bpf_iter_meta` (`include/linux/bpf.h`).
 #[repr(C)]
-struct Meta {
-    seq: *mut core::ffi::c_void,
+pub(crate) struct Meta {
+    pub(crate) seq: *mut core::ffi::c_void,
 }
 
 #[unsafe(no_mangle)]
@@ -56,7 +56,10 @@ fn tcp_sockets(ctx: *const Context) -> i32 {
     }
     let Some(record) = SCAN_RECORD.get_ptr_mut(0) else { return 0 };
     // SAFETY: `sk_common` is the kernel's own pointer, checked for null.
-    if fill(record, sk, state, || unsafe { bpf_get_socket_cookie(sk_common) }) {
+    if let Some(record) = fill(record, sk, state, || unsafe { bpf_get_socket_cookie(sk_common) }) {
+        // From now on its end is told by the hooks.
+        limit::watch(sk, record.ktime_ns);
+        let record: *mut SocketRecord = record;
         // SAFETY: `meta` is the kernel's own and its first member the file that is read; the record is as large as said. When it
         // does not fit any more, the kernel shows the socket again to the next read.
         unsafe { bpf_seq_write((*meta).seq.cast(), record.cast(), size_of::<SocketRecord>() as u32) };
@@ -74,12 +77,17 @@ fn is_suspicious(sk: Address, state: u8) -> bool {
             || sk.read::<u8>(Field::IcskBackoff).unwrap_or(0) > 0)
 }
 
-/// Fills the record; `false` when the operator has not asked about this connection.
+/// Fills the record; `None` when the operator has not asked about this connection.
 #[inline(always)]
-fn fill(record: *mut SocketRecord, sk: Address, state: u8, cookie: impl FnOnce() -> u64) -> bool {
-    let Some(tuple) = socket::tuple(sk) else { return false };
+pub(crate) fn fill<'a>(
+    record: *mut SocketRecord,
+    sk: Address,
+    state: u8,
+    cookie: impl FnOnce() -> u64,
+) -> Option<&'a mut SocketRecord> {
+    let tuple = socket::tuple(sk)?;
     if !filter::passes(&tuple) {
-        return false;
+        return None;
     }
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -98,7 +106,5 @@ fn fill(record: *mut SocketRecord, sk: Address, state: u8, cookie: impl FnOnce()
     };
     socket::fill_common(record, sk);
     socket::fill_full(record, sk);
-    // From now on its end is told by the hooks.
-    limit::watch(sk, now_ns);
-    true
+    Some(record)
 }

@@ -62,6 +62,14 @@ pub struct Options {
     pub write_bytes: u64,
     /// For a connecting peer: its local address, if not the one that the route says.
     pub bind: Option<IpAddr>,
+    /// For a connecting peer: how many connections it makes; 0 stands for 1. [`Peer::local`] is then that of the last to be established.
+    pub count: usize,
+    /// IP_TRANSPARENT: the local address need not be one of the namespace.
+    pub transparent: bool,
+    /// SO_MARK.
+    pub mark: Option<u32>,
+    /// SO_BINDTODEVICE: the name of an interface.
+    pub device: Option<&'static str>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
     pub keep_open: bool,
     /// For a listener: no events for single connections except errors.
@@ -102,7 +110,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Makes a connection and waits until it is established.
+    /// Makes a connection, or several, and waits until they are established.
     ///
     /// # Errors
     /// When the program is missing, or no connection comes about; the message holds the peer's events.
@@ -116,6 +124,9 @@ impl Peer {
     /// As [`Peer::connect`].
     pub fn connect_from(netns: &Netns, from: Option<SocketAddr>, to: SocketAddr, options: &Options) -> Result<Self> {
         let mut peer = Self::start_connect(netns, from, to, options)?;
+        for _ in 1..options.count {
+            peer.wait_event("connected", START_LIMIT)?;
+        }
         peer.learn_addresses("connected")?;
         Ok(peer)
     }
@@ -127,6 +138,9 @@ impl Peer {
     pub fn start_connect(netns: &Netns, from: Option<SocketAddr>, to: SocketAddr, options: &Options) -> Result<Self> {
         let mut arguments = end("connect", to);
         arguments.extend(options.arguments());
+        arguments.extend(
+            (options.count > 1).then(|| ["--count".to_owned(), options.count.to_string()]).into_iter().flatten(),
+        );
         arguments.extend(from.iter().flat_map(|address| ["--bind".to_owned(), address.to_string()]));
         let mut peer = Self::start(netns, &arguments)?;
         peer.learn_addresses("connecting")?;
@@ -274,6 +288,9 @@ impl Options {
             |keepalive: Keepalive| format!("{},{},{}", keepalive.time_s, keepalive.interval_s, keepalive.probes);
         add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
+        add("--device", self.device.map(str::to_owned));
+        add("--mark", self.mark.map(|mark| mark.to_string()));
+        arguments.extend(self.transparent.then(|| "--transparent".to_owned()));
         arguments
     }
 }

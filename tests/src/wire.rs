@@ -64,6 +64,7 @@ pub struct Endpoint {
 pub struct Owner {
     pub pid: u32,
     pub comm: String,
+    pub other_holders: u32,
     pub exe: Option<String>,
     pub cgroup: Option<String>,
     pub container_id: Option<String>,
@@ -81,6 +82,7 @@ pub struct Deadline {
     pub timer: String,
     pub set_by: String,
     pub setting: u64,
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -110,6 +112,8 @@ pub struct Socket {
 #[serde(deny_unknown_fields)]
 pub struct Path {
     pub local_address: bool,
+    pub mark: Option<u32>,
+    pub transparent: Option<bool>,
     pub egress_interface: Option<String>,
     pub gateway: Option<std::net::IpAddr>,
     pub next_hop: Option<String>,
@@ -149,6 +153,7 @@ pub struct Missing {
 pub struct Remedy {
     pub text: String,
     pub command: Option<String>,
+    pub place: Option<String>,
     pub risk: Option<String>,
     pub lasting: Option<String>,
 }
@@ -213,7 +218,65 @@ pub struct Summary {
     pub lost: u64,
     pub undecodable: u64,
     pub unasked: u64,
+    pub risks: Option<Risks>,
     pub hooks: Vec<HookCount>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Risks {
+    pub risks: usize,
+    pub connections: usize,
+    pub looked_by: String,
+    pub idle_timeout_seconds: f64,
+    pub left_out: usize,
+    pub connections_left_out: usize,
+    pub not_judged: usize,
+    pub keepalive_unknown: usize,
+    pub gaps: Vec<String>,
+    pub gaps_left_out: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Risk {
+    pub kind: String,
+    pub text: String,
+    pub netns: u32,
+    pub owner: Option<Owner>,
+    pub owner_unavailable: Option<String>,
+    pub processes: usize,
+    pub service_port: u16,
+    pub direction: String,
+    pub connections: usize,
+    pub over_limit: usize,
+    pub limit_seconds: f64,
+    pub limit_set_by: String,
+    pub longest_idle_seconds: f64,
+    pub keepalive: Option<KeepaliveTimes>,
+    pub looked_by: String,
+    pub examples: Vec<Example>,
+    pub examples_left_out: usize,
+    pub remedies: Vec<Remedy>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepaliveTimes {
+    pub shortest_seconds: f64,
+    pub longest_seconds: f64,
+    pub exact: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub tcp_state: String,
+    pub community_id: String,
+    pub cookie: Option<String>,
+    pub idle_seconds: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -233,6 +296,7 @@ pub enum Body {
     Finding(Box<Finding>),
     Coverage(Coverage),
     Loss(Loss),
+    Risk(Box<Risk>),
     Summary(Summary),
 }
 
@@ -268,11 +332,14 @@ fn read_parts(record: &Value) -> Result<Record> {
         "finding" => Body::Finding(serde_json::from_value(rest)?),
         "coverage" => Body::Coverage(serde_json::from_value(rest)?),
         "loss" => Body::Loss(serde_json::from_value(rest)?),
+        "risk" => Body::Risk(Box::new(serde_json::from_value(rest)?)),
         "summary" => Body::Summary(serde_json::from_value(rest)?),
         other => anyhow::bail!("type {other}"),
     };
-    if let Body::Finding(finding) = &body {
-        check(finding)?;
+    match &body {
+        Body::Finding(finding) => check(finding)?,
+        Body::Risk(risk) => check_risk(risk)?,
+        Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => {}
     }
     Ok(Record { time, host, seq, body })
 }
@@ -307,6 +374,20 @@ fn check(finding: &Finding) -> Result<()> {
         "nothing is missing from what is confirmed"
     );
     ensure!(!finding.remedies.is_empty(), "every finding says what to do");
+    Ok(())
+}
+
+fn check_risk(risk: &Risk) -> Result<()> {
+    ensure!(risk.owner.is_some() != risk.owner_unavailable.is_some(), "an owner, or why there is none");
+    ensure!(risk.owner.is_some() == (risk.processes > 0), "who has an owner has processes");
+    ensure!(
+        risk.connections == risk.examples.len() + risk.examples_left_out,
+        "every connection is an example or left out"
+    );
+    ensure!(!risk.examples.is_empty() && risk.over_limit <= risk.connections, "{risk:?}");
+    ensure!(risk.examples.iter().all(|example| example.idle_seconds <= risk.longest_idle_seconds), "{risk:?}");
+    ensure!((risk.kind == "keepalive_too_late") == risk.keepalive.is_some(), "{risk:?}");
+    ensure!(!risk.remedies.is_empty(), "every risk says what to do");
     Ok(())
 }
 

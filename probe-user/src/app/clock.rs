@@ -1,5 +1,7 @@
 //! The one clock: everything else takes times as arguments.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
@@ -16,5 +18,20 @@ pub fn now() -> MonoTime {
 
 /// Aligns the kernel's clock with the wall clock, as they are now.
 pub fn wall_clock() -> WallClock {
-    WallClock::aligned(now(), Timestamp::now())
+    let (mono, wall, _) = read_both();
+    WallClock::aligned(mono, wall)
+}
+
+/// The same moment by the kernel's clock and by the wall clock; `None` when this thread was held up between the readings.
+pub fn both() -> Option<(MonoTime, Timestamp)> {
+    const LONGEST_READING: Duration = Duration::from_millis(1);
+    let (mono, wall, took) = read_both();
+    (took <= LONGEST_READING).then_some((mono, wall))
+}
+
+/// Reads the wall clock between two readings of the kernel's, and how far these are apart.
+fn read_both() -> (MonoTime, Timestamp, Duration) {
+    let (before, wall, after) = (now(), Timestamp::now(), now());
+    let took = after.since(before);
+    (before + took / 2, wall, took)
 }

@@ -6,6 +6,7 @@ use super::{
     clock,
     findings::Findings,
     losses::Losses,
+    risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
@@ -26,7 +27,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A scan that has brought nothing by then is asked for again.
 const LONGEST_SCAN: Duration = Duration::from_secs(60);
 /// How long answers that are on their way are waited for at the end.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Searches for owners and entries rest for half a second at most.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The next scan's result; never ready when there are no scans.
 async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
@@ -124,8 +126,17 @@ pub struct Watch {
     witnesses: Witnesses,
     losses: Losses,
     findings: Findings,
-    unasked: u64,
     started: MonoTime,
+    /// To be looked for at the end.
+    risks: Option<RiskLook>,
+}
+
+/// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
+/// kernel each time, which the report need not wait for.
+pub struct Ended {
+    /// What was found.
+    pub summary: Summary,
+    _programs: Option<Programs>,
 }
 
 impl Watch {
@@ -178,9 +189,21 @@ impl Watch {
             witnesses,
             losses: Losses::default(),
             findings: Findings::default(),
-            unasked: 0,
             started: clock::now(),
+            risks: None,
         })
+    }
+
+    /// Looks for risks too, when the watch ends: for connections that what is on their way has forgotten after this time. Where
+    /// programs are loaded, they must have been loaded for it ([`LoadOptions::risks`]).
+    #[must_use]
+    pub fn with_risks(mut self, idle_timeout: Duration, filter: Filter) -> Self {
+        let by_iterator = self
+            .programs
+            .as_ref()
+            .and_then(|programs| Some(risks::Way::Iterator(programs.probes.idle_scanner()?, programs.units)));
+        self.risks = Some(RiskLook { way: by_iterator.unwrap_or(risks::Way::SockDiag), filter, idle_timeout });
+        self
     }
 
     /// What is observed.
@@ -197,7 +220,7 @@ impl Watch {
         mut self,
         stop: impl Future<Output = ()>,
         mut tell: impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<Summary, WatchError> {
+    ) -> Result<Ended, WatchError> {
         let mut stop = pin!(stop);
         let mut reading = interval(READ_EVERY);
         reading.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -307,11 +330,11 @@ impl Watch {
     fn hand_on(&mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<(), WatchError> {
         while let Some(output) = self.tracker.poll_output() {
             match output {
+                Output::Question(question) if self.witnesses.ask(question) => tracing::debug!(?question, "question"),
                 Output::Question(question) => {
-                    tracing::debug!(?question, "question");
-                    if !self.witnesses.ask(question) {
-                        self.unasked += 1;
-                    }
+                    // There is room again after the next answer.
+                    self.tracker.put_back(question);
+                    break;
                 }
                 Output::Finding(finding) => {
                     tell(Change::Finding(&finding))?;
@@ -322,10 +345,7 @@ impl Watch {
         Ok(())
     }
 
-    async fn finish(
-        mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<Summary, WatchError> {
+    async fn finish(mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<Ended, WatchError> {
         self.read_ring();
         self.hand_on(tell)?;
         let ended = clock::now();
@@ -343,7 +363,12 @@ impl Watch {
         self.hand_on(tell)?;
         self.count_losses(tell)?;
         let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
-        Ok(Summary {
+        // Last, for it may take seconds in which nobody reads the ring.
+        let risks = match self.risks {
+            Some(look) => Some(look.run().await),
+            None => None,
+        };
+        let summary = Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
             hooks: totals
@@ -359,7 +384,9 @@ impl Watch {
                 })
                 .collect(),
             undecodable: self.losses.undecodable_total(),
-            unasked: self.unasked,
-        })
+            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
+            risks,
+        };
+        Ok(Ended { summary, _programs: self.programs })
     }
 }

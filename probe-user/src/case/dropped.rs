@@ -132,7 +132,8 @@ pub(super) mod tests {
     const RECEIVED: Origin = Origin::Received { ifindex: 2 };
 
     fn found(state: TcpState) -> Answer {
-        let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None };
+        let status =
+            SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago: Duration::ZERO };
         Answer::Socket { key: key(), lookup: SocketLookup::Found(status) }
     }
 

@@ -1,7 +1,14 @@
+use std::time::Duration;
+
+use nix::errno::Errno;
+
 use crate::{
-    judge::{Evidence, Ruling},
+    judge::{Evidence, EvidenceKind, MissingEvidence, Ruling},
     model::{ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView},
 };
+
+/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
+const SAME_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What names a finding: stable over its whole life, unique on one boot of one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +39,7 @@ pub enum FindingState {
 pub enum Outcome {
     /// The peer acknowledges data again.
     Recovered,
-    /// The application closed the connection.
+    /// The connection was closed on this host: by its application, or by an operator (`ss -K`).
     ClosedNormally,
     /// A RST ended the connection.
     Reset,
@@ -45,6 +52,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// How a socket ended that has gone to CLOSE, by what was seen of it.
+    pub(super) fn of_closed(seen: &[Evidence]) -> Self {
+        match seen.iter().rev().find_map(|evidence| evidence.kind.error()) {
+            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Self::Reset,
+            // Somebody on this host has ended it (`SOCK_DESTROY`: `tcp_abort`, `net/ipv4/tcp.c`); the RST is this host's own.
+            Some(Errno::ECONNABORTED) => Self::ClosedNormally,
+            Some(_) => Self::TimedOut,
+            None if seen.iter().any(|evidence| is_reset(&evidence.kind)) => Self::Reset,
+            None => Self::ClosedNormally,
+        }
+    }
+
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,7 +86,7 @@ impl Outcome {
 }
 
 /// What is known of who holds the socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OwnerKnowledge {
     /// Not asked, or not answered yet.
     NotAsked,
@@ -110,4 +129,37 @@ pub struct Finding {
     pub evidence: Vec<Evidence>,
     /// How many pieces of evidence between the first and the latest are left out.
     pub evidence_left_out: u64,
+}
+
+impl Finding {
+    /// `SO_MARK` of the socket, where it is known.
+    pub const fn mark(&self) -> Option<u32> {
+        match &self.path {
+            Knowledge::Known(path) => path.socket.mark,
+            Knowledge::NotAsked | Knowledge::Unavailable(_) => None,
+        }
+    }
+}
+
+fn is_reset(kind: &EvidenceKind) -> bool {
+    matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
+}
+
+/// Whether two rulings differ in something a reader acts on.
+pub(super) fn differs(before: &Ruling, now: &Ruling) -> bool {
+    let deadline_moved = match (before.deadline, now.deadline) {
+        (Some(before), Some(now)) => {
+            before.set_by != now.set_by
+                || before.timer != now.timer
+                || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
+        }
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    let missing = |ruling: &Ruling| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
+    deadline_moved
+        || missing(before) != missing(now)
+        || before.verdict != now.verdict
+        || before.cause != now.cause
+        || before.confidence != now.confidence
 }

@@ -6,6 +6,8 @@ mod dropped;
 mod evidence_log;
 mod finding;
 mod open_case;
+mod questions;
+mod recovery;
 mod surroundings;
 mod tracker;
 

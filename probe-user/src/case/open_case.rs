@@ -1,15 +1,16 @@
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use super::{
     evidence_log::EvidenceLog,
-    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
+    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
+    recovery::has_recovered,
     surroundings::Surroundings,
 };
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, judge},
-    model::{ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketView, TcpState},
+    model::{
+        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView, TcpState,
+    },
 };
 
 /// A case without a finding is kept so long after its last event, when no timer of the connection says more.
@@ -63,8 +64,8 @@ pub(super) struct Case {
     number: u64,
     pub(super) key: ConnectionKey,
     pub(super) cookie: Option<SocketCookie>,
-    /// Whether a socket question is on its way.
-    pub(super) asked_socket: bool,
+    /// Since when a socket question is on its way.
+    pub(super) asked_socket: Option<MonoTime>,
     pub(super) owner: OwnerKnowledge,
     /// When to wake up, and what for.
     pub(super) wake: Option<(MonoTime, Wake)>,
@@ -92,7 +93,7 @@ impl Case {
             number,
             key: event.key,
             cookie: event.socket.cookie,
-            asked_socket: false,
+            asked_socket: None,
             asked_owner: false,
             held_until: None,
             has_ended: false,
@@ -175,7 +176,8 @@ impl Case {
     /// scan newer.
     fn take_scanned(&mut self, event: &ConnectionEvent) {
         let counts = |socket: &SocketView| {
-            (socket.retransmits, socket.probes_out, socket.backoff, socket.window_is_shut(), socket.cannot_send())
+            let unanswered = socket.unanswered_probes();
+            (socket.retransmits, unanswered, socket.backoff, socket.window_is_shut(), socket.cannot_send())
         };
         let evidence = Evidence { at: event.at, kind: EvidenceKind::Scanned(Box::new(event.socket.clone())) };
         match Evidence::latest_sight(self.evidence.as_slice()) {
@@ -196,7 +198,7 @@ impl Case {
 
     /// Whether something that was asked is not answered yet.
     pub(super) fn awaits_answers(&self) -> bool {
-        self.asked_socket || self.asked_owner || self.surroundings.awaits_answers()
+        self.asked_socket.is_some() || self.asked_owner || self.surroundings.awaits_answers()
     }
 
     /// Whether the connection waits long enough, or in such a way, that its owner and the way to its peer are of interest.
@@ -228,6 +230,11 @@ impl Case {
         self.evidence.add(Evidence { at, kind });
     }
 
+    /// What a look at the socket tells of its state, where no event has: of a packet alone nothing is learnt about the socket.
+    pub(super) fn learn_state(&mut self, state: TcpState) {
+        self.socket.state.get_or_insert(state);
+    }
+
     /// Remembers that the socket could be looked up.
     pub(super) fn set_socket_known(&mut self) {
         self.socket_unknown = None;
@@ -240,6 +247,12 @@ impl Case {
         self.socket_unknown = Some(why);
         self.unknown_in_a_row += 1;
         self.unknown_in_a_row >= MOST_UNKNOWN_IN_A_ROW
+    }
+
+    /// Whether a look at the socket, asked for at `asked_at`, shows that what was reported is over.
+    pub(super) fn has_recovered(&self, asked_at: MonoTime, status: &SocketStatus) -> bool {
+        let ruling = self.reported.as_ref().map(|reported| &reported.ruling);
+        ruling.is_some_and(|ruling| has_recovered(ruling, self.evidence.as_slice(), asked_at, status))
     }
 
     fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
@@ -325,7 +338,7 @@ impl Case {
         }
         let state = match &self.reported {
             None => FindingState::Opened,
-            Some(reported) if reported.owner != self.owner || ruling.is_news_after(&reported.ruling) => {
+            Some(reported) if reported.owner != self.owner || differs(&reported.ruling, &ruling) => {
                 FindingState::Updated
             }
             Some(_) => return None,
@@ -342,6 +355,11 @@ impl Case {
         }
         self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone() });
         Some(self.finding(id, state, at, ruling))
+    }
+
+    /// How the socket ended, which has gone to CLOSE.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::of_closed(self.evidence.as_slice())
     }
 
     /// Ends the case. `Some` when it had a finding.
@@ -363,22 +381,6 @@ impl Case {
             evidence_left_out: self.evidence.left_out(),
         }
     }
-
-    /// How a socket ended that has gone to CLOSE.
-    pub(super) fn outcome(&self) -> Outcome {
-        let seen = self.evidence.as_slice();
-        let error = seen.iter().rev().find_map(|evidence| evidence.kind.error());
-        match error {
-            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Outcome::Reset,
-            Some(_) => Outcome::TimedOut,
-            None if seen.iter().any(|evidence| is_reset(&evidence.kind)) => Outcome::Reset,
-            None => Outcome::ClosedNormally,
-        }
-    }
-}
-
-fn is_reset(kind: &EvidenceKind) -> bool {
-    matches!(kind, EvidenceKind::ResetReceived(_) | EvidenceKind::ResetSent)
 }
 
 fn with_slack(wait: Duration) -> Duration {

@@ -57,11 +57,11 @@ impl Surroundings {
         let before = std::mem::replace(&mut self.path, path);
         let wrong = |path: &Knowledge<PathStatus>| {
             let Knowledge::Known(status) = path else { return None };
-            match (&status.route, path.silent_next_hop()) {
-                _ if !status.local_address => Some(EvidenceKind::LocalAddressGone),
-                (Err(errno), _) => Some(EvidenceKind::NoRoute { errno: *errno }),
-                (Ok(_), Some(route)) => Some(EvidenceKind::NextHopSilent(route.clone())),
-                (Ok(_), None) => None,
+            match (status.no_route(), path.silent_next_hop()) {
+                _ if status.address_is_gone() => Some(EvidenceKind::LocalAddressGone),
+                (Some(errno), _) => Some(EvidenceKind::NoRoute { errno }),
+                (None, Some(route)) => Some(EvidenceKind::NextHopSilent(route.clone())),
+                (None, None) => None,
             }
         };
         wrong(&self.path).filter(|now| wrong(&before).as_ref() != Some(now))

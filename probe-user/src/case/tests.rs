@@ -7,8 +7,8 @@ use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
         Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, Event, EventKind, Hook, Interface, LossPlace,
-        MonoTime, Origin, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketStatus,
-        SocketTimer, SocketView, TcpState,
+        MonoTime, Origin, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketRouting,
+        SocketStatus, SocketTimer, SocketView, TcpState,
     },
 };
 
@@ -34,6 +34,7 @@ fn socket(count: u8) -> SocketView {
         rto: Some(rto),
         retransmitting_for: Some(Duration::from_millis(200 * ((1u64 << count.clamp(1, 30)) - 2))),
         last_ack_ago: Some(Duration::from_secs(3_600)),
+        last_data_ago: Some(Duration::from_secs(3_600)),
         user_timeout: Some(Duration::ZERO),
         orphaned: Some(false),
         tcp_retries2: Some(15),
@@ -47,7 +48,8 @@ fn socket(count: u8) -> SocketView {
 fn path(local_address: bool) -> PathStatus {
     let egress = Interface { index: 2, name: "eth0".to_owned() };
     let route = Ok(Route { egress, gateway: None, neighbour: None });
-    PathStatus { local_address, route, ingress: None, reverse_path_filter: None }
+    let socket = SocketRouting { mark: Some(0), bound_to: Some(0), transparent: Some(false) };
+    PathStatus { local_address, socket, route, ingress: None, reverse_path_filter: None }
 }
 
 fn timeout_event(port: u16, count: u8) -> Event {
@@ -71,7 +73,14 @@ fn closed(ms: u64, error: i32) -> Event {
 }
 
 fn status(retransmits: u8) -> SocketStatus {
-    SocketStatus { state: TcpState::Established, inode: 99, retransmits, probes: 0, timer: None }
+    SocketStatus {
+        state: TcpState::Established,
+        inode: 99,
+        retransmits,
+        probes: 0,
+        heard_ago: Duration::from_secs(3_600),
+        timer: None,
+    }
 }
 
 fn found(retransmits: u8) -> Answer {
@@ -321,6 +330,48 @@ fn new_data_acknowledged_between_two_timeouts_closes_as_recovered_and_starts_afr
     assert_eq!(tracker.open_cases(), 1);
 }
 
+/// The peer asks for an idle connection anew, twice; its owner and all around it are known.
+fn restarted() -> Tracker {
+    let mut tracker = Tracker::new();
+    for ms in [1_000, 2_000] {
+        let idle = SocketView { snd_nxt: Some(1_000), write_seq: Some(1_000), retransmits: Some(0), ..socket(1) };
+        let event = ConnectionEvent { at: at(ms), key: key(1), socket: idle, kind: EventKind::SynReceived };
+        tracker.handle_event(Event::Connection(event));
+    }
+    answer_everything(&mut tracker);
+    let opened = said(&mut tracker).findings;
+    assert_eq!(opened.last().unwrap().ruling.cause, Cause::PeerRestarted);
+    tracker
+}
+
+#[test]
+fn a_connection_that_a_peer_asks_for_anew_has_not_recovered_because_it_is_still_there() {
+    let mut tracker = restarted();
+    for _ in 0..3 {
+        let due = tracker.poll_timeout().unwrap();
+        tracker.handle_timeout(due);
+        tracker.handle_answer(due, found(0));
+        assert_eq!(states(&said(&mut tracker)), []);
+        assert!(tracker.poll_timeout().unwrap() >= due + Duration::from_secs(10), "it makes no hurry");
+    }
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    let heard = SocketStatus { heard_ago: Duration::from_secs(5), ..status(0) };
+    tracker.handle_answer(due, Answer::Socket { key: key(1), lookup: SocketLookup::Found(heard) });
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::Recovered)]);
+}
+
+#[test]
+fn a_peer_heard_of_before_its_syn_has_not_recovered_however_late_the_answer_comes() {
+    let mut tracker = restarted();
+    let due = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(due);
+    // It was last heard of just before the second SYN, and so it was when the question was asked.
+    let heard = SocketStatus { heard_ago: due.since(at(1_990)), ..status(0) };
+    tracker.handle_answer(at(60_000), Answer::Socket { key: key(1), lookup: SocketLookup::Found(heard) });
+    assert_eq!(states(&said(&mut tracker)), []);
+}
+
 #[test]
 fn the_kernel_giving_up_closes_as_timed_out() {
     let (mut tracker, _) = stalled(6);
@@ -352,6 +403,15 @@ fn an_application_that_closes_ends_the_finding_normally_and_a_reset_as_reset() {
     tracker.handle_event(closed(5_000, 104));
     let said = said(&mut tracker);
     assert_eq!(said.findings.last().unwrap().state, FindingState::Closed(Outcome::Reset));
+}
+
+#[test]
+fn a_connection_that_is_ended_from_outside_was_closed_here() {
+    let (mut tracker, _) = stalled(6);
+    let Event::Connection(reset) = timeout_event(1, 6) else { unreachable!() };
+    tracker.handle_event(Event::Connection(ConnectionEvent { at: at(20_000), kind: EventKind::ResetSent, ..reset }));
+    tracker.handle_event(closed(20_000, 103));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Closed(Outcome::ClosedNormally)]);
 }
 
 #[test]
@@ -463,6 +523,69 @@ fn one_case_more_than_fits_evicts_the_oldest_and_says_so() {
         said.findings.iter().filter(|finding| finding.state == FindingState::Closed(Outcome::Evicted)).collect();
     assert_eq!((evicted.len(), tracker.open_cases()), (1, MAX_CASES));
     assert_eq!(evicted[0].id.key.netns, 0);
+}
+
+/// What a virtual address that moves away does to the connections that were made from it. The witnesses answer one question every five
+/// milliseconds, and take only so many at once.
+#[test]
+fn of_a_thousand_connections_that_lose_their_address_at_once_each_gets_its_cause_and_owner() {
+    const CASES: u16 = 1_000;
+    for room in [1, 256] {
+        let mut tracker = Tracker::new();
+        for port in 1..=CASES {
+            let Event::Connection(event) = unsendable(10_000, 3) else { unreachable!() };
+            let socket = SocketView { cookie: Some(SocketCookie(port.into())), ..event.socket };
+            tracker.handle_event(Event::Connection(ConnectionEvent { key: key(port), socket, ..event }));
+        }
+        let mut in_flight = std::collections::VecDeque::new();
+        let mut paths_asked = Vec::new();
+        let mut latest = std::collections::BTreeMap::new();
+        for step in 0.. {
+            while let Some(output) = tracker.poll_output() {
+                match output {
+                    Output::Finding(finding) => {
+                        latest.insert(finding.id.key, *finding);
+                    }
+                    Output::Question(question) if in_flight.len() < room => in_flight.push_back(question),
+                    Output::Question(question) => {
+                        tracker.put_back(question);
+                        break;
+                    }
+                }
+            }
+            let is_whole = |finding: &Finding| {
+                finding.ruling.cause == Cause::SourceAddressLost
+                    && finding.owner.process().is_some_and(|owner| owner.pid == u32::from(finding.id.key.local.port()))
+            };
+            if latest.len() == usize::from(CASES) && latest.values().all(is_whole) {
+                break;
+            }
+            assert!(tracker.questions_waiting() <= 4 * usize::from(CASES), "none waits twice");
+            assert!(step < 8 * u64::from(CASES), "each waits for its turn once: {} left", in_flight.len());
+            let now = at(10_000 + 5 * step);
+            tracker.handle_timeout(now);
+            let Some(question) = in_flight.pop_front() else { continue };
+            let answer = match question {
+                Question::Socket { key, .. } => {
+                    let timer = Some((SocketTimer::Persist, Duration::from_secs(1)));
+                    let status = SocketStatus { inode: key.local.port().into(), timer, ..status(0) };
+                    Answer::Socket { key, lookup: SocketLookup::Found(status) }
+                }
+                Question::Owner { key, inode } => {
+                    let pid = inode.try_into().unwrap();
+                    Answer::Owner { key, owner: Ok(Some(Owner { pid, ..Owner::default() })) }
+                }
+                Question::Path { key, .. } => {
+                    paths_asked.push(key);
+                    Answer::Path { key, path: Ok(path(false)) }
+                }
+                Question::Conntrack { key } => Answer::Conntrack { key, conntrack: Ok(ConntrackStatus::Inactive) },
+                Question::Function { key, address } => Answer::Function { key, address, function: Ok(None) },
+            };
+            tracker.handle_answer(now, answer);
+        }
+        assert_eq!(paths_asked, (1..=CASES).map(key).collect::<Vec<_>>(), "first come, first asked");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,3 +1,5 @@
+mod answers;
+
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
@@ -6,10 +8,11 @@ use std::{
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     open_case::{Case, Wake, is_closing},
+    questions::Questions,
 };
 use crate::{
     judge::EvidenceKind,
-    model::{Answer, ConnectionEvent, ConnectionKey, Event, MonoTime, Question, SocketLookup, SocketStatus},
+    model::{ConnectionEvent, ConnectionKey, Event, MonoTime, Question},
 };
 
 /// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
@@ -24,7 +27,8 @@ const GRACE_FOR_LAST_EVENT: Duration = Duration::from_millis(500);
 /// What the tracker has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Ask a witness and hand the answer to [`Tracker::handle_answer`]. At most one question of a kind is open per case.
+    /// Ask a witness and hand the answer to [`Tracker::handle_answer`], or the question back by [`Tracker::put_back`]. At most one
+    /// question of a kind is open per case.
     Question(Question),
     /// A finding was opened, changed or closed.
     Finding(Box<Finding>),
@@ -37,8 +41,9 @@ pub enum Output {
 /// 1. Hand in what happens, each with its time: [`handle_event`](Self::handle_event) for what the kernel tells,
 ///    [`handle_answer`](Self::handle_answer) for what a witness says, [`handle_timeout`](Self::handle_timeout) when the time
 ///    of [`poll_timeout`](Self::poll_timeout) has come.
-/// 2. After each, take what it has to say by [`poll_output`](Self::poll_output) until that gives `None`: questions to be put
-///    to witnesses, findings to be reported.
+/// 2. After each, take what it has to say by [`poll_output`](Self::poll_output) until that gives `None`: first findings to be
+///    reported, then questions to be put to witnesses, in the order they came up. When the witnesses have no room for a
+///    question, hand it back by [`put_back`](Self::put_back) and go on: after the next answer it comes again.
 /// 3. Then wait until [`poll_timeout`](Self::poll_timeout), or for the next event or answer.
 ///
 /// Rules:
@@ -57,7 +62,8 @@ pub struct Tracker {
     wakes: BTreeSet<(MonoTime, ConnectionKey)>,
     /// In the order of eviction.
     by_touch: BTreeSet<(bool, MonoTime, ConnectionKey)>,
-    outputs: VecDeque<Output>,
+    findings: VecDeque<Finding>,
+    questions: Questions,
     events_lost: u64,
     cases_opened: u64,
 }
@@ -75,7 +81,27 @@ impl Tracker {
 
     /// The next thing to say; `None` when there is nothing more.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if let Some(finding) = self.findings.pop_front() {
+            return Some(Output::Finding(Box::new(finding)));
+        }
+        while let Some(question) = self.questions.next() {
+            // Of a case that is closed nobody wants to know any more.
+            if self.cases.contains_key(question.key()) {
+                return Some(Output::Question(question));
+            }
+        }
+        None
+    }
+
+    /// Takes back a question for which there is no room now. It is the first of those that
+    /// [`poll_output`](Self::poll_output) gives next time.
+    pub fn put_back(&mut self, question: Question) {
+        self.questions.put_back(question);
+    }
+
+    /// How many questions wait to be asked.
+    pub fn questions_waiting(&self) -> usize {
+        self.questions.len()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next; `None` when no case waits for anything.
@@ -90,66 +116,6 @@ impl Tracker {
             Event::Lost { at, place: _, count } => {
                 self.advance(at);
                 self.events_lost = self.events_lost.saturating_add(count);
-            }
-        }
-    }
-
-    /// Takes in what a witness says at `now`.
-    pub fn handle_answer(&mut self, now: MonoTime, answer: Answer) {
-        self.advance(now);
-        match answer {
-            Answer::Socket { key, lookup } => {
-                let Some(mut case) = self.take_case(&key) else { return };
-                case.asked_socket = false;
-                if case.has_ended {
-                    self.keep(case);
-                    return;
-                }
-                match lookup {
-                    SocketLookup::Found(status) => self.socket_found(case, &status),
-                    SocketLookup::Gone => {
-                        case.set_socket_known();
-                        case.wake = Some((self.now + GRACE_FOR_LAST_EVENT, Wake::Gone));
-                        self.keep(case);
-                    }
-                    SocketLookup::Unknown(why) => {
-                        if case.set_socket_unknown(why) {
-                            self.close(case, Outcome::Unobserved);
-                            return;
-                        }
-                        if case.has_finding() {
-                            case.look_when_overdue(self.now, None);
-                        }
-                        self.take_answer(case);
-                    }
-                }
-            }
-            Answer::Owner { key, owner } => {
-                let Some(mut case) = self.take_case(&key) else { return };
-                case.owner = match owner {
-                    Ok(Some(owner)) => OwnerKnowledge::Process(owner),
-                    Ok(None) => OwnerKnowledge::NoProcess,
-                    Err(why) => OwnerKnowledge::Unavailable(why),
-                };
-                case.asked_owner = false;
-                self.take_answer(case);
-            }
-            Answer::Path { key, path } => {
-                let Some(mut case) = self.take_case(&key) else { return };
-                let evidence = case.surroundings.take_path(path.into());
-                evidence.into_iter().for_each(|kind| case.note(self.now, kind));
-                self.take_answer(case);
-            }
-            Answer::Function { key, address, function } => {
-                let Some(mut case) = self.take_case(&key) else { return };
-                case.take_function(address, function.ok().flatten().as_deref());
-                self.take_answer(case);
-            }
-            Answer::Conntrack { key, conntrack } => {
-                let Some(mut case) = self.take_case(&key) else { return };
-                let evidence = case.surroundings.take_conntrack(conntrack.into());
-                evidence.into_iter().for_each(|kind| case.note(self.now, kind));
-                self.take_answer(case);
             }
         }
     }
@@ -170,13 +136,13 @@ impl Tracker {
             match wake.map(|(_, wake)| wake) {
                 Some(wake @ (Wake::LookForAnswer | Wake::Overdue)) if case.has_finding() => {
                     // A whole backoff step without an answer: the question or the answer was lost.
-                    case.asked_socket &= wake != Wake::Overdue;
+                    case.asked_socket = case.asked_socket.filter(|_| wake != Wake::Overdue);
                     self.ask_socket(&mut case);
                     case.look_when_overdue(self.now, None);
                     self.keep(case);
                 }
                 Some(Wake::LookAtReceiver) => {
-                    case.asked_socket = false;
+                    case.asked_socket = None;
                     self.ask_socket(&mut case);
                     case.wake = Some((self.now + HOLD, Wake::Forget));
                     self.keep(case);
@@ -252,7 +218,7 @@ impl Tracker {
         }
         if case.is_serious() || case.has_ruling(self.events_lost) {
             self.ask_owner(&mut case);
-            self.outputs.extend(case.questions().into_iter().map(Output::Question));
+            case.questions().into_iter().for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
             if !case.has_finding() && case.awaits_answers() {
                 let until = *case.held_until.get_or_insert(self.now + HOLD);
@@ -266,46 +232,16 @@ impl Tracker {
         self.judge_and_keep(case);
     }
 
-    fn socket_found(&mut self, mut case: Case, status: &SocketStatus) {
-        case.set_socket_known();
-        case.touched = self.now;
-        self.ask_owner_of(&mut case, u64::from(status.inode));
-        if let Some(is_missed) = case.dropped().map(|segment| segment.is_missed_in(status.state)) {
-            self.looked_at_receiver(case, status, is_missed);
-        } else if !case.has_finding() {
-            self.take_answer(case);
-        } else if status.is_at_rest() {
-            case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
-            self.close(case, Outcome::Recovered);
-        } else {
-            case.look_when_overdue(self.now, status.timer.map(|(_, wait)| wait));
-            self.judge_and_keep(case);
-        }
-    }
-
-    /// Of this connection a segment was dropped, and now its socket was looked at.
-    fn looked_at_receiver(&mut self, mut case: Case, status: &SocketStatus, is_missed: bool) {
-        if !is_missed {
-            case.note(self.now, EvidenceKind::SegmentGotThrough);
-            self.close(case, Outcome::Recovered);
-            return;
-        }
-        case.note_still_open(self.now, status.state);
-        self.outputs.extend(case.questions().into_iter().chain(case.ask_function()).map(Output::Question));
-        if case.has_finding() || !case.awaits_answers() {
-            case.look_when_overdue(self.now, None);
-            self.judge_and_keep(case);
-        } else {
-            let until = *case.held_until.get_or_insert(self.now + HOLD);
-            case.wake = Some((until, Wake::Judge));
-            self.keep(case);
-        }
+    /// Lets a question about a case wait that is taken out of the tables, or about one that is in them.
+    fn ask(&mut self, question: Question) {
+        let cases = &self.cases;
+        self.questions.add(question, |key| key == question.key() || cases.contains_key(key));
     }
 
     fn ask_socket(&mut self, case: &mut Case) {
-        if !case.asked_socket {
-            case.asked_socket = true;
-            self.outputs.push_back(Output::Question(Question::Socket { key: case.key, cookie: case.cookie }));
+        if case.asked_socket.is_none() {
+            case.asked_socket = Some(self.now);
+            self.ask(Question::Socket { key: case.key, cookie: case.cookie });
         }
     }
 
@@ -327,31 +263,13 @@ impl Tracker {
             case.owner = OwnerKnowledge::NoProcess;
         } else {
             case.asked_owner = true;
-            self.outputs.push_back(Output::Question(Question::Owner { key: case.key, inode }));
-        }
-    }
-
-    /// Judges what has waited for answers when all are in.
-    fn take_answer(&mut self, mut case: Case) {
-        if case.has_ended {
-            if case.asked_owner {
-                self.keep(case);
-            } else {
-                self.end(case);
-            }
-        } else if case.has_finding() {
-            self.judge_and_keep(case);
-        } else if case.held_until.is_some() && !case.awaits_answers() {
-            case.forget_when_overdue(self.now);
-            self.judge_and_keep(case);
-        } else {
-            self.keep(case);
+            self.ask(Question::Owner { key: case.key, inode });
         }
     }
 
     fn judge_and_keep(&mut self, mut case: Case) {
         if let Some(finding) = case.judge(self.now, self.events_lost) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
+            self.findings.push_back(finding);
         }
         self.keep(case);
     }
@@ -359,7 +277,7 @@ impl Tracker {
     /// Judges a case whose socket has closed for the last time, and closes it.
     fn end(&mut self, mut case: Case) {
         if let Some(finding) = case.judge(self.now, self.events_lost) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
+            self.findings.push_back(finding);
         }
         let outcome = case.outcome();
         self.close(case, outcome);
@@ -367,7 +285,7 @@ impl Tracker {
 
     fn close(&mut self, case: Case, outcome: Outcome) {
         if let Some(finding) = case.close(self.now, outcome) {
-            self.outputs.push_back(Output::Finding(Box::new(finding)));
+            self.findings.push_back(finding);
         }
     }
 
@@ -389,7 +307,7 @@ impl Tracker {
         {
             // What was still waiting for answers is judged without them.
             if let Some(finding) = evicted.judge(self.now, self.events_lost) {
-                self.outputs.push_back(Output::Finding(Box::new(finding)));
+                self.findings.push_back(finding);
             }
             self.close(evicted, Outcome::Evicted);
         }

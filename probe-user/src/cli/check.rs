@@ -39,7 +39,7 @@ enum Format {
 pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
     let prepared = prepare(args)?;
     let privileges = privileges()?;
-    let options = load_options(args, Filter::default());
+    let options = load_options(args, Filter::default(), false);
     let coverage = runtime()?.block_on(self_test(&prepared.facts, &prepared.plan, &options))?;
     let full = coverage.is_full() && privileges.enter_namespaces && privileges.see_owners;
     match own.format {

@@ -60,6 +60,9 @@ pub(super) fn run(kernel: &KernelArgs, args: DiagnoseArgs) -> anyhow::Result<Exi
     };
     let observation = Observation::resolve(args.observe, (!args.follow).then_some(args.duration))?;
     let prepared = prepare(kernel)?;
-    let options = WatchOptions { load: load_options(kernel, observation.filter.clone()), scan_every };
+    let options = WatchOptions {
+        load: load_options(kernel, observation.filter.clone(), observation.risks.is_some()),
+        scan_every,
+    };
     runtime()?.block_on(observe(&observation, || Watch::start(&prepared.facts, &prepared.plan, &options)))
 }

@@ -11,10 +11,10 @@ use crate::{
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  connprobe explain\n  connprobe explain half_open\n  connprobe explain half_open/peer_reset"
+    after_help = "Examples:\n  connprobe explain\n  connprobe explain half_open\n  connprobe explain half_open/peer_reset\n  connprobe explain risk"
 )]
 pub(super) struct ExplainArgs {
-    /// A verdict, or one of its causes, as the report names them; without it all are listed, each with a sentence
+    /// A verdict, or one of its causes, or risk, as the report names them; without it all are listed, each with a sentence
     #[arg(value_name = "VERDICT[/CAUSE]")]
     topic: Option<Topic>,
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
@@ -18,9 +18,9 @@ use crate::{
     kernel::Filter,
     model::Coverage,
     report::{
-        Summary, WallClock,
+        Summary,
         record::{Record, Recorder},
-        text::{self, Layout},
+        text::{self, Layout, Told},
     },
     sink::{SinkError, Stdout},
     witness::netns,
@@ -44,6 +44,13 @@ pub(super) struct ObserveArgs {
     /// From which confidence on a finding makes the exit code 1
     #[arg(long, value_name = "CONFIDENCE", default_value = "suspected")]
     fail_on: FailOn,
+    /// Tell also, at the end, which idle connections may be forgotten on the way without notice, and which were never closed; they
+    /// are no findings and do not change the exit code
+    #[arg(long)]
+    risks: bool,
+    /// For --risks: after how long without traffic a firewall, NAT or load balancer on the way forgets a connection [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = idle_timeout)]
+    idle_timeout: Option<Duration>,
 }
 
 /// For `--netns`: every network namespace.
@@ -75,6 +82,19 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("watching for no time at all finds nothing".to_owned()) } else { Ok(duration) }
 }
 
+/// What many firewalls have.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+fn idle_timeout(text: &str) -> Result<Duration, String> {
+    // Nothing on the way forgets sooner, and the kernel keeps some of the times in steps of 10 ms.
+    const SHORTEST: Duration = Duration::from_secs(1);
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= SHORTEST => Ok(time),
+        Ok(_) => Err("an idle timeout is at least 1s".to_owned()),
+        Err(error) => Err(format!("{error}; give a number with a unit, for example 5m or 1h")),
+    }
+}
+
 /// A prefix, or a single address.
 fn cidr(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
@@ -85,6 +105,8 @@ fn cidr(text: &str) -> Result<IpNet, String> {
 /// What was meant.
 pub(super) struct Observation {
     pub(super) filter: Filter,
+    /// The idle timeout that risks are to be looked for by; `None` when they are not.
+    pub(super) risks: Option<Duration>,
     /// How long; `None` until interrupted, with each finding told as it happens.
     duration: Option<Duration>,
     format: Format,
@@ -100,7 +122,14 @@ impl Observation {
         };
         let filter = Filter { netns, ports: args.ports, peers: args.peers };
         filter.check()?;
-        Ok(Self { filter, duration, format: args.format, fail_on: args.fail_on })
+        let risks = match (args.risks, args.idle_timeout) {
+            (true, time) => Some(time.unwrap_or(IDLE_TIMEOUT)),
+            (false, None) => None,
+            (false, Some(_)) => {
+                bail!("--idle-timeout is what --risks holds idle connections against: give --risks, too")
+            }
+        };
+        Ok(Self { filter, risks, duration, format: args.format, fail_on: args.fail_on })
     }
 
     const fn follows(&self) -> bool {
@@ -116,10 +145,12 @@ pub(super) async fn observe(
     // Before anything is attached, so that an early Ctrl-C still ends in a report.
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
-    let watch = start()?;
+    let mut watch = start()?;
+    if let Some(idle_timeout) = observation.risks {
+        watch = watch.with_risks(idle_timeout, observation.filter.clone());
+    }
     let coverage = watch.coverage().clone();
-    let clock = clock::wall_clock();
-    let mut output = Output::new(observation, Recorder::new(this_host()?, clock), clock);
+    let mut output = Output::new(observation, Recorder::new(this_host()?, clock::wall_clock()));
     output.begin(&coverage)?;
     let stop = async {
         let end = async {
@@ -134,9 +165,9 @@ pub(super) async fn observe(
             _ = terminate.recv() => {}
         }
     };
-    let summary = watch.run(stop, |change| output.change(&change)).await?;
-    output.end(&summary, &coverage)?;
-    Ok(exit(&summary, observation.fail_on))
+    let ended = watch.run(stop, |change| output.change(&change)).await?;
+    output.end(&ended.summary, &coverage)?;
+    Ok(exit(&ended.summary, observation.fail_on))
 }
 
 fn exit(summary: &Summary, fail_on: FailOn) -> Exit {
@@ -153,21 +184,21 @@ struct Output {
     format: Format,
     follow: bool,
     recorder: Recorder,
-    clock: WallClock,
     layout: Layout,
+    told: Told,
     progress: Option<ProgressBar>,
     collected: Vec<Record>,
     stdout: Stdout,
 }
 
 impl Output {
-    fn new(observation: &Observation, recorder: Recorder, clock: WallClock) -> Self {
+    fn new(observation: &Observation, recorder: Recorder) -> Self {
         Self {
             format: observation.format,
             follow: observation.follows(),
             recorder,
-            clock,
             layout: layout(),
+            told: Told::default(),
             progress: (observation.format == Format::Text && stderr().is_terminal())
                 .then(|| progress(observation.duration)),
             collected: Vec::new(),
@@ -186,7 +217,7 @@ impl Output {
                 let record = self.recorder.finding(finding);
                 self.record(record)?;
                 if self.format == Format::Text && self.follow {
-                    let text = text::change(finding, &self.clock, self.layout);
+                    let text = text::change(finding, &mut self.told, self.recorder.clock(), self.layout);
                     match &self.progress {
                         Some(progress) => progress.suspend(|| self.stdout.text(&text))?,
                         None => self.stdout.text(&text)?,
@@ -198,6 +229,7 @@ impl Output {
                 self.record(record)?;
             }
             Change::Progress { findings, open } => {
+                self.follow_wall_clock();
                 if let Some(progress) = &self.progress {
                     progress.set_message(format!("{open} in limbo, {findings} found so far"));
                     progress.tick();
@@ -211,18 +243,32 @@ impl Output {
         if let Some(progress) = self.progress.take() {
             progress.finish_and_clear();
         }
+        self.follow_wall_clock();
         let now = clock::now();
+        if let Some(risks) = &summary.risks {
+            for risk in &risks.risks {
+                let record = self.recorder.risk(risks, risk);
+                self.record(record)?;
+            }
+        }
         let record = self.recorder.summary(now, summary);
         self.record(record)?;
         match self.format {
             Format::Text => {
-                let report = text::report(summary, coverage, &self.clock, now, self.layout);
+                let report = text::report(summary, coverage, self.recorder.clock(), now, self.layout);
                 // What was told while it happened is set apart from the whole.
                 let gap = if self.follow && !summary.findings.is_empty() { "\n" } else { "" };
                 self.stdout.text(&format!("{gap}{report}"))
             }
             Format::Json => self.stdout.array(&self.collected),
             Format::Ndjson => Ok(()),
+        }
+    }
+
+    /// A wall clock may be set while a watch goes on for days, and a host suspended.
+    fn follow_wall_clock(&mut self) {
+        if let Some((mono, wall)) = clock::both() {
+            self.recorder.follow(mono, wall);
         }
     }
 

@@ -28,12 +28,13 @@ pub(super) fn privileges() -> anyhow::Result<Privileges> {
     Privileges::of_this_process().context("cannot tell what this process may do: /proc/self/status cannot be read")
 }
 
-pub(super) fn load_options(args: &KernelArgs, filter: Filter) -> LoadOptions {
+pub(super) fn load_options(args: &KernelArgs, filter: Filter, risks: bool) -> LoadOptions {
     LoadOptions {
         filter,
         ring_bytes: args.ring_bytes,
         object: args.bpf_object.clone(),
         scan_by_sock_diag: args.test_scan_by_sock_diag,
+        risks,
     }
 }
 

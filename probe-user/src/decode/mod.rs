@@ -93,9 +93,11 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
     let to = tcp_state(record.new_state)?;
     let kind = match record.hook {
         hook::INET_SOCK_SET_STATE => EventKind::StateChange { from, to },
-        hook::TCP_RETRANSMIT_SKB => {
-            EventKind::RetransmissionTimeout { send_result: (record.result != NO_RESULT).then_some(record.result) }
-        }
+        // Only a tracepoint that comes after success alone tells no result (`__tcp_retransmit_skb`, `net/ipv4/tcp_output.c`, before
+        // 6.17).
+        hook::TCP_RETRANSMIT_SKB => EventKind::RetransmissionTimeout {
+            send_result: Some(if record.result == NO_RESULT { 0 } else { record.result }),
+        },
         hook::TCP_RETRANSMIT_SYNACK => EventKind::SynAckRetransmission,
         hook::TCP_RECEIVE_RESET => EventKind::ResetReceived,
         hook::TCP_SEND_RESET => EventKind::ResetSent,
@@ -177,13 +179,13 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
         rto: of(has(Field::IcskRto), units.jiffies(record.rto_jiffies)),
         rto_max: of(has(Field::IcskRtoMax), units.jiffies(record.rto_max_jiffies)),
         retransmitting_for: retransmitting_for(record).filter(|_| has(Field::TpRetransStamp)),
-        last_ack_ago: of(has(Field::TpRcvTstamp), since_jiffies(record, record.rcv_tstamp_jiffies, units)),
+        last_ack_ago: since_jiffies(record, record.rcv_tstamp_jiffies, units).filter(|_| has(Field::TpRcvTstamp)),
         user_timeout: of(has(Field::IcskUserTimeout), Duration::from_millis(u64::from(record.user_timeout_ms))),
         timer: timer(record, units).filter(|_| has(Field::IcskPending) && has(Field::IcskTimeout)),
-        probing_for: (record.probes_tstamp_jiffies != 0)
-            .then(|| since_jiffies(record, record.probes_tstamp_jiffies, units))
+        probing_for: since_jiffies(record, record.probes_tstamp_jiffies, units)
             .filter(|_| has(Field::IcskProbesTstamp)),
-        last_data_ago: of(has(Field::IcskAckLrcvtime), since_jiffies(record, record.lrcvtime_jiffies, units)),
+        last_data_ago: since_jiffies(record, record.lrcvtime_jiffies, units).filter(|_| has(Field::IcskAckLrcvtime)),
+        segment_ago: of(has(Field::TpTcpMstamp), Duration::from_millis(record.segment_ago_ms.into())),
         keepalive_due_in: of(has(Field::SkTimerExpires), until_jiffies(record, record.sk_timer_expires_jiffies, units)),
         keepalive: keepalive(record, flag(units.sock_keepopen_bit), units),
         orphaned: flag(units.sock_dead_bit),
@@ -204,16 +206,23 @@ fn retransmitting_for(record: &SocketRecord) -> Option<Duration> {
         return None;
     }
     let unit_ns = if record.usec_ts == 1 { 1_000 } else { 1_000_000 };
-    let now = low_32_bits(record.ktime_ns / unit_ns);
-    let elapsed = now.wrapping_sub(record.retrans_stamp);
-    // The stamp may be a fraction of a unit ahead of the clock; a huge difference is a negative one.
-    let elapsed = if elapsed > u32::MAX / 2 { 0 } else { elapsed };
+    let elapsed = age(low_32_bits(record.ktime_ns / unit_ns), record.retrans_stamp, 1_000_000_000 / unit_ns);
     Some(Duration::from_nanos(u64::from(elapsed) * unit_ns))
 }
 
-fn since_jiffies(record: &SocketRecord, earlier: u32, units: Units) -> Duration {
-    let elapsed = low_32_bits(record.jiffies).wrapping_sub(earlier);
-    units.jiffies(if elapsed > u32::MAX / 2 { 0 } else { elapsed })
+/// Time since a stamp in jiffies; `None` when it is 0, as it is before it is first set.
+fn since_jiffies(record: &SocketRecord, stamp: u32, units: Units) -> Option<Duration> {
+    (stamp != 0).then(|| units.jiffies(age(low_32_bits(record.jiffies), stamp, units.hz.into())))
+}
+
+/// How old a stamp is, both taken modulo 2^32, at `per_second` units: in jiffies up to 49 days at 1,000 ticks a second, of which the
+/// kernel's count begins five minutes below 0 (`INITIAL_JIFFIES`). The clock is read before the stamp, which may be newer by then:
+/// ages of the last minute below 2^32 are such, and 0. What is older than 2^32 cannot be told from what is younger.
+fn age(now: u32, stamp: u32, per_second: u64) -> u32 {
+    const AHEAD_SECONDS: u64 = 60;
+    let elapsed = now.wrapping_sub(stamp);
+    let ahead = u64::from(stamp.wrapping_sub(now));
+    if ahead < per_second.saturating_mul(AHEAD_SECONDS) { 0 } else { elapsed }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are what the kernel keeps of both clocks")]

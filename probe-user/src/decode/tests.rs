@@ -58,6 +58,55 @@ fn the_retransmission_stamp_is_milliseconds_or_microseconds_of_the_same_clock() 
 }
 
 #[test]
+fn what_was_last_heard_of_weeks_ago_is_weeks_old() {
+    let seen = |now: u64, stamp: u32| {
+        let mut record = record();
+        record.available = Field::TpRcvTstamp.bit() | Field::IcskAckLrcvtime.bit();
+        (record.jiffies, record.rcv_tstamp_jiffies, record.lrcvtime_jiffies) = (now, stamp, stamp);
+        let view = view(&record);
+        assert_eq!(view.last_ack_ago, view.last_data_ago);
+        view.last_ack_ago
+    };
+    let now = 0x3_0000_1000;
+    for ticks in [0, 1, 249, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, u32::MAX - 250 * 60] {
+        let stamp = low_32_bits(now).wrapping_sub(ticks);
+        assert_eq!(seen(now, stamp), Some(UNITS.jiffies(ticks)), "{ticks} ticks");
+    }
+    for ahead in [1, 250, 250 * 60 - 1] {
+        assert_eq!(seen(now, low_32_bits(now) + ahead), Some(Duration::ZERO), "{ahead} ticks ahead");
+    }
+    // Just booted: the count is about to wrap (`INITIAL_JIFFIES` is -300 HZ), and a stamp that was never set is 0.
+    let boot = 0x1_0000_0000 - 300 * 250;
+    assert_eq!(seen(boot + 500, low_32_bits(boot)), Some(Duration::from_secs(2)));
+    assert_eq!(seen(boot + 500, 0), None);
+    assert_eq!(seen(boot + 301 * 250, low_32_bits(boot + 299 * 250)), Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_microsecond_stamp_is_told_for_as_long_as_it_does_not_wrap() {
+    let mut record = record();
+    record.available = Field::TpRetransStamp.bit();
+    record.usec_ts = 1;
+    record.ktime_ns = 10_000_000_000_000;
+    // Forty minutes: more than 2^31 microseconds.
+    record.retrans_stamp = low_32_bits((record.ktime_ns - 2_400_000_000_000) / 1_000);
+    assert_eq!(view(&record).retransmitting_for, Some(Duration::from_secs(2_400)));
+}
+
+#[test]
+fn a_retransmission_that_is_told_without_a_result_has_been_sent() {
+    let kind = |hook, result| {
+        let mut record = record();
+        (record.hook, record.result) = (hook, result);
+        decode(record.as_bytes(), UNITS).unwrap().kind
+    };
+    let timeout = |result| kind(hook::TCP_RETRANSMIT_SKB, result);
+    assert_eq!(timeout(NO_RESULT), EventKind::RetransmissionTimeout { send_result: Some(0) });
+    assert_eq!(timeout(-113), EventKind::RetransmissionTimeout { send_result: Some(-113) });
+    assert_eq!(kind(hook::TCP_WRITE_WAKEUP, NO_RESULT), EventKind::ProbeSent { send_result: None });
+}
+
+#[test]
 fn ipv4_mapped_addresses_are_the_ipv4_addresses_they_map() {
     let mut record = record();
     record.local_address = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();

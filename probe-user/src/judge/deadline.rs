@@ -37,7 +37,7 @@ pub enum DeadlineSource {
     },
     /// `net.ipv4.tcp_orphan_retries` of the socket's namespace: the application has closed the socket already.
     TcpOrphanRetries {
-        /// The number that counts (8 where the setting is 0).
+        /// The number that counts at the end: where the setting is 0, 8 as long as the RTO is below its maximum, and then 0.
         retries: u8,
     },
     /// The socket's `TCP_USER_TIMEOUT`.
@@ -98,14 +98,6 @@ pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<D
     let socket = sight.socket;
     let rto_max = rto_max(socket);
     let mut rto = socket.rto.filter(|rto| !rto.is_zero())?;
-    let set_by = source(socket, rto < rto_max)?;
-    let limit = match set_by {
-        DeadlineSource::TcpUserTimeout { timeout } => timeout,
-        DeadlineSource::TcpRetries2 { retries } | DeadlineSource::TcpOrphanRetries { retries } => {
-            model_timeout(retries, rto_max)
-        }
-        DeadlineSource::KeepaliveProbes { .. } => return None,
-    };
     // The first retransmission is the one that fires now when none was stamped before.
     let first = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
     let mut wheel = TimerWheel { ticks: socket.ticks };
@@ -113,11 +105,18 @@ pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<D
     if !sight.timer_fired {
         firing = firing + wheel.armed(pending(socket, SocketTimer::Retransmission)?, rto);
     }
-    let deadline = |at| Some(Deadline { at, timer: KernelTimer::Retransmission, set_by });
-    for _ in 0..MOST_STEPS {
+    for step in 0..MOST_STEPS {
+        let set_by = source(socket, rto < rto_max)?;
+        let limit = match set_by {
+            DeadlineSource::TcpUserTimeout { timeout } => timeout,
+            DeadlineSource::TcpRetries2 { retries } | DeadlineSource::TcpOrphanRetries { retries } => {
+                model_timeout(retries, rto_max)
+            }
+            DeadlineSource::KeepaliveProbes { .. } => return None,
+        };
         // The firing that was seen has not given up.
-        if firing.since(first) >= limit && !(sight.timer_fired && firing == sight.at) {
-            return deadline(firing);
+        if firing.since(first) >= limit && !(sight.timer_fired && step == 0) {
+            return Some(Deadline { at: firing, timer: KernelTimer::Retransmission, set_by });
         }
         if !is_refused {
             rto = rto.saturating_mul(2).min(rto_max);
@@ -130,28 +129,24 @@ pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<D
         };
         firing = firing + wheel.wait(wait);
     }
-    deadline(firing)
+    None
 }
 
 /// The deadline of a connection whose data cannot be sent and whose persist timer runs.
 ///
 /// `tcp_probe_timer()` gives up at the first firing that finds `tcp_retries2` (or `tcp_orphan_retries`) probes unanswered, or
 /// `TCP_USER_TIMEOUT` over since the first probe. `tcp_send_probe0()` doubles the wait. A peer that answers sets the count
-/// back: then only a user timeout ends the wait, and without one nothing does.
+/// back: then only a user timeout ends the wait, and without one nothing does; but of an orphan the wait ends as soon as the RTO with
+/// its doublings has reached its maximum, if it has been doubled `tcp_orphan_retries` times by then.
 pub(super) fn of_probes(sight: &Sight<'_>, answered: bool) -> Option<Deadline> {
     let socket = sight.socket;
     let rto_max = rto_max(socket);
     let base = socket.rto?.max(RTO_MIN);
-    let retries = match source(&SocketView { user_timeout: Some(Duration::ZERO), ..socket.clone() }, base < rto_max)? {
-        source @ (DeadlineSource::TcpRetries2 { retries } | DeadlineSource::TcpOrphanRetries { retries }) => {
-            (source, retries)
-        }
-        DeadlineSource::TcpUserTimeout { .. } | DeadlineSource::KeepaliveProbes { .. } => return None,
-    };
-    let user_timeout = socket.user_timeout.filter(|timeout| !timeout.is_zero());
-    if answered && user_timeout.is_none() {
+    let user_timeout = Some(socket.user_timeout?).filter(|timeout| !timeout.is_zero());
+    if answered && user_timeout.is_none() && !socket.orphaned? {
         return None;
     }
+    let counted = SocketView { user_timeout: Some(Duration::ZERO), ..socket.clone() };
     let (mut probes, mut backoff) = (socket.probes_out?, u32::from(socket.backoff?));
     let most_doublings =
         u64::try_from(rto_max.as_millis() / RTO_MIN.as_millis()).unwrap_or(u64::MAX).max(1).ilog2() + 1;
@@ -164,8 +159,18 @@ pub(super) fn of_probes(sight: &Sight<'_>, answered: bool) -> Option<Deadline> {
         if let Some(timeout) = user_timeout.filter(|timeout| firing.since(first) >= *timeout) {
             return deadline(firing, DeadlineSource::TcpUserTimeout { timeout });
         }
-        if !answered && probes >= retries.1 {
-            return deadline(firing, retries.0);
+        // `inet_csk_rto_backoff` (`include/net/inet_connection_sock.h`).
+        let is_alive = socket.rto?.saturating_mul(1 << backoff.min(30)) < rto_max;
+        let set_by = source(&counted, is_alive)?;
+        let is_over = match set_by {
+            DeadlineSource::TcpRetries2 { retries } => !answered && probes >= retries,
+            DeadlineSource::TcpOrphanRetries { retries } => {
+                (!answered && probes >= retries) || (!is_alive && backoff >= u32::from(retries))
+            }
+            DeadlineSource::TcpUserTimeout { .. } | DeadlineSource::KeepaliveProbes { .. } => return None,
+        };
+        if is_over {
+            return deadline(firing, set_by);
         }
         probes = probes.saturating_add(1);
         backoff = (backoff + 1).min(u32::from(socket.tcp_retries2?).max(backoff));
@@ -212,13 +217,17 @@ fn pending(socket: &SocketView, kind: SocketTimer) -> Option<Duration> {
     socket.timer.filter(|timer| timer.kind == kind).map(|timer| timer.due_in)
 }
 
+/// What ends the wait at a firing: `tcp_write_timeout()` and `tcp_probe_timer()` ask anew at each, and have less patience with an orphan
+/// (`tcp_orphan_retries()`) when its RTO is no longer below the maximum.
 fn source(socket: &SocketView, rto_below_max: bool) -> Option<DeadlineSource> {
     let user_timeout = socket.user_timeout?;
     if !user_timeout.is_zero() {
         return Some(DeadlineSource::TcpUserTimeout { timeout: user_timeout });
     }
     if socket.orphaned? {
+        let is_refused = socket.soft_error.is_some_and(|error| error != 0);
         let retries = match socket.tcp_orphan_retries? {
+            _ if is_refused && !rto_below_max => 0,
             0 if rto_below_max => DEFAULT_ORPHAN_RETRIES,
             retries => retries,
         };
@@ -377,6 +386,29 @@ mod tests {
         socket.orphaned = Some(true);
         let deadline = of_retransmission(&fired_at(MonoTime::default(), &socket), false).unwrap();
         assert_eq!(deadline.set_by, DeadlineSource::TcpOrphanRetries { retries: 8 });
+    }
+
+    #[test]
+    fn an_orphan_ends_when_its_rto_has_reached_the_maximum() {
+        let mut socket = socket(400, 0);
+        (socket.orphaned, socket.rto_max) = (Some(true), Some(Duration::from_secs(1)));
+        // The next firing comes with an RTO of 0.8 s, the one after it with one of 1 s.
+        let deadline = of_retransmission(&Sight { timer_fired: true, ..seen(&socket) }, false).unwrap();
+        assert_eq!((after_ms(deadline), deadline.set_by), (1_800, DeadlineSource::TcpOrphanRetries { retries: 0 }));
+        socket.tcp_orphan_retries = Some(3);
+        let set = of_retransmission(&Sight { timer_fired: true, ..seen(&socket) }, false).unwrap();
+        // 200 + 400 + 800 ms, and 1 s that no doubling makes longer.
+        assert_eq!((after_ms(set), set.set_by), (2_800, DeadlineSource::TcpOrphanRetries { retries: 3 }));
+        socket.soft_error = Some(113);
+        assert_eq!(after_ms(of_retransmission(&Sight { timer_fired: true, ..seen(&socket) }, false).unwrap()), 1_800);
+    }
+
+    #[test]
+    fn an_orphan_does_not_wait_for_a_shut_window_for_ever_though_its_probes_are_answered() {
+        let orphan = SocketView { orphaned: Some(true), ..probing(0, 5, 400) };
+        let deadline = of_probes(&seen(&orphan), true).unwrap();
+        // Waits of 12.8, 25.6, 51.2 and 102.4 s, and the first that the maximum cuts short.
+        assert_eq!((after_ms(deadline), deadline.set_by.name()), (400 + 192_000 + 120_000, "tcp_orphan_retries"));
     }
 
     #[test]

@@ -8,12 +8,13 @@
 mod deadline;
 mod evidence;
 mod remedy;
+pub mod risk;
 mod rules;
 mod ruling;
 
 pub use deadline::{Deadline, DeadlineSource, KernelTimer};
 pub use evidence::{Attempt, Evidence, EvidenceKind, Sight};
-pub use remedy::{Remedy, remedies};
+pub use remedy::{Remedy, remedies, risk_remedies};
 pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
 pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
 

@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use super::Deadline;
 use crate::model::MonoTime;
@@ -183,10 +183,12 @@ pub enum MissingEvidence {
         /// How many.
         count: u64,
     },
-    /// This kernel does not tell when the peer last acknowledged anything.
+    /// This kernel does not tell when the peer was last heard of, by an ACK or by data.
     LastAckTime,
     /// Whether the local address is still on this host, and whether there is a route.
     LocalAddressAndRoute,
+    /// Whether the socket has `IP_TRANSPARENT`, and so needs no address of this host.
+    TransparentSocket,
     /// The socket could not be looked up, so that a recovery would go unseen.
     Socket {
         /// Why.
@@ -212,6 +214,7 @@ impl MissingEvidence {
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
             Self::LocalAddressAndRoute => "local_address_and_route",
+            Self::TransparentSocket => "transparent_socket",
             Self::Socket { .. } => "socket",
         }
     }
@@ -260,9 +263,12 @@ impl fmt::Display for MissingEvidence {
             Self::LostEvents { count } => {
                 write!(f, "{count} events were lost while watching; one of them may have been about this connection")
             }
-            Self::LastAckTime => f.write_str("this kernel does not tell when the peer last acknowledged anything"),
+            Self::LastAckTime => f.write_str("this kernel does not tell when the peer was last heard of"),
             Self::LocalAddressAndRoute => f.write_str(
                 "whether the local address is still on this host and a route to the peer exists is not known",
+            ),
+            Self::TransparentSocket => f.write_str(
+                "whether the socket may send from an address that is not this host's (IP_TRANSPARENT) is not known",
             ),
             Self::Socket { why } => write!(f, "the socket could not be looked up ({why}); a recovery would go unseen"),
         }
@@ -284,28 +290,4 @@ pub struct Ruling {
     pub deadline: Option<Deadline>,
     /// What would make it surer, in order.
     pub missing: Vec<MissingEvidence>,
-}
-
-/// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
-const SAME_DEADLINE: Duration = Duration::from_secs(1);
-
-impl Ruling {
-    /// Whether it says something that a reader of the one `before` would act on.
-    pub fn is_news_after(&self, before: &Self) -> bool {
-        let deadline_moved = match (before.deadline, self.deadline) {
-            (Some(before), Some(now)) => {
-                before.set_by != now.set_by
-                    || before.timer != now.timer
-                    || before.at.since(now.at).max(now.at.since(before.at)) >= SAME_DEADLINE
-            }
-            (None, None) => false,
-            (Some(_), None) | (None, Some(_)) => true,
-        };
-        let missing = |ruling: &Self| ruling.missing.iter().map(MissingEvidence::name).collect::<Vec<_>>();
-        deadline_moved
-            || missing(before) != missing(self)
-            || before.verdict != self.verdict
-            || before.cause != self.cause
-            || before.confidence != self.confidence
-    }
 }

@@ -18,7 +18,7 @@ use super::{
     object::{LoadOptions, OpenError, open},
     plan::{HookPlan, Plan},
     ring::{Ring, RingError},
-    scan::Scanner,
+    scan::{IdleScanner, Scanner},
 };
 use crate::model::{Coverage, HookStatus, Mechanism, ScanStatus};
 
@@ -49,6 +49,7 @@ pub struct Probes {
     ring: Ring,
     coverage: Coverage,
     scanner: Option<Scanner>,
+    idle_scanner: Option<IdleScanner>,
     // Holds programs and links: they end with it and the scanner.
     _ebpf: Arc<Mutex<Ebpf>>,
 }
@@ -82,6 +83,11 @@ impl Probes {
         let ebpf = Arc::new(Mutex::new(ebpf));
         let scanner =
             if options.scan_by_sock_diag { Err("by request".to_owned()) } else { Scanner::load(&ebpf, btf.as_ref()) };
+        // Where the one iterator works, so does the other.
+        let idle_scanner =
+            (options.risks && scanner.is_ok()).then(|| IdleScanner::load(&ebpf, btf.as_ref())).and_then(|loaded| {
+                loaded.inspect_err(|error| tracing::warn!(error, "idle connections are looked for by sock_diag")).ok()
+            });
         let coverage = Coverage {
             scan: match &scanner {
                 Ok(_) => ScanStatus::Iterator,
@@ -95,7 +101,7 @@ impl Probes {
         if !coverage.observes_something() {
             return Err(AttachError::NoHook(first_reason(&coverage)));
         }
-        Ok(Self { ring, coverage, scanner: scanner.ok(), _ebpf: ebpf })
+        Ok(Self { ring, coverage, scanner: scanner.ok(), idle_scanner, _ebpf: ebpf })
     }
 
     /// What became of every hook.
@@ -106,6 +112,11 @@ impl Probes {
     /// What scans over all sockets, where this kernel has iterators.
     pub fn scanner(&self) -> Option<Scanner> {
         self.scanner.clone()
+    }
+
+    /// What looks for idle connections, where that was asked for and this kernel has iterators.
+    pub fn idle_scanner(&self) -> Option<IdleScanner> {
+        self.idle_scanner.clone()
     }
 
     /// The ring and the counters.

@@ -65,6 +65,7 @@ pub(super) const fn path(field: Field) -> FieldPath {
         Field::TpRetransStamp => at("tcp_sock", &["retrans_stamp"], Bytes(4)),
         Field::TpUsecTs => at("tcp_sock", &["tcp_usec_ts"], Bits),
         Field::TpRcvTstamp => at("tcp_sock", &["rcv_tstamp"], Bytes(4)),
+        Field::TpTcpMstamp => at("tcp_sock", &["tcp_mstamp"], Bytes(8)),
         Field::TpKeepaliveTime => at("tcp_sock", &["keepalive_time"], Bytes(4)),
         Field::TpKeepaliveIntvl => at("tcp_sock", &["keepalive_intvl"], Bytes(4)),
         Field::TpKeepaliveProbes => at("tcp_sock", &["keepalive_probes"], Bytes(1)),

@@ -28,5 +28,5 @@ pub use names::Names;
 pub use object::{LoadOptions, OpenError};
 pub use plan::{HookPlan, Plan, PlanFacts, plan};
 pub use ring::{HookTotals, Ring, RingError, Totals};
-pub use scan::Scanner;
+pub use scan::{IdleScanner, Scanner};
 pub use tracepoint_format::{FormatError, TracepointFormat};

@@ -29,6 +29,8 @@ pub struct LoadOptions {
     pub object: Option<PathBuf>,
     /// Whether the scan goes through `NETLINK_SOCK_DIAG` also where there are iterators, to try it.
     pub scan_by_sock_diag: bool,
+    /// Whether idle connections will be looked for.
+    pub risks: bool,
 }
 
 /// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded.

@@ -1,54 +1,112 @@
-//! The scan over all sockets of one namespace, by a BPF iterator.
+//! The scan over all sockets of one namespace, and the look for idle ones, by BPF iterators.
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::{self, BufReader, ErrorKind, Read as _},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use aya::{Btf, Ebpf, programs::Iter};
+use aya::{Btf, Ebpf, maps::Array, programs::Iter};
+use connprobe_common::abi::SocketRecord;
 
-/// The program's name in the object.
-const PROGRAM: &str = "tcp_sockets";
+/// The programs' names in the object.
+const SCAN: &str = "tcp_sockets";
+const IDLE: &str = "tcp_idle_sockets";
+/// The map that tells the second how long is idle, in milliseconds.
+const IDLE_FOR_MS: &str = "IDLE_FOR_MS";
 /// What it iterates over (`bpf_iter_tcp`).
 const TARGET: &str = "tcp";
 
 /// Scans namespaces for sockets that wait; usable from any thread.
 #[derive(Clone)]
-pub struct Scanner {
-    ebpf: Arc<Mutex<Ebpf>>,
-}
+pub struct Scanner(Iterator);
 
 impl Scanner {
     /// Loads the iterator.
     pub(super) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
-        let scanner = Self { ebpf: Arc::clone(ebpf) };
-        let btf = btf.ok_or("the kernel has no BTF, which iterators attach by")?;
-        scanner.with_program(|program| program.load(TARGET, btf).map_err(|error| error.to_string()))?;
-        Ok(scanner)
+        Iterator::load(ebpf, SCAN, btf).map(Self)
     }
 
     /// Reads the records of every waiting socket in the namespace that the calling thread is in, one after the other as
-    /// [`connprobe_common::abi::SocketRecord`]s.
+    /// [`SocketRecord`]s.
     ///
     /// # Errors
     ///
     /// When the kernel refuses the iterator.
     pub fn read(&self) -> io::Result<Vec<u8>> {
+        let mut records = Vec::new();
+        self.0.open()?.read_to_end(&mut records)?;
+        Ok(records)
+    }
+}
+
+/// Looks in namespaces for idle connections; usable from any thread.
+#[derive(Clone)]
+pub struct IdleScanner(Iterator);
+
+impl IdleScanner {
+    /// Loads the iterator.
+    pub(super) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
+        Iterator::load(ebpf, IDLE, btf).map(Self)
+    }
+
+    /// Hands over the record of every connection, in the namespace that the calling thread is in, that has been idle for so long.
+    /// There may be a million: they are not collected. Looks must come one after the other.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the iterator.
+    pub fn each(&self, idle_for: Duration, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let idle_for_ms = u32::try_from(idle_for.as_millis()).unwrap_or(u32::MAX);
+        self.0.set(IDLE_FOR_MS, idle_for_ms).map_err(io::Error::other)?;
+        let mut records = BufReader::new(self.0.open()?);
+        let mut record = [0; size_of::<SocketRecord>()];
+        loop {
+            match records.read_exact(&mut record) {
+                Ok(()) => each(&record),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A program over all sockets.
+#[derive(Clone)]
+struct Iterator {
+    ebpf: Arc<Mutex<Ebpf>>,
+    program: &'static str,
+}
+
+impl Iterator {
+    fn load(ebpf: &Arc<Mutex<Ebpf>>, program: &'static str, btf: Option<&Btf>) -> Result<Self, String> {
+        let iterator = Self { ebpf: Arc::clone(ebpf), program };
+        let btf = btf.ok_or("the kernel has no BTF, which iterators attach by")?;
+        iterator.with_program(|program| program.load(TARGET, btf).map_err(|error| error.to_string()))?;
+        Ok(iterator)
+    }
+
+    /// What it writes of the namespace that the calling thread is in: that of the thread that opens the iterator.
+    fn open(&self) -> io::Result<File> {
         let link = self.with_program(|program| {
             let link = program.attach().map_err(|error| error.to_string())?;
             program.take_link(link).map_err(|error| error.to_string())
         });
-        // The namespace is that of the thread that opens the iterator.
-        let mut file: File = link.map_err(io::Error::other)?.into_file().map_err(io::Error::other)?;
-        let mut records = Vec::new();
-        file.read_to_end(&mut records)?;
-        Ok(records)
+        link.map_err(io::Error::other)?.into_file().map_err(io::Error::other)
+    }
+
+    fn set(&self, map: &str, value: u32) -> Result<(), String> {
+        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = ebpf.map_mut(map).ok_or_else(|| format!("the object has no map {map}"))?;
+        let mut array: Array<_, u32> = found.try_into().map_err(|error: aya::maps::MapError| error.to_string())?;
+        array.set(0, value, 0).map_err(|error| error.to_string())
     }
 
     fn with_program<T>(&self, work: impl FnOnce(&mut Iter) -> Result<T, String>) -> Result<T, String> {
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let program = ebpf.program_mut(PROGRAM).ok_or_else(|| format!("the object has no program {PROGRAM}"))?;
+        let program =
+            ebpf.program_mut(self.program).ok_or_else(|| format!("the object has no program {}", self.program))?;
         work(program.try_into().map_err(|error: aya::programs::ProgramError| error.to_string())?)
     }
 }

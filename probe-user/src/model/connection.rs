@@ -145,6 +145,11 @@ impl TcpState {
         )
     }
 
+    /// Whether the peer's FIN has come in: it has closed its end in order (RFC 9293 section 3.6).
+    pub const fn peer_has_closed(self) -> bool {
+        matches!(self, Self::CloseWait | Self::LastAck | Self::Closing)
+    }
+
     /// Whether this end has queued its FIN and still waits for its acknowledgment (RFC 9293 section 3.6).
     pub const fn awaits_fin_ack(self) -> bool {
         matches!(self, Self::FinWait1 | Self::LastAck | Self::Closing)

@@ -36,7 +36,8 @@ pub enum EventKind {
     /// The retransmission timer fired and the oldest segment was sent again, or an attempt was made
     /// (`tcp:tcp_retransmit_skb` with `icsk_retransmits` above 0: neither fast retransmit nor tail loss probe).
     RetransmissionTimeout {
-        /// What sending returned, a negative `errno`, from Linux 6.17. `None` before: there the event fires on success only.
+        /// What sending returned, a negative `errno`, or at least 0. Before Linux 6.17 the tracepoints tell of successes only; the
+        /// return of the function tells of failures, too.
         send_result: Option<i32>,
     },
     /// A SYN-ACK was sent again (`tcp:tcp_retransmit_synack`).

@@ -8,6 +8,7 @@ mod connection;
 mod conntrack;
 mod coverage;
 mod event;
+mod local;
 mod owner;
 mod path;
 mod question;
@@ -21,8 +22,9 @@ pub use coverage::{
     COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
+pub use local::{LocalConntrack, LocalPorts};
 pub use owner::{ContainerRuntime, Owner, Place};
-pub use path::{Interface, NeighbourState, PathStatus, Route};
+pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use question::{Answer, Knowledge, Question, SocketLookup, SocketStatus, SocketTimer};
 pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};

@@ -1,10 +1,12 @@
 /// The process that holds a socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     /// Process id in the initial namespace of this program.
     pub pid: u32,
     /// Command name, at most 15 bytes (`/proc/PID/comm`).
     pub comm: String,
+    /// How many processes hold it, too, after a fork or by a descriptor handed on: the socket lives until the last one closes it.
+    pub other_holders: u32,
     /// Path of the program as its mount namespace names it, with ` (deleted)` behind it where the file has been replaced or
     /// removed since (`/proc/PID/exe`); `None` where it cannot be read.
     pub exe: Option<String>,
@@ -15,7 +17,7 @@ pub struct Owner {
 }
 
 /// What a cgroup path names by the conventions of those who make such paths; `None` for what it does not name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The container: 64 hexadecimal digits, or the name where the runtime identifies containers by name.
     pub container_id: Option<String>,
@@ -30,7 +32,7 @@ pub struct Place {
 }
 
 /// What runs a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ContainerRuntime {
     /// Docker Engine.
     Docker,

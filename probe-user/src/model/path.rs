@@ -3,8 +3,10 @@ use std::net::IpAddr;
 /// The way from a connection's namespace to its peer, as rtnetlink shows it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathStatus {
-    /// Whether the local address is on an interface of the namespace.
+    /// Whether the local address is one of the namespace: on an interface, or local by a route (`ip route add local`).
     pub local_address: bool,
+    /// What of the socket decides on the way of its segments.
+    pub socket: SocketRouting,
     /// The route to the peer, else what looking it up gave, a positive errno.
     pub route: Result<Route, i32>,
     /// The interface the connection's last segment came in by, where that is known.
@@ -12,6 +14,32 @@ pub struct PathStatus {
     /// How strictly that interface filters by the reverse path (`net.ipv4.conf.*.rp_filter`, the higher of its own and that of
     /// `all`): 0 not at all, 1 strictly, 2 loosely. `None` for IPv6, which has no such filter, or where it cannot be read.
     pub reverse_path_filter: Option<u8>,
+}
+
+impl PathStatus {
+    /// Whether the local address is missed: it is not one of the namespace, and the socket is not one that may do without.
+    pub fn address_is_gone(&self) -> bool {
+        !self.local_address && self.socket.transparent != Some(true)
+    }
+
+    /// Why there is no route, a positive errno. Where the route was asked for without something that the socket has, policy routing
+    /// may know another answer: that says nothing.
+    pub fn no_route(&self) -> Option<i32> {
+        let was_asked_for_as_it_is = self.local_address && self.socket.mark.is_some();
+        self.route.as_ref().err().copied().filter(|_| was_asked_for_as_it_is)
+    }
+}
+
+/// What of a socket decides on the way of its segments besides their addresses and ports (`ip_route_output_ports`,
+/// `include/net/route.h`). `None` is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketRouting {
+    /// `SO_MARK`; 0 stands for none.
+    pub mark: Option<u32>,
+    /// `SO_BINDTODEVICE`, or the VRF it was accepted in: index of the interface; 0 stands for none.
+    pub bound_to: Option<u32>,
+    /// `IP_TRANSPARENT`: it may send from an address that is nobody's on this host (TPROXY, HAProxy's `usesrc`).
+    pub transparent: Option<bool>,
 }
 
 /// Where a packet to the peer would go now.

@@ -40,6 +40,19 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// The connection it is about.
+    pub const fn key(&self) -> &ConnectionKey {
+        match self {
+            Self::Socket { key, .. }
+            | Self::Owner { key, .. }
+            | Self::Path { key, .. }
+            | Self::Conntrack { key }
+            | Self::Function { key, .. } => key,
+        }
+    }
+}
+
 /// What a witness said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -103,12 +116,17 @@ impl<T> From<Result<T, String>> for Knowledge<T> {
 impl Knowledge<PathStatus> {
     /// Whether the local address is known to be gone.
     pub fn address_is_gone(&self) -> bool {
-        matches!(self, Self::Known(PathStatus { local_address: false, .. }))
+        matches!(self, Self::Known(path) if path.address_is_gone())
+    }
+
+    /// Whether the socket is known to be none that may do without an address of this host.
+    pub fn needs_its_address(&self) -> bool {
+        matches!(self, Self::Known(path) if path.socket.transparent == Some(false))
     }
 
     /// Whether there is known to be no route.
     pub fn has_no_route(&self) -> bool {
-        matches!(self, Self::Known(PathStatus { route: Err(_), .. }))
+        matches!(self, Self::Known(path) if path.no_route().is_some())
     }
 
     /// The route to a next hop that does not answer.
@@ -140,6 +158,8 @@ pub struct SocketStatus {
     pub retransmits: u8,
     /// Zero-window or keepalive probes without an answer (`tcpi_probes`).
     pub probes: u8,
+    /// Time since the peer was last heard of, by an ACK or by data (`tcpi_last_ack_recv`, `tcpi_last_data_recv`).
+    pub heard_ago: Duration,
     /// Which timer is pending (`idiag_timer`), and in how long it fires.
     pub timer: Option<(SocketTimer, Duration)>,
 }

@@ -1,6 +1,13 @@
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::{SocketCookie, SocketTimer, TcpState};
+
+/// `TCP_RTO_MIN` (`include/net/tcp.h`).
+const RTO_MIN: Duration = Duration::from_millis(200);
+/// `TCP_RTO_MAX` where the socket has no `icsk_rto_max` (before Linux 6.15).
+const RTO_MAX: Duration = Duration::from_secs(120);
 
 /// What the kernel held in one TCP socket at the moment of an event. `None` always means *unavailable* (this kernel or this
 /// hook cannot say), never zero.
@@ -51,6 +58,9 @@ pub struct SocketView {
     pub probing_for: Option<Duration>,
     /// Time since data last came in (`icsk_ack.lrcvtime`).
     pub last_data_ago: Option<Duration>,
+    /// Time since a segment last came in or left, also one that is acceptable to no window, as a keepalive probe of the peer
+    /// (`tcp_sock.tcp_mstamp`). Only the look for idle connections tells.
+    pub segment_ago: Option<Duration>,
     /// In how long the keepalive timer fires (`sk_timer`); means something only while keepalive is on.
     pub keepalive_due_in: Option<Duration>,
     /// `SO_KEEPALIVE` and its settings.
@@ -78,6 +88,12 @@ impl SocketView {
     /// Sequence space sent and not acknowledged: bytes, and one for a SYN or FIN in flight.
     pub fn unacknowledged(&self) -> Option<u32> {
         Some(self.snd_nxt?.wrapping_sub(self.snd_una?))
+    }
+
+    /// The error the application gets when the kernel gives up: the remembered one, else ETIMEDOUT (`tcp_write_err`,
+    /// `net/ipv4/tcp_timer.c`). `None` where the remembered one is not told. A later ICMP message may still change it.
+    pub fn error_when_given_up(&self) -> Option<Errno> {
+        self.soft_error.map(|error| if error == 0 { Errno::ETIMEDOUT } else { Errno::from_raw(error) })
     }
 
     /// Bytes of data sent and not acknowledged, without the FIN's sequence number.
@@ -110,9 +126,67 @@ impl SocketView {
         self.is_probing() && self.snd_wnd_bytes == Some(0) && self.unsent().is_some_and(|bytes| bytes > 0)
     }
 
+    /// Time since the peer was last heard of, by an ACK or by data. Data that acknowledges nothing new counts as no ACK
+    /// (`tcp_rcv_established`, `net/ipv4/tcp_input.c`, then does not call `tcp_ack`).
+    pub fn heard_ago(&self) -> Option<Duration> {
+        Some(self.last_ack_ago?.min(self.last_data_ago?))
+    }
+
+    /// Probes whose answer is overdue: without the latest while its answer may be on its way, and without those that were sent
+    /// before the peer was last heard of.
+    pub fn unanswered_probes(&self) -> Option<u8> {
+        let under_way = u8::from(!self.latest_probe_is_overdue());
+        let since_heard = self.keepalive_probes_since_heard().unwrap_or(u8::MAX);
+        Some(self.probes_out?.saturating_sub(under_way).min(since_heard))
+    }
+
+    /// Whether the latest probe was sent longer ago than an answer takes. The wait for the next one began when it was sent.
+    fn latest_probe_is_overdue(&self) -> bool {
+        let (wait, due_in) = match self.timer {
+            Some(timer) => (self.persist_wait(), Some(timer.due_in)),
+            None => (self.keepalive.and_then(|keepalive| keepalive.interval), self.keepalive_due_in),
+        };
+        match (wait, due_in, self.rto) {
+            (Some(wait), Some(due_in), Some(rto)) => wait.saturating_sub(due_in) >= rto.max(RTO_MIN),
+            (_, _, _) => false,
+        }
+    }
+
+    /// For how long the persist timer was set (`tcp_probe0_when`, `include/net/tcp.h`); not known with a `TCP_USER_TIMEOUT`, which
+    /// may have shortened it (`tcp_clamp_probe0_to_user_timeout`).
+    fn persist_wait(&self) -> Option<Duration> {
+        if self.user_timeout? != Duration::ZERO {
+            return None;
+        }
+        let doubled = 1u32 << u32::from(self.backoff?).min(30);
+        let wait = self.rto?.max(RTO_MIN).saturating_mul(doubled);
+        Some(wait.min(self.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)))
+    }
+
+    /// How many keepalive probes there can have been since the peer was last heard of: the kernel's count goes on over data that
+    /// counts as no ACK.
+    fn keepalive_probes_since_heard(&self) -> Option<u8> {
+        let (keepalive, heard_ago) = (self.keepalive?, self.heard_ago()?);
+        let (idle, interval) = (keepalive.idle?, keepalive.interval?.max(Duration::from_secs(1)));
+        if self.timer.is_some() {
+            return None;
+        }
+        let probing_for = heard_ago.checked_sub(idle).map(|probing_for| probing_for.as_nanos() / interval.as_nanos());
+        Some(probing_for.map_or(0, |intervals| u8::try_from(intervals).unwrap_or(u8::MAX).saturating_add(1)))
+    }
+
     /// Whether the persist timer runs (RFC 9293 section 3.8.6.1).
     fn is_probing(&self) -> bool {
         self.timer.is_some_and(|timer| timer.kind == SocketTimer::Persist) && self.packets_out == Some(0)
+    }
+
+    /// For how long nothing has come in and nothing has left. Without `segment_ago`, keepalive probes of the peer go unseen:
+    /// the kernel drops them before it looks at the time. What left was acknowledged, so that an ACK came in after it.
+    pub fn idle_for(&self) -> Option<Duration> {
+        if let Some(ago) = self.segment_ago {
+            return Some(ago);
+        }
+        Some(self.last_ack_ago?.min(self.last_data_ago?))
     }
 
     /// Bytes written by the application that were never sent.
@@ -150,4 +224,64 @@ pub struct Keepalive {
     pub interval: Option<Duration>,
     /// Unanswered probes before the kernel gives up, the socket's own or the namespace's.
     pub probes: Option<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Keepalive after ten seconds and then every three; the latest of these probes was sent so long ago.
+    fn kept_alive(probes: u8, latest_ago: Duration) -> SocketView {
+        SocketView {
+            probes_out: Some(probes),
+            rto: Some(Duration::from_millis(250)),
+            last_ack_ago: Some(SECOND * 1_000),
+            last_data_ago: Some(SECOND * 1_000),
+            keepalive: Some(Keepalive {
+                enabled: true,
+                idle: Some(SECOND * 10),
+                interval: Some(SECOND * 3),
+                probes: Some(9),
+            }),
+            keepalive_due_in: Some(SECOND * 3 - latest_ago),
+            ..SocketView::default()
+        }
+    }
+
+    #[test]
+    fn a_probe_that_was_just_sent_is_not_unanswered() {
+        assert_eq!(kept_alive(0, SECOND).unanswered_probes(), Some(0));
+        assert_eq!(kept_alive(1, Duration::ZERO).unanswered_probes(), Some(0));
+        assert_eq!(kept_alive(2, Duration::from_millis(249)).unanswered_probes(), Some(1));
+        assert_eq!(kept_alive(2, Duration::from_millis(250)).unanswered_probes(), Some(2));
+        // Without the settings nobody knows when it was sent.
+        assert_eq!(SocketView { keepalive: None, ..kept_alive(2, SECOND) }.unanswered_probes(), Some(1));
+    }
+
+    #[test]
+    fn the_same_of_a_window_that_is_shut() {
+        let shut = |due_in| SocketView {
+            backoff: Some(3),
+            user_timeout: Some(Duration::ZERO),
+            timer: Some(PendingTimer { kind: SocketTimer::Persist, due_in }),
+            ..kept_alive(3, SECOND)
+        };
+        // The timer was set for two seconds.
+        assert_eq!(shut(SECOND * 2).unanswered_probes(), Some(2));
+        assert_eq!(shut(SECOND).unanswered_probes(), Some(3));
+        let shortened = SocketView { user_timeout: Some(SECOND), ..shut(SECOND) };
+        assert_eq!(shortened.unanswered_probes(), Some(2));
+    }
+
+    #[test]
+    fn probes_from_before_the_peer_was_heard_of_are_not_unanswered() {
+        let heard = |ago| SocketView { last_data_ago: Some(SECOND * ago), ..kept_alive(5, SECOND) };
+        assert_eq!(heard(1).unanswered_probes(), Some(0));
+        assert_eq!(heard(9).unanswered_probes(), Some(0));
+        assert_eq!(heard(12).unanswered_probes(), Some(1));
+        assert_eq!(heard(14).unanswered_probes(), Some(2));
+        assert_eq!(heard(1_000).unanswered_probes(), Some(5));
+    }
 }

@@ -3,7 +3,7 @@ use std::{fmt, ops::Add, time::Duration};
 /// A moment on the kernel's `CLOCK_MONOTONIC`, in nanoseconds since boot without suspend.
 ///
 /// This is the clock of `bpf_ktime_get_ns()`, of `tcp_sock.retrans_stamp` and of every timer of the tracker. Wall-clock
-/// times appear only in `report`, converted by one offset measured in `app::clock`.
+/// times appear only in `report`, converted by the offsets that `app::clock` finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonoTime(u64);
 

@@ -5,6 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod groups;
 pub mod handbook;
 mod host;
 pub mod record;

@@ -1,8 +1,12 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
+mod risk;
+
 use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
+
+pub(super) use risk::{heading, holder, risk};
 
 use super::WallClock;
 use crate::{
@@ -14,11 +18,20 @@ use crate::{
 pub(super) fn owner(owner: &OwnerKnowledge) -> String {
     match owner {
         OwnerKnowledge::Process(owner) => {
-            format!("held by {} (pid {}){}", owner.comm, owner.pid, whereabouts(owner))
+            format!("held by {} (pid {}){}{}", owner.comm, owner.pid, others(owner), whereabouts(owner))
         }
         OwnerKnowledge::NoProcess => "held by no process any more".to_owned(),
         OwnerKnowledge::NotAsked => "owner not known yet".to_owned(),
         OwnerKnowledge::Unavailable(why) => format!("owner unknown ({why})"),
+    }
+}
+
+/// Who else holds it: the connection ends when the last of them closes it.
+fn others(owner: &Owner) -> String {
+    match owner.other_holders {
+        0 => String::new(),
+        1 => " and one more process".to_owned(),
+        count => format!(" and {count} more processes"),
     }
 }
 
@@ -72,6 +85,11 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
                 waiting(socket, "for an acknowledgment", &since)
             )
         }
+        // IPv6 does not look at the source when it sends.
+        Cause::SourceAddressLost if local.is_ipv6() && !socket.cannot_send() => format!(
+            "{}, and none can come: {local} is no longer an address of this network namespace, so that answers go elsewhere.",
+            waiting(socket, "for an acknowledgment", &since)
+        ),
         Cause::SourceAddressLost => format!(
             "{}, and cannot: {local} is no longer an address of this network namespace.",
             waiting(socket, "to be sent", &since)
@@ -81,7 +99,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         }
         Cause::PeerReset => format!(
             "{peer} answered with a reset after a silence of {}: it no longer knew the connection.",
-            socket.last_ack_ago.map_or("unknown length".to_owned(), span)
+            socket.heard_ago().map_or("unknown length".to_owned(), span)
         ),
         Cause::PeerRestarted => format!(
             "{peer} has sent a SYN to make this connection anew: it no longer knows the one this host holds open."
@@ -99,14 +117,17 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
              answers to them, for strange ones.",
             waiting(socket, if socket.cannot_send() { "to be sent" } else { "for an acknowledgment" }, &since)
         ),
-        Cause::KeepaliveUnanswered => format!(
-            "The connection is idle, and {} keepalive probes {since} have not been answered by {peer}.",
-            socket.probes_out.unwrap_or(0)
-        ),
+        Cause::KeepaliveUnanswered => {
+            let probes = match socket.unanswered_probes() {
+                None | Some(0 | 1) => "a keepalive probe has".to_owned(),
+                Some(count) => format!("{count} keepalive probes have"),
+            };
+            format!("The connection is idle, and {probes} not been answered by {peer} {since}.")
+        }
         Cause::WindowProbesUnanswered => format!(
             "{peer} had shut its window with {} waiting, and {} probes {since} have not been answered.",
             bytes(socket.unsent()),
-            socket.probes_out.unwrap_or(0)
+            socket.unanswered_probes().unwrap_or(0)
         ),
         Cause::ConntrackBadChecksum => format!(
             "{} this host's connection tracking held it for invalid because its checksum is wrong{}, and the firewall drops what is \
@@ -136,7 +157,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             bytes(socket.unsent())
         ),
     };
-    if let Some(ago) = socket.last_ack_ago {
+    if let Some(ago) = socket.heard_ago() {
         let heard = at.before(ago);
         let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
         let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
@@ -209,7 +230,7 @@ fn bytes(amount: Option<u32>) -> String {
 /// What the kernel will do and when.
 pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Option<String> {
     if let FindingState::Closed(outcome) = finding.state {
-        return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(outcome)));
+        return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(finding, outcome)));
     }
     let Some(deadline) = finding.ruling.deadline else {
         return (finding.ruling.cause == Cause::PeerWindowShut).then(|| {
@@ -226,10 +247,13 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
     };
     let at = time_of_day(clock.at(deadline.at));
     let then = match deadline.set_by {
-        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection",
+        DeadlineSource::TcpOrphanRetries { .. } => "drops the connection".to_owned(),
         DeadlineSource::TcpRetries2 { .. }
         | DeadlineSource::TcpUserTimeout { .. }
-        | DeadlineSource::KeepaliveProbes { .. } => "reports ETIMEDOUT to the application",
+        | DeadlineSource::KeepaliveProbes { .. } => match finding.socket.error_when_given_up() {
+            Some(errno) => format!("reports {errno:?} to the application"),
+            None => "reports ETIMEDOUT to the application, or an ICMP error it has got".to_owned(),
+        },
     };
     Some(if deadline.at > now {
         format!(
@@ -241,15 +265,20 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
     })
 }
 
-pub(super) fn ended(outcome: Outcome) -> &'static str {
-    match outcome {
+pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
+    let text = match outcome {
         Outcome::Recovered => "the peer acknowledged data again",
         Outcome::ClosedNormally => "the connection was closed",
         Outcome::Reset => "a reset ended the connection",
-        Outcome::TimedOut => "the kernel gave up and reported the timeout to the application",
+        Outcome::TimedOut => {
+            let error = finding.evidence.iter().rev().find_map(|evidence| evidence.kind.error());
+            let error = error.map_or("the timeout".to_owned(), |errno| format!("{errno:?}"));
+            return format!("the kernel gave up and reported {error} to the application");
+        }
         Outcome::Evicted => "there was no room left to follow it; it may go on",
         Outcome::Unobserved => "the socket was gone; how it ended was not seen",
-    }
+    };
+    text.to_owned()
 }
 
 pub(super) fn keepalive(finding: &Finding) -> Option<&'static str> {
@@ -285,7 +314,14 @@ mod tests {
     fn the_most_telling_of_what_is_known_of_the_owner_is_said() {
         let text = |place: Place| {
             let cgroup = Some("/a/path".to_owned());
-            owner(&OwnerKnowledge::Process(Owner { pid: 7, comm: "x".to_owned(), exe: None, cgroup, place }))
+            owner(&OwnerKnowledge::Process(Owner {
+                pid: 7,
+                comm: "x".to_owned(),
+                other_holders: 0,
+                exe: None,
+                cgroup,
+                place,
+            }))
         };
         let some = |text: &str| Some(text.to_owned());
         let in_unit = Place { unit: some("x.service"), ..Place::default() };
@@ -307,6 +343,15 @@ mod tests {
         ] {
             assert_eq!(text(place), format!("held by x (pid 7){expected}"));
         }
+    }
+
+    #[test]
+    fn it_is_said_how_many_more_hold_it() {
+        let text = |other_holders| {
+            owner(&OwnerKnowledge::Process(Owner { pid: 7, comm: "x".to_owned(), other_holders, ..Owner::default() }))
+        };
+        assert_eq!(text(1), "held by x (pid 7) and one more process");
+        assert_eq!(text(12), "held by x (pid 7) and 12 more processes");
     }
 
     #[test]

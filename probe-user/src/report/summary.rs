@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::{
     case::{Finding, FindingState},
-    judge::Confidence,
+    judge::{Confidence, risk::Risks},
     model::Hook,
 };
 
@@ -36,6 +36,8 @@ pub struct Summary {
     pub undecodable: u64,
     /// Questions that were not asked because the witnesses had too many already.
     pub unasked: u64,
+    /// What may go wrong later; `None` when that was not asked.
+    pub risks: Option<Risks>,
 }
 
 impl Summary {

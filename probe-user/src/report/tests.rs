@@ -6,10 +6,14 @@ use crate::{
     judge::{
         Attempt, Cause, Confidence, Deadline, DeadlineSource, Evidence, EvidenceKind, KernelTimer, MissingEvidence,
         Ruling, Verdict,
+        risk::{
+            Direction, Groups, Holder, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service,
+        },
     },
     model::{
         ConnectionKey, Coverage, Hook, HookStatus, Interface, Keepalive, Knowledge, LossPlace, Mechanism, MissingField,
-        MonoTime, NeighbourState, Owner, PathStatus, Place, Route, ScanStatus, SocketCookie, SocketView, TcpState,
+        MonoTime, NeighbourState, Owner, PathStatus, Place, Route, ScanStatus, SocketCookie, SocketRouting, SocketView,
+        TcpState,
     },
 };
 
@@ -33,9 +37,11 @@ fn socket(count: u8, ms: u64) -> SocketView {
         rto: Some(Duration::from_millis(200 << (count - 1))),
         retransmitting_for: Some(Duration::from_millis(ms - 200)),
         last_ack_ago: Some(Duration::from_secs(3_600)),
+        last_data_ago: Some(Duration::from_secs(3_600)),
         user_timeout: Some(Duration::ZERO),
         keepalive: Some(Keepalive { enabled: true, idle: Some(Duration::from_secs(60)), interval: None, probes: None }),
         orphaned: Some(false),
+        soft_error: Some(0),
         ..SocketView::default()
     }
 }
@@ -51,6 +57,7 @@ fn path() -> Knowledge<PathStatus> {
     let neighbour = Some(NeighbourState::Resolved);
     Knowledge::Known(PathStatus {
         local_address: true,
+        socket: SocketRouting { mark: Some(7), bound_to: Some(0), transparent: Some(false) },
         route: Ok(Route { egress: interface(2, "eth0"), gateway, neighbour }),
         ingress: Some(interface(3, "eth1")),
         reverse_path_filter: Some(1),
@@ -84,6 +91,7 @@ fn finding(local: &str, state: FindingState) -> Finding {
         owner: OwnerKnowledge::Process(Owner {
             pid: 812,
             comm: "nova-compute".to_owned(),
+            other_holders: 0,
             exe: Some("/usr/bin/python3.11".to_owned()),
             cgroup: Some("/system.slice/nova-compute.service".to_owned()),
             place: Place { unit: Some("nova-compute.service".to_owned()), ..Place::default() },
@@ -134,7 +142,7 @@ fn summary(findings: Vec<Finding>) -> Summary {
     let count = |hook| HookCount { hook, seen: 0, emitted: 0, lost: 0, suppressed: 0, missed: 0 };
     let mut hooks = Hook::ALL.map(count).to_vec();
     hooks[1] = HookCount { hook: Hook::TcpRetransmitSkb, seen: 12, emitted: 8, lost: 4, suppressed: 0, missed: 0 };
-    Summary { watched: Duration::from_secs(30), findings, hooks, undecodable: 0, unasked: 0 }
+    Summary { watched: Duration::from_secs(30), findings, hooks, undecodable: 0, unasked: 0, risks: None }
 }
 
 #[test]
@@ -147,6 +155,69 @@ fn the_report_says_everything_an_operator_needs_in_eighty_columns() {
     ];
     let layout = Layout { width: 80, color: false };
     insta::assert_snapshot!(text::report(&summary(findings), &coverage(), &clock(), at(15_000), layout));
+}
+
+/// As many connections as these that have lost their address, two that were restarted, and one silent peer.
+fn many(count: u16) -> Vec<Finding> {
+    let mut findings = vec![finding("10.3.0.51:51050", FindingState::Opened)];
+    findings.extend((0..count).map(|number| {
+        let mut finding = finding(&format!("10.3.0.50:{}", 40_000 + number), FindingState::Updated);
+        finding.ruling.cause = Cause::SourceAddressLost;
+        if number == 1 {
+            finding.ruling.confidence = Confidence::Suspected;
+        }
+        finding.evidence = vec![timeout(6, 12_600, Some(-101))];
+        finding
+    }));
+    findings.extend((0..2).map(|number| {
+        let mut finding = finding(&format!("10.3.0.50:{}", 60_000 + number), FindingState::Opened);
+        finding.owner = OwnerKnowledge::NoProcess;
+        finding
+    }));
+    findings
+}
+
+#[test]
+fn of_many_that_are_alike_one_is_told_in_full_and_all_are_counted() {
+    let layout = Layout { width: 80, color: false };
+    insta::assert_snapshot!(text::report(&summary(many(300)), &coverage(), &clock(), at(15_000), layout));
+}
+
+#[test]
+fn while_watching_only_the_first_of_a_kind_is_told_in_full() {
+    let (mut told, layout) = (text::Told::default(), Layout { width: 80, color: false });
+    let mut change = |local| text::change(&finding(local, FindingState::Opened), &mut told, &clock(), layout);
+    assert!(change("10.3.0.50:40000").contains("what to do"));
+    assert_eq!(
+        change("10.3.0.50:40001"),
+        "21:24:12.600  10.3.0.50:40001 -> 10.3.0.100:5672  retransmit_stalled,\npeer_silent (confirmed), held by \
+         nova-compute (pid 812) in nova-compute.service\n"
+    );
+}
+
+#[test]
+fn the_error_that_the_kernel_remembers_is_the_one_it_will_report() {
+    let text = |soft_error| {
+        let mut finding = finding("10.3.0.50:40000", FindingState::Opened);
+        finding.socket.soft_error = soft_error;
+        sentences::until(&finding, &clock(), at(15_000)).unwrap()
+    };
+    assert!(text(Some(0)).contains("reports ETIMEDOUT to the application;"));
+    assert!(text(Some(113)).contains("reports EHOSTUNREACH to the application;"));
+    assert!(text(None).contains("reports ETIMEDOUT to the application, or an ICMP error it has got;"));
+}
+
+#[test]
+fn however_many_there_are_the_report_is_bounded() {
+    let findings = (0..1_000_u32).map(|number| {
+        let mut finding = finding(&format!("10.3.0.50:{}", 40_000 + number), FindingState::Opened);
+        finding.owner = OwnerKnowledge::Process(Owner { pid: number, comm: "x".to_owned(), ..Owner::default() });
+        finding
+    });
+    let layout = Layout { width: 80, color: false };
+    let text = text::report(&summary(findings.collect()), &coverage(), &clock(), at(15_000), layout);
+    assert!(text.contains("   970 more, of other causes or owners; --format json has them all"), "{text}");
+    assert!(text.lines().count() < 1_000);
 }
 
 #[test]
@@ -169,6 +240,86 @@ fn colours_are_only_where_they_are_asked_for() {
     };
     assert!(!report(false).contains('\u{1b}'));
     assert!(report(true).contains('\u{1b}'));
+}
+
+fn idle(port: u16, idle_s: u64, probing: Probing) -> Idle {
+    Idle {
+        key: ConnectionKey {
+            netns: 4_026_532_177,
+            local: ([10, 3, 0, 50], port).into(),
+            remote: ([10, 3, 0, 100], 5672).into(),
+        },
+        cookie: Some(SocketCookie(u64::from(port))),
+        inode: Some(1),
+        peer_has_closed: false,
+        idle_for: Duration::from_secs(idle_s),
+        probing,
+    }
+}
+
+/// Connections of a service of OpenStack to its broker, of an unknown process that keeps alive too late for this host's own
+/// connection tracking, and of a web server that does not close.
+fn risks() -> Risks {
+    let by_operator = Limit { time: Duration::from_secs(3_600), set_by: LimitSource::IdleTimeout };
+    let by_conntrack = Limit { time: Duration::from_secs(300), set_by: LimitSource::Conntrack };
+    let outgoing = Service { port: 5672, direction: Direction::Outgoing };
+    let mut groups = Groups::default();
+    let mut add = |kind, idle, limit, service, holder| groups.add(&Risky { kind, idle, limit, service }, holder);
+    let OwnerKnowledge::Process(nova) = finding("10.3.0.50:51050", FindingState::Opened).owner else { unreachable!() };
+    for number in 0..37u16 {
+        let nova = Holder::Process(Box::new(Owner { pid: 812 + u32::from(number % 3), ..nova.clone() }));
+        let idle = idle(51_000 + number, 3_123 + 60 * u64::from(number % 10), Probing::Off);
+        add(RiskKind::IdleWithoutKeepalive, idle, by_operator, outgoing, nova);
+    }
+    for time in [7_200, 600] {
+        let idle = idle(52_000, 45, Probing::AfterAtLeast(Duration::from_secs(time)));
+        let hidden = Holder::Unknown("3 processes could not be looked into; run connprobe as root".to_owned());
+        add(RiskKind::KeepaliveTooLate, idle, by_conntrack, outgoing, hidden);
+    }
+    let leaked = Idle { peer_has_closed: true, ..idle(80, 86_399, Probing::Off) };
+    let web = Owner { pid: 4_711, comm: "uwsgi".to_owned(), ..Owner::default() };
+    let at_web = Service { port: 80, direction: Direction::Accepted };
+    add(RiskKind::CloseWaitLeak, leaked, by_operator, at_web, Holder::Process(Box::new(web)));
+    let mut risks = Risks::new(at(14_000), LookedBy::SockDiag, Duration::from_secs(3_600));
+    groups.tell(&mut risks);
+    risks.keepalive_unknown = 2;
+    risks.gaps = vec!["network namespace 4026532178 could not be looked at: it is gone".to_owned()];
+    risks
+}
+
+#[test]
+fn risks_are_told_after_the_findings_in_eighty_columns() {
+    let summary = Summary { risks: Some(risks()), ..summary(Vec::new()) };
+    let layout = Layout { width: 80, color: false };
+    insta::assert_snapshot!(text::report(&summary, &coverage(), &clock(), at(15_000), layout));
+}
+
+#[test]
+fn a_look_that_sees_no_risk_is_a_line_and_one_that_failed_says_so() {
+    let text = |gaps: Vec<String>| {
+        let risks = Risks { gaps, ..Risks::new(at(14_000), LookedBy::SockDiag, Duration::from_secs(3_600)) };
+        let summary = Summary { risks: Some(risks), hooks: Vec::new(), ..summary(Vec::new()) };
+        let coverage = Coverage { hooks: Vec::new(), ..coverage() };
+        text::report(&summary, &coverage, &clock(), at(15_000), Layout { width: 80, color: false })
+    };
+    let first = "No connection in limbo (watched for 30.0 s until 21:24:15.000 UTC).\n\n";
+    assert_eq!(text(Vec::new()), format!("{first}No risk seen among the idle connections.\n"));
+    let failed = text(vec!["the look for risks has failed".to_owned()]);
+    assert_eq!(
+        failed,
+        format!("{first}No risk seen, but not everything could be looked at:\n  - the look for risks has failed\n")
+    );
+}
+
+#[test]
+fn risk_records_are_as_the_contract_says() {
+    let host = Host { name: "compute-3".to_owned(), machine_id: None, boot_id: uuid::Uuid::from_u128(7) };
+    let mut recorder = Recorder::new(host, clock());
+    let risks = risks();
+    let mut records: Vec<_> = risks.risks.iter().map(|risk| recorder.risk(&risks, risk)).collect();
+    records
+        .push(recorder.summary(at(30_000), &Summary { risks: Some(risks), hooks: Vec::new(), ..summary(Vec::new()) }));
+    insta::assert_json_snapshot!(records);
 }
 
 #[test]

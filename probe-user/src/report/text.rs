@@ -1,18 +1,21 @@
 //! The report for a person: what is stuck, who holds it, why, since when, until when, and what to do.
 
-use std::fmt::Write as _;
+mod risks;
+
+use std::{collections::HashSet, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
 
 use super::{
     Summary, WallClock,
+    groups::{Group, groups},
     handbook::Topic,
     sentences::{ended, keepalive, owner, span, time_of_day, until, what},
     wrap,
 };
 use crate::{
     case::{Finding, FindingState},
-    judge::{Confidence, remedies},
+    judge::{Cause, Confidence, Remedy, remedies},
     model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, TcpState, cost_of_missing},
 };
 
@@ -31,6 +34,13 @@ pub const WIDEST: usize = 110;
 const BODY: &str = "   ";
 const ITEM: &str = "     ";
 
+/// Of findings that are alike one is told in full and so many others in a line each,
+const MOST_LISTED: usize = 20;
+/// of so many kinds. What is left out is counted.
+const MOST_IN_FULL: usize = 10;
+/// Lines of the table of causes and owners at the top.
+const MOST_COUNTED: usize = 30;
+
 /// Writes the report of a whole watch, which ended at `now`.
 pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: MonoTime, layout: Layout) -> String {
     let mut out = Writer::new(layout);
@@ -41,32 +51,58 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
         1 => out.line("", &out.bold(&format!("1 connection in limbo ({watched})."))),
         count => out.line("", &out.bold(&format!("{count} connections in limbo ({watched})."))),
     }
-    for (index, finding) in unresolved.iter().enumerate() {
+    let groups = groups(unresolved);
+    if summary.unresolved().nth(1).is_some() {
+        out.counts(&groups);
+    }
+    for (index, group) in groups.iter().take(MOST_IN_FULL).enumerate() {
         out.blank();
-        out.finding(&format!("{}.", index + 1), finding, clock, now);
+        out.finding(&format!("{}.", index + 1), group.example, clock, now);
+        out.others(group, clock);
     }
     let resolved: Vec<_> = summary.resolved().collect();
     if !resolved.is_empty() {
         out.blank();
         out.line("", "Over while watching:");
-        for finding in resolved {
+        for finding in resolved.iter().take(MOST_LISTED) {
             out.line("  ", &one_line(finding, clock));
         }
+        out.left_out("  ", resolved.len());
     }
+    out.risks(summary.risks.as_ref());
     out.loss(summary);
     out.coverage(coverage);
     out.text
 }
 
-/// Writes one change of a finding as it happens: whole when it is opened, in a line when it changes or ends.
-pub fn change(finding: &Finding, clock: &WallClock, layout: Layout) -> String {
+/// The kinds of findings told in full already while watching.
+#[derive(Debug, Default)]
+pub struct Told(HashSet<(Cause, u32, Option<u32>)>);
+
+impl Told {
+    /// More kinds than this are begun anew.
+    const MOST: usize = 1_000;
+
+    /// Whether this is the first of its cause, namespace and owner.
+    fn is_new(&mut self, finding: &Finding) -> bool {
+        if self.0.len() >= Self::MOST {
+            self.0.clear();
+        }
+        self.0.insert((finding.ruling.cause, finding.id.key.netns, finding.owner.process().map(|owner| owner.pid)))
+    }
+}
+
+/// Writes one change of a finding as it happens: whole when it is opened and the first of its kind, else in a line.
+pub fn change(finding: &Finding, told: &mut Told, clock: &WallClock, layout: Layout) -> String {
     let mut out = Writer::new(layout);
     match finding.state {
-        FindingState::Opened => {
+        FindingState::Opened if told.is_new(finding) => {
             out.finding("*", finding, clock, finding.at);
             out.blank();
         }
-        FindingState::Updated | FindingState::Closed(_) => out.line("", &one_line(finding, clock)),
+        FindingState::Opened | FindingState::Updated | FindingState::Closed(_) => {
+            out.line("", &one_line(finding, clock));
+        }
     }
     out.text
 }
@@ -152,10 +188,19 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        for remedy in remedies(key, ruling, finding.owner.process(), matches!(finding.state, FindingState::Closed(_))) {
+        let is_over = matches!(finding.state, FindingState::Closed(_));
+        self.remedies(remedies(key, ruling, finding.owner.process(), finding.mark(), is_over));
+        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
+    }
+
+    fn remedies(&mut self, remedies: Vec<Remedy>) {
+        for remedy in remedies {
             self.hanging("     - ", "       ", &remedy.text);
             if let Some(command) = &remedy.command {
                 self.verbatim("         ", &self.bold(&format!("$ {command}")));
+            }
+            if let Some(place) = &remedy.place {
+                self.hanging("         ", "         ", &format!("where: {place}"));
             }
             if let Some(risk) = &remedy.risk {
                 self.hanging("         ", "         ", &format!("risk: {risk}"));
@@ -164,7 +209,53 @@ impl Writer {
                 self.hanging("         ", "         ", &format!("lasting: {lasting}"));
             }
         }
-        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
+    }
+
+    /// How many are in limbo for which cause, and whose they are.
+    fn counts(&mut self, groups: &[Group<'_>]) {
+        self.blank();
+        for (index, group) in groups.iter().take(MOST_COUNTED).enumerate() {
+            let number = if index < MOST_IN_FULL { format!("{}.", index + 1) } else { String::new() };
+            self.hanging(&format!("{number:<3} {:>5} x ", group.count()), "            ", &group.title());
+        }
+        let more: usize = groups.iter().skip(MOST_COUNTED).map(Group::count).sum();
+        if more > 0 {
+            self.hanging(
+                &format!("    {more:>5} "),
+                "          ",
+                "more, of other causes or owners; --format json has them all",
+            );
+        }
+    }
+
+    /// Those that are like the one told in full.
+    fn others(&mut self, group: &Group<'_>, clock: &WallClock) {
+        if group.others.is_empty() {
+            return;
+        }
+        self.blank();
+        self.line(BODY, &self.dim(&format!("the same for {} more", group.others.len())));
+        for finding in group.others.iter().take(MOST_LISTED) {
+            let ruling = &finding.ruling;
+            let end = match (finding.state, ruling.deadline) {
+                (FindingState::Closed(outcome), _) => format!("  {}", outcome.name()),
+                (_, Some(deadline)) => format!("  until {}", clock.at(deadline.at).strftime("%H:%M:%S")),
+                (_, None) => String::new(),
+            };
+            let sure = if ruling.confidence == group.example.ruling.confidence {
+                String::new()
+            } else {
+                format!(", {}", ruling.confidence.name())
+            };
+            self.verbatim(ITEM, &format!("{}{end}{sure}", finding.id.key));
+        }
+        self.left_out(ITEM, group.others.len());
+    }
+
+    fn left_out(&mut self, indent: &str, count: usize) {
+        if count > MOST_LISTED {
+            self.line(indent, &format!("and {} more; --format json has them all", count - MOST_LISTED));
+        }
     }
 
     fn loss(&mut self, summary: &Summary) {
@@ -231,7 +322,7 @@ fn one_line(finding: &Finding, clock: &WallClock) -> String {
     let verdict = format!("{}, {} ({})", ruling.verdict.name(), ruling.cause.name(), ruling.confidence.name());
     let at = time_of_day(clock.at(finding.at));
     match finding.state {
-        FindingState::Closed(outcome) => format!("{at}  {}  {verdict}: {}", finding.id.key, ended(outcome)),
+        FindingState::Closed(outcome) => format!("{at}  {}  {verdict}: {}", finding.id.key, ended(finding, outcome)),
         FindingState::Opened | FindingState::Updated => {
             format!("{at}  {}  {verdict}, {}", finding.id.key, owner(&finding.owner))
         }

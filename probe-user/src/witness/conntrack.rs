@@ -2,9 +2,11 @@
 //!
 //! Asking must not change anything: where `nf_conntrack` is not loaded, ctnetlink would load it (`nfnetlink_rcv_msg`), so the
 //! count of its entries is read first. The entry is looked for by the tuple as the socket sees it, which is one of the entry's two
-//! whatever addresses were translated on the way; first in the default zone, then in all.
+//! whatever addresses were translated on the way; first in the default zone, then in all. There the kernel goes through its whole
+//! table, so one search serves all connections from one local address.
 
 use std::{
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
@@ -23,7 +25,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::{netlink::Netlink, netns::Namespaces};
-use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
+use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, LocalConntrack};
 
 /// Where the settings of this thread's namespace are.
 const SETTINGS: &str = "/proc/sys/net/netfilter/";
@@ -35,36 +37,102 @@ const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-/// By addresses, protocol and ports, in any zone (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`).
-const BY_TUPLE: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5;
+/// By source address and protocol, in any zone (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`).
+const BY_SOURCE: u32 = 1 | 1 << 3;
 
-/// Looks up the entry of this connection.
-pub(super) fn look_up(namespaces: &mut Namespaces, key: &ConnectionKey) -> Result<ConntrackStatus, String> {
-    if key.netns == 0 {
-        return Err("its network namespace is not known".to_owned());
+/// Looks up the entries of these connections of one namespace.
+pub(super) fn look_up_all(
+    namespaces: &mut Namespaces,
+    netns: u32,
+    keys: &[ConnectionKey],
+) -> Vec<Result<ConntrackStatus, String>> {
+    let all = |why: String| vec![Err(why); keys.len()];
+    if netns == 0 {
+        return all("its network namespace is not known".to_owned());
     }
-    let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
-    let found = netns.run(|| query(key)).and_then(|found| found);
-    found.map_err(|error| format!("ctnetlink in network namespace {}: {error}", key.netns))
+    match namespaces.open(netns).map(|netns| netns.run(|| query_all(keys)).flatten()) {
+        Ok(Ok(found)) => found.into_iter().map(Ok).collect(),
+        Ok(Err(error)) => all(format!("ctnetlink in network namespace {netns}: {error}")),
+        Err(error) => all(error.to_string()),
+    }
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(key: &ConnectionKey) -> io::Result<ConntrackStatus> {
+fn query_all(keys: &[ConnectionKey]) -> io::Result<Vec<ConntrackStatus>> {
     if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
-        return Ok(ConntrackStatus::Inactive);
+        return Ok(vec![ConntrackStatus::Inactive; keys.len()]);
     }
-    let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family: family(key.local.ip()) };
-    if let Some(entry) = ctnetlink.find(key)? {
-        return Ok(ConntrackStatus::Tracked(entry, settings()));
+    let of_version = |is_ipv4| keys.iter().filter(move |key| key.local.is_ipv4() == is_ipv4);
+    let (v4, v6) = (Found::search(of_version(true))?, Found::search(of_version(false))?);
+    let settings = settings();
+    Ok(keys.iter().map(|key| if key.local.is_ipv4() { v4.of(key, settings) } else { v6.of(key, settings) }).collect())
+}
+
+/// What is tracked of some connections of one IP version.
+#[derive(Default)]
+struct Found {
+    entries: HashMap<ConnectionKey, ConntrackEntry>,
+    tracks_something: bool,
+}
+
+impl Found {
+    fn search<'a>(keys: impl Iterator<Item = &'a ConnectionKey>) -> io::Result<Self> {
+        let mut keys = keys.peekable();
+        let Some(first) = keys.peek() else { return Ok(Self::default()) };
+        let family = family(first.local.ip());
+        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family };
+        let mut entries = HashMap::new();
+        let mut left: BTreeMap<IpAddr, Vec<ConnectionKey>> = BTreeMap::new();
+        for key in keys {
+            match ctnetlink.find(key)? {
+                Some(entry) => drop(entries.insert(*key, entry)),
+                None => left.entry(key.local.ip()).or_default().push(*key),
+            }
+        }
+        for keys in left.values() {
+            entries.extend(find_in_any_zone(family, keys)?);
+        }
+        Ok(Self { tracks_something: !entries.is_empty() || ctnetlink.tracks_something()?, entries })
     }
-    if let Some(entry) = ctnetlink.find_in_any_zone(key)? {
-        return Ok(ConntrackStatus::Tracked(entry, settings()));
+
+    fn of(&self, key: &ConnectionKey, settings: ConntrackSettings) -> ConntrackStatus {
+        match self.entries.get(key) {
+            Some(entry) => ConntrackStatus::Tracked(*entry, settings),
+            None if self.tracks_something => ConntrackStatus::Forgotten(settings),
+            None => ConntrackStatus::Inactive,
+        }
     }
-    if ctnetlink.tracks_something()? {
-        Ok(ConntrackStatus::Forgotten(settings()))
-    } else {
-        Ok(ConntrackStatus::Inactive)
+}
+
+/// The entries of connections from one local address, in every zone. A tuple in the filter must be the entry's own of that
+/// direction, so both are asked for.
+fn find_in_any_zone(
+    family: NetfilterProtoFamily,
+    keys: &[ConnectionKey],
+) -> io::Result<HashMap<ConnectionKey, ConntrackEntry>> {
+    let mut found = HashMap::new();
+    let Some(any) = keys.first() else { return Ok(found) };
+    let wanted: HashMap<_, _> = keys.iter().map(|key| ((key.local, key.remote), *key)).collect();
+    for (direction, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
+        let filter = DefaultNla::new(flags, BY_SOURCE.to_ne_bytes().to_vec());
+        let question = NetfilterMessageInner::Other {
+            subsys: NetfilterSubsystem::Conntrack,
+            message_type: ConntrackMessageType::Get.into(),
+            attributes: vec![nested(direction, &tuple(any.local, any.remote)), nested(CTA_FILTER, &[filter])],
+        };
+        // A dump that is broken off uses its socket up.
+        let socket = Netlink::open(NETLINK_NETFILTER)?;
+        socket.dump(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), question), |message| {
+            // A kernel before 5.8 knows no filter, and shows all it has.
+            let key = tuples(&message).find_map(|ends| wanted.get(&ends));
+            found.extend(key.copied().zip(entry(&message)));
+            if found.len() == wanted.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if found.len() == wanted.len() {
+            break;
+        }
     }
+    Ok(found)
 }
 
 fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -84,6 +152,37 @@ fn settings() -> ConntrackSettings {
     }
 }
 
+/// How long the namespace this thread is in remembers an idle connection; `None` where it tracks nothing now.
+pub(super) fn established_timeout() -> Option<Duration> {
+    setting::<u32>("nf_conntrack_count").filter(|count| *count > 0)?;
+    settings().timeout_established
+}
+
+/// Which of these connections, each as its socket sees it, have an entry in the namespace this thread is in, in any zone. One dump
+/// an IP version, so that the number of connections does not matter.
+pub(super) fn known(timeout: Duration, wanted: &HashSet<(SocketAddr, SocketAddr)>) -> io::Result<LocalConntrack> {
+    let mut conntrack = LocalConntrack { timeout, ..LocalConntrack::default() };
+    let LocalConntrack { known, tracks_v4, tracks_v6, .. } = &mut conntrack;
+    for (family, tracks) in [(NetfilterProtoFamily::IPv4, tracks_v4), (NetfilterProtoFamily::IPv6, tracks_v6)] {
+        let is_of_family = |local: &SocketAddr| local.is_ipv4() == matches!(family, NetfilterProtoFamily::IPv4);
+        if !wanted.iter().any(|(local, _)| is_of_family(local)) {
+            continue;
+        }
+        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family };
+        ctnetlink.socket.dump(ctnetlink.get(Vec::new()), |message| {
+            *tracks = true;
+            for attribute in attributes(&message).unwrap_or_default() {
+                if let ConntrackAttribute::CtaTupleOrig(tuple) | ConntrackAttribute::CtaTupleReply(tuple) = attribute {
+                    // The reply's tuple begins at the other end; a socket is at either.
+                    known.extend(ends(tuple).filter(|ends| wanted.contains(ends)));
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(conntrack)
+}
+
 /// A ctnetlink socket of one namespace, for one IP version.
 struct Ctnetlink {
     socket: Netlink,
@@ -101,32 +200,6 @@ impl Ctnetlink {
             },
             _ => Err(io::Error::other("an answer of another kind")),
         }
-    }
-
-    /// The same in every zone: the kernel goes through its whole table. A tuple in the filter must be the entry's own of that
-    /// direction, so both are asked for.
-    fn find_in_any_zone(&self, key: &ConnectionKey) -> io::Result<Option<ConntrackEntry>> {
-        let tuple = tuple(key.local, key.remote);
-        for (direction, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
-            let filter = DefaultNla::new(flags, BY_TUPLE.to_ne_bytes().to_vec());
-            let question = NetfilterMessageInner::Other {
-                subsys: NetfilterSubsystem::Conntrack,
-                message_type: ConntrackMessageType::Get.into(),
-                attributes: vec![nested(direction, &tuple), nested(CTA_FILTER, &[filter])],
-            };
-            let mut found = None;
-            self.socket.dump(NetfilterMessage::new(self.header(), question), |message| {
-                // A kernel before 5.8 knows no filter, and shows all it has.
-                if has_tuple(&message, &tuple) {
-                    found = entry(&message);
-                }
-                if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
     }
 
     /// Whether there is any entry of this IP version.
@@ -174,15 +247,37 @@ fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
     DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }
 
-fn has_tuple(message: &NetfilterMessage, tuple: &[Tuple]) -> bool {
-    attributes(message).is_some_and(|attributes| {
-        attributes.iter().any(|attribute| match attribute {
-            ConntrackAttribute::CtaTupleOrig(this) | ConntrackAttribute::CtaTupleReply(this) => {
-                tuple.iter().all(|part| this.contains(part))
-            }
-            _ => false,
-        })
+/// Source and destination in both directions.
+fn tuples(message: &NetfilterMessage) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+    attributes(message).into_iter().flatten().filter_map(|attribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(tuple) | ConntrackAttribute::CtaTupleReply(tuple) => ends(tuple),
+        _ => None,
     })
+}
+
+fn ends(tuple: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
+    let (mut addresses, mut ports) = ((None, None), (None, None));
+    for part in tuple {
+        match part {
+            Tuple::Ip(parts) => parts.iter().for_each(|part| match part {
+                IPTuple::SourceAddress(address) => addresses.0 = Some(*address),
+                IPTuple::DestinationAddress(address) => addresses.1 = Some(*address),
+                _ => {}
+            }),
+            Tuple::Proto(parts) => {
+                if !parts.contains(&ProtoTuple::Protocol(Protocol::Tcp)) {
+                    return None;
+                }
+                parts.iter().for_each(|part| match part {
+                    ProtoTuple::SourcePort(port) => ports.0 = Some(*port),
+                    ProtoTuple::DestinationPort(port) => ports.1 = Some(*port),
+                    _ => {}
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(((addresses.0?, ports.0?).into(), (addresses.1?, ports.1?).into()))
 }
 
 fn attributes(message: &NetfilterMessage) -> Option<&[ConntrackAttribute]> {
@@ -244,11 +339,20 @@ mod tests {
     }
 
     #[test]
+    fn the_ends_of_a_connection_are_read_from_its_tuple() {
+        for (local, remote) in [("10.0.0.1:40000", "10.0.0.2:5672"), ("[2001:db8::1]:40000", "[2001:db8::2]:5672")] {
+            let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+            assert_eq!(ends(&tuple(local, remote)), Some((local, remote)));
+        }
+        assert_eq!(ends(&[]), None);
+    }
+
+    #[test]
     fn asking_never_fails_for_a_connection_that_is_not_there() {
         let key = ConnectionKey { netns: 1, local: ([192, 0, 2, 1], 1).into(), remote: ([192, 0, 2, 2], 2).into() };
         // A machine without root may not ask at all.
-        match query(&key) {
-            Ok(status) => assert!(!matches!(status, ConntrackStatus::Tracked(..)), "{status:?}"),
+        match query_all(&[key]) {
+            Ok(status) => assert!(!matches!(status[..], [ConntrackStatus::Tracked(..)]), "{status:?}"),
             Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32), "{error}"),
         }
     }

@@ -1,12 +1,15 @@
 //! Answers to the tracker's questions, by looking at the host. One file per witness.
 //!
 //! A question never blocks who asks: it is queued for one thread, which asks the witnesses in turn. Every question gets one
-//! answer, also when the witness cannot say. Answers come in another order than the questions: those about owners that wait
-//! together are answered together, after the others, because one walk through `/proc` serves them all.
+//! answer, also when the witness cannot say. What is asked together is answered together: when an address goes with a thousand
+//! connections, their namespace is entered once a witness, not once a question. Answers come in another order than the questions:
+//! those about owners and about connection tracking come later. For them all of `/proc` or the whole table may have to be gone
+//! through, which serves all that wait, and then rests for a while.
 
 mod cgroup;
 mod conntrack;
 mod function;
+pub mod idle;
 mod netlink;
 pub mod netns;
 mod path;
@@ -14,25 +17,36 @@ mod process;
 mod socket;
 pub mod sockets;
 
+pub use process::{Owners, owners_of_sockets};
+
 use std::{
+    collections::BTreeMap,
     iter,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender as Asking, channel as line},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use tokio::sync::mpsc::{Sender, channel};
 
-use crate::model::{Answer, Question};
+use crate::model::{Answer, ConnectionKey, Question, SocketCookie};
 
-/// Questions without an answer at once. Each takes about a millisecond, looking for owners some dozen together; with more
-/// than this waiting, answers would come too late to be of use, and the tracker asks again by itself.
-const MAX_IN_FLIGHT: usize = 256;
+/// Questions without an answer at once: as many as the tracker can have open, one of each kind for each of its cases, so that none
+/// is ever refused. A thousand are answered in a fraction of a second.
+const MAX_IN_FLIGHT: usize = 1 << 16;
+/// Questions taken in before those that wait for a search get their turn.
+const MAX_TOGETHER: usize = 4096;
+/// After a search the searching rests for so many times as long as it took,
+const REST: u32 = 4;
+/// but no longer than this: a first judgment waits two seconds for its answers. A search that takes an eighth of a second or less thus
+/// costs a fifth of a processor; on a host with so many descriptors that it takes longer, it costs more for as long as it is asked.
+const LONGEST_REST: Duration = Duration::from_millis(500);
 
 /// The thread that asks the witnesses. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Witnesses {
-    questions: SyncSender<Question>,
+    questions: Asking<Question>,
     answers: tokio::sync::mpsc::Receiver<Answer>,
     in_flight: usize,
 }
@@ -44,8 +58,8 @@ impl Witnesses {
     ///
     /// When the system gives no thread.
     pub fn start() -> anyhow::Result<Self> {
-        // As many places each way as questions can be in flight: neither side ever waits for the other.
-        let (questions, asked) = sync_channel(MAX_IN_FLIGHT);
+        // `ask` bounds both: neither side ever waits for the other.
+        let (questions, asked) = line();
         let (answered, answers) = channel(MAX_IN_FLIGHT);
         thread::Builder::new()
             .name("witness".to_owned())
@@ -56,7 +70,7 @@ impl Witnesses {
 
     /// Puts a question; `false` when too many are waiting.
     pub fn ask(&mut self, question: Question) -> bool {
-        let asked = self.in_flight < MAX_IN_FLIGHT && self.questions.try_send(question).is_ok();
+        let asked = self.in_flight < MAX_IN_FLIGHT && self.questions.send(question).is_ok();
         self.in_flight += usize::from(asked);
         asked
     }
@@ -78,47 +92,111 @@ impl Witnesses {
 fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
     let mut namespaces = netns::Namespaces::default();
     let mut functions = function::Functions::default();
-    while let Ok(first) = questions.recv() {
-        let mut of_owners = Vec::new();
-        // Not more than can be in flight: under steady asking, owners get their turn too.
-        for question in iter::once(first).chain(questions.try_iter()).take(MAX_IN_FLIGHT) {
+    let mut waiting = Waiting::default();
+    let mut search_due = Instant::now();
+    loop {
+        let first = if waiting.is_empty() {
+            questions.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            questions.recv_timeout(search_due.saturating_duration_since(Instant::now()))
+        };
+        let first = match first {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let together = first.into_iter().flat_map(|first| iter::once(first).chain(questions.try_iter()));
+        let (mut asked, mut found) = (Asked::default(), Vec::new());
+        for question in together.take(MAX_TOGETHER) {
             match question {
-                Question::Socket { key, cookie } => {
-                    let lookup = socket::look_up(&mut namespaces, &key, cookie);
-                    if answers.blocking_send(Answer::Socket { key, lookup }).is_err() {
-                        return;
-                    }
-                }
-                Question::Path { key, ingress_ifindex } => {
-                    let path = path::look_up(&mut namespaces, &key, ingress_ifindex);
-                    if answers.blocking_send(Answer::Path { key, path }).is_err() {
-                        return;
-                    }
-                }
-                Question::Conntrack { key } => {
-                    let conntrack = conntrack::look_up(&mut namespaces, &key);
-                    if answers.blocking_send(Answer::Conntrack { key, conntrack }).is_err() {
-                        return;
-                    }
-                }
+                Question::Socket { key, cookie } => asked.sockets.add(key, cookie),
+                Question::Path { key, ingress_ifindex } => asked.paths.add(key, ingress_ifindex),
                 Question::Function { key, address } => {
-                    let function = functions.at(address);
-                    if answers.blocking_send(Answer::Function { key, address, function }).is_err() {
-                        return;
-                    }
+                    found.push(Answer::Function { key, address, function: functions.at(address) });
                 }
-                Question::Owner { key, inode } => of_owners.push((key, inode)),
+                Question::Conntrack { key } => waiting.conntrack.add(key, ()),
+                Question::Owner { key, inode } => waiting.owners.push((key, inode)),
             }
         }
-        if of_owners.is_empty() {
-            continue;
+        found.extend(asked.answers(&mut namespaces));
+        let start = Instant::now();
+        if !waiting.is_empty() && start >= search_due {
+            found.extend(std::mem::take(&mut waiting).answers(&mut namespaces));
+            let took = start.elapsed();
+            tracing::debug!(?took, "search for owners and connection tracking entries");
+            search_due = Instant::now() + took.saturating_mul(REST).min(LONGEST_REST);
         }
-        let owners = process::owners_of_sockets(&of_owners.iter().map(|(_, inode)| *inode).collect());
-        for (key, inode) in of_owners {
-            if answers.blocking_send(Answer::Owner { key, owner: owners.of(inode) }).is_err() {
+        for answer in found {
+            if answers.blocking_send(answer).is_err() {
                 return;
             }
         }
+    }
+}
+
+/// What was asked of connections, by their namespaces.
+#[derive(Debug)]
+struct ByNetns<T>(BTreeMap<u32, Vec<(ConnectionKey, T)>>);
+
+impl<T> Default for ByNetns<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> ByNetns<T> {
+    fn add(&mut self, key: ConnectionKey, what: T) {
+        self.0.entry(key.netns).or_default().push((key, what));
+    }
+}
+
+/// What is answered at once.
+#[derive(Debug, Default)]
+struct Asked {
+    sockets: ByNetns<Option<SocketCookie>>,
+    paths: ByNetns<Option<u32>>,
+}
+
+impl Asked {
+    fn answers(self, namespaces: &mut netns::Namespaces) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for (netns, asked) in self.sockets.0 {
+            let lookups = socket::look_up_all(namespaces, netns, &asked);
+            answers.extend(asked.iter().zip(lookups).map(|((key, _), lookup)| Answer::Socket { key: *key, lookup }));
+        }
+        for (netns, asked) in self.paths.0 {
+            let paths = path::look_up_all(namespaces, netns, &asked);
+            answers.extend(asked.iter().zip(paths).map(|((key, _), path)| Answer::Path { key: *key, path }));
+        }
+        answers
+    }
+}
+
+/// What waits for the next search.
+#[derive(Debug, Default)]
+struct Waiting {
+    owners: Vec<(ConnectionKey, u64)>,
+    conntrack: ByNetns<()>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.owners.is_empty() && self.conntrack.0.is_empty()
+    }
+
+    fn answers(self, namespaces: &mut netns::Namespaces) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for (netns, asked) in self.conntrack.0 {
+            let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
+            let entries = conntrack::look_up_all(namespaces, netns, &keys);
+            answers.extend(keys.iter().zip(entries).map(|(key, conntrack)| Answer::Conntrack { key: *key, conntrack }));
+        }
+        if !self.owners.is_empty() {
+            let owners = owners_of_sockets(&self.owners.iter().map(|(_, inode)| *inode).collect());
+            answers
+                .extend(self.owners.iter().map(|(key, inode)| Answer::Owner { key: *key, owner: owners.of(*inode) }));
+        }
+        answers
     }
 }
 
@@ -130,31 +208,36 @@ mod tests {
     #[test]
     fn every_question_gets_one_answer_and_too_many_are_refused() {
         let mut witnesses = Witnesses::start().unwrap();
-        let key =
-            |port| ConnectionKey { netns: 1, local: ([127, 0, 0, 1], port).into(), remote: ([127, 0, 0, 1], 1).into() };
-        for port in 0..u16::MAX {
-            let question = if port % 2 == 0 {
-                Question::Socket { key: key(port), cookie: None }
-            } else {
-                Question::Owner { key: key(port), inode: u64::MAX }
-            };
-            if !witnesses.ask(question) {
-                break;
-            }
+        let key = |number: usize| {
+            let port = u16::try_from(number % 60_000).unwrap();
+            let netns = if number.is_multiple_of(3) { 0 } else { 1 };
+            ConnectionKey { netns, local: ([127, 0, 0, 1], port).into(), remote: ([127, 0, 0, 1], 1).into() }
+        };
+        for number in 0..2 * MAX_IN_FLIGHT {
+            let key = key(number);
+            let asked = witnesses.ask(match number % 5 {
+                0 => Question::Socket { key, cookie: None },
+                1 => Question::Owner { key, inode: u64::MAX },
+                2 => Question::Path { key, ingress_ifindex: None },
+                3 => Question::Function { key, address: 0 },
+                _ => Question::Conntrack { key },
+            });
+            assert_eq!(asked, number < MAX_IN_FLIGHT);
         }
         assert_eq!(witnesses.in_flight(), MAX_IN_FLIGHT);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut ports: Vec<_> = (0..MAX_IN_FLIGHT)
-            .map(|_| match runtime.block_on(witnesses.next_answer()).unwrap() {
-                Answer::Socket { key, .. }
-                | Answer::Owner { key, .. }
-                | Answer::Path { key, .. }
-                | Answer::Function { key, .. }
-                | Answer::Conntrack { key, .. } => usize::from(key.local.port()),
-            })
-            .collect();
-        ports.sort_unstable();
-        assert_eq!(ports, (0..MAX_IN_FLIGHT).collect::<Vec<_>>());
+        let mut of_kinds = [0; 5];
+        for _ in 0..MAX_IN_FLIGHT {
+            let kind = match runtime.block_on(witnesses.next_answer()).unwrap() {
+                Answer::Socket { .. } => 0,
+                Answer::Owner { .. } => 1,
+                Answer::Path { .. } => 2,
+                Answer::Function { .. } => 3,
+                Answer::Conntrack { .. } => 4,
+            };
+            of_kinds[kind] += 1;
+        }
+        assert_eq!(of_kinds, [0, 1, 2, 3, 4].map(|kind| (kind..MAX_IN_FLIGHT).step_by(5).count()));
         assert_eq!(witnesses.in_flight(), 0);
         assert!(witnesses.ask(Question::Socket { key: key(1), cookie: None }));
     }

@@ -1,45 +1,108 @@
 //! The way to a peer, through rtnetlink in the connection's namespace: is the local address still there, which way would a packet
-//! take, and does the next hop answer.
+//! take, and does the next hop answer. The route is asked for as the kernel asks for the socket's: by addresses, ports, user, mark and
+//! the interface it is bound to, as far as `NETLINK_SOCK_DIAG` tells them.
 
-use std::{fs, io, net::IpAddr, ops::ControlFlow};
+use std::{collections::HashMap, fs, io, net::IpAddr, ops::ControlFlow};
 
-use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::{NetlinkPayload, Nla as _};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as Nud},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+};
+use netlink_packet_sock_diag::{
+    constants::IPPROTO_TCP,
+    inet::{InetResponse, nlas::Nla},
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{netlink::Netlink, netns::Namespaces};
-use crate::model::{ConnectionKey, Interface, NeighbourState, PathStatus, Route};
+use super::{netlink::Netlink, netns::Namespaces, socket::Diag};
+use crate::model::{ConnectionKey, Interface, NeighbourState, PathStatus, Route, SocketRouting};
 
-/// Looks up address and route of this connection, whose last segment came in by the interface with this index.
-pub(super) fn look_up(
+/// Looks up address and route of these connections of one namespace, whose last segments came in by the interfaces with these
+/// indices.
+pub(super) fn look_up_all(
     namespaces: &mut Namespaces,
-    key: &ConnectionKey,
-    ingress_ifindex: Option<u32>,
-) -> Result<PathStatus, String> {
-    if key.netns == 0 {
-        return Err("its network namespace is not known".to_owned());
+    netns: u32,
+    asked: &[(ConnectionKey, Option<u32>)],
+) -> Vec<Result<PathStatus, String>> {
+    let all = |why: String| vec![Err(why); asked.len()];
+    if netns == 0 {
+        return all("its network namespace is not known".to_owned());
     }
-    let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
-    let found = netns.run(|| query(key, ingress_ifindex)).and_then(|found| found);
-    found.map_err(|error| format!("rtnetlink in network namespace {}: {error}", key.netns))
+    let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
+    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
+        Ok(Ok(found)) => found.into_iter().map(|path| path.map_err(failed)).collect(),
+        Ok(Err(error)) => all(failed(error)),
+        Err(error) => all(error.to_string()),
+    }
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(key: &ConnectionKey, ingress_ifindex: Option<u32>) -> io::Result<PathStatus> {
-    let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE)?);
-    let ingress = ingress_ifindex.filter(|index| *index > 0).map(interface);
-    Ok(PathStatus {
-        local_address: rtnetlink.has_address(key.local.ip())?,
-        route: rtnetlink.route(key)?,
-        reverse_path_filter: ingress.as_ref().filter(|_| key.local.is_ipv4()).and_then(reverse_path_filter),
-        ingress,
-    })
+fn query_all(asked: &[(ConnectionKey, Option<u32>)]) -> io::Result<Vec<io::Result<PathStatus>>> {
+    let mut paths =
+        Paths { rtnetlink: Rtnetlink(Netlink::open(NETLINK_ROUTE)?), diag: Diag::open().ok(), local: HashMap::new() };
+    Ok(asked.iter().map(|(key, ingress_ifindex)| paths.path(key, *ingress_ifindex)).collect())
+}
+
+/// What the paths of one namespace are looked up by, together.
+struct Paths {
+    rtnetlink: Rtnetlink,
+    diag: Option<Diag>,
+    /// Which local addresses are there: many connections share one.
+    local: HashMap<IpAddr, bool>,
+}
+
+impl Paths {
+    fn path(&mut self, key: &ConnectionKey, ingress_ifindex: Option<u32>) -> io::Result<PathStatus> {
+        // What it cannot tell counts as not known.
+        let socket = self.diag.as_ref().and_then(|diag| diag.find(key, None).ok().flatten());
+        let local_address = self.is_local(key.local.ip())?;
+        let ingress = ingress_ifindex.filter(|index| *index > 0).map(interface);
+        Ok(PathStatus {
+            local_address,
+            socket: socket.as_ref().map(routing).unwrap_or_default(),
+            route: self.rtnetlink.route(key, socket.as_ref(), local_address)?,
+            reverse_path_filter: ingress.as_ref().filter(|_| key.local.is_ipv4()).and_then(reverse_path_filter),
+            ingress,
+        })
+    }
+
+    fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
+        if let Some(known) = self.local.get(&address) {
+            return Ok(*known);
+        }
+        let is_local = self.rtnetlink.is_local(address)?;
+        self.local.insert(address, is_local);
+        Ok(is_local)
+    }
+}
+
+fn routing(socket: &InetResponse) -> SocketRouting {
+    SocketRouting {
+        mark: socket.nlas.iter().find_map(|attribute| match attribute {
+            // Told to those with CAP_NET_ADMIN (`inet_diag_msg_attrs_fill`).
+            Nla::Mark(mark) => Some(*mark),
+            _ => None,
+        }),
+        bound_to: Some(socket.header.socket_id.interface_id),
+        transparent: socket.nlas.iter().find_map(transparent),
+    }
+}
+
+/// The flag in `struct inet_diag_sockopt` (`include/uapi/linux/inet_diag.h`), told from Linux 5.10 on.
+fn transparent(attribute: &Nla) -> Option<bool> {
+    const INET_DIAG_SOCKOPT: u16 = 22;
+    /// The sixth bit-field of the first byte: they are counted from the lowest bit, or where the byte order is the other, from the
+    /// highest.
+    const TRANSPARENT: u8 = if cfg!(target_endian = "big") { 1 << 2 } else { 1 << 5 };
+    let Nla::Other(other) = attribute else { return None };
+    let mut bytes = vec![0; other.value_len()];
+    other.emit_value(&mut bytes);
+    (other.kind() == INET_DIAG_SOCKOPT).then_some(())?;
+    bytes.first().map(|flags| flags & TRANSPARENT != 0)
 }
 
 fn interface(index: u32) -> Interface {
@@ -59,31 +122,62 @@ fn reverse_path_filter(interface: &Interface) -> Option<u8> {
 struct Rtnetlink(Netlink);
 
 impl Rtnetlink {
-    /// Whether an interface has this address. The whole of 127.0.0.0/8 is local without being listed address by address.
+    /// Whether this is an address to send from: an interface has it, or a route says that it is local, as of all of 127.0.0.0/8
+    /// (`__ip_dev_find`, `net/ipv4/devinet.c`).
+    fn is_local(&self, address: IpAddr) -> io::Result<bool> {
+        Ok(self.has_address(address)? || self.has_local_route(address)?)
+    }
+
+    /// Whether packets to this address come to this host without an interface having it (`ip route add local PREFIX dev lo`).
+    fn has_local_route(&self, address: IpAddr) -> io::Result<bool> {
+        Ok(match self.0.ask(RouteNetlinkMessage::GetRoute(to(address)))? {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(answer)) => {
+                answer.header.kind == RouteType::Local
+            }
+            // There is no route at all.
+            _ => false,
+        })
+    }
+
+    /// Whether an interface has this address.
     fn has_address(&self, address: IpAddr) -> io::Result<bool> {
-        if address.is_loopback() {
-            return Ok(true);
-        }
         let mut request = AddressMessage::default();
         request.header.family = family(address);
         let mut found = false;
         self.0.dump(RouteNetlinkMessage::GetAddress(request), |message| {
             if let RouteNetlinkMessage::NewAddress(entry) = message {
-                found |= entry.attributes.iter().any(|attribute| is_local(attribute, address));
+                found |= entry.attributes.iter().any(|attribute| is_own(attribute, address));
             }
             ControlFlow::Continue(())
         })?;
         Ok(found)
     }
 
-    /// Asks which way a packet to the peer would take (`ip route get REMOTE`); what the kernel answers when there is none is its
-    /// errno. The local address is left out: whether it is there is asked apart.
-    fn route(&self, key: &ConnectionKey) -> io::Result<Result<Route, i32>> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family(key.remote.ip());
-        let length = if key.remote.is_ipv4() { 32 } else { 128 };
-        request.header.destination_prefix_length = length;
-        request.attributes.push(RouteAttribute::Destination(route_address(key.remote.ip())));
+    /// Asks which way a packet to the peer would take (`ip route get REMOTE from LOCAL`); what the kernel answers when there is none
+    /// is its errno. A local address that is not there is left out: whether it is there is asked apart, and the kernel would answer
+    /// nothing else.
+    fn route(
+        &self,
+        key: &ConnectionKey,
+        socket: Option<&InetResponse>,
+        local_address: bool,
+    ) -> io::Result<Result<Route, i32>> {
+        let mut request = to(key.remote.ip());
+        if local_address {
+            request.header.source_prefix_length = prefix_length(key.local.ip());
+            request.attributes.push(RouteAttribute::Source(route_address(key.local.ip())));
+        }
+        request.attributes.extend([
+            RouteAttribute::IpProto(IPPROTO_TCP),
+            RouteAttribute::Sport(key.local.port()),
+            RouteAttribute::Dport(key.remote.port()),
+        ]);
+        if let Some(socket) = socket {
+            let SocketRouting { mark, bound_to, transparent: _ } = routing(socket);
+            request.attributes.push(RouteAttribute::Uid(socket.header.uid));
+            request.attributes.extend(mark.filter(|mark| *mark != 0).map(RouteAttribute::Mark));
+            request.attributes.extend(bound_to.filter(|index| *index != 0).map(RouteAttribute::Oif));
+        }
         match self.0.ask(RouteNetlinkMessage::GetRoute(request))? {
             NetlinkPayload::Error(error) => match error.to_io().raw_os_error() {
                 Some(errno) => Ok(Err(errno)),
@@ -137,8 +231,24 @@ impl Rtnetlink {
     }
 }
 
+/// A question about the route to this address.
+fn to(address: IpAddr) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family(address);
+    request.header.destination_prefix_length = prefix_length(address);
+    request.attributes.push(RouteAttribute::Destination(route_address(address)));
+    request
+}
+
+const fn prefix_length(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
 /// Of a point-to-point link `IFA_LOCAL` is this end and `IFA_ADDRESS` the other; IPv6 has only the latter.
-fn is_local(attribute: &AddressAttribute, address: IpAddr) -> bool {
+fn is_own(attribute: &AddressAttribute, address: IpAddr) -> bool {
     match attribute {
         AddressAttribute::Local(local) => *local == address,
         AddressAttribute::Address(local) => address.is_ipv6() && *local == address,
@@ -164,12 +274,35 @@ const fn route_address(address: IpAddr) -> RouteAddress {
 mod tests {
     use super::*;
 
+    fn query(key: &ConnectionKey, ingress_ifindex: Option<u32>) -> io::Result<PathStatus> {
+        query_all(&[(*key, ingress_ifindex)])?.remove(0)
+    }
+
     #[test]
     fn an_address_of_this_host_is_there_and_one_of_a_documentation_network_is_not() {
         let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE).unwrap());
-        assert!(rtnetlink.has_address("127.0.0.1".parse().unwrap()).unwrap());
-        assert!(!rtnetlink.has_address("192.0.2.77".parse().unwrap()).unwrap());
-        assert!(!rtnetlink.has_address("2001:db8::77".parse().unwrap()).unwrap());
+        assert!(rtnetlink.is_local("127.0.0.1".parse().unwrap()).unwrap());
+        assert!(!rtnetlink.is_local("192.0.2.77".parse().unwrap()).unwrap());
+        assert!(!rtnetlink.is_local("2001:db8::77".parse().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn an_address_of_the_loopback_network_is_local_without_being_on_an_interface() {
+        let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE).unwrap());
+        let address = "127.77.0.1".parse().unwrap();
+        assert!(!rtnetlink.has_address(address).unwrap());
+        assert!(rtnetlink.is_local(address).unwrap());
+    }
+
+    #[test]
+    fn what_decides_on_the_route_is_read_from_the_socket() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let key = ConnectionKey { netns: 1, local: client.local_addr().unwrap(), remote: client.peer_addr().unwrap() };
+        let path = query(&key, None).unwrap();
+        assert_eq!((path.socket.bound_to, path.socket.transparent), (Some(0), Some(false)));
+        // Without CAP_NET_ADMIN the mark is not told.
+        assert!(matches!(path.socket.mark, None | Some(0)));
     }
 
     #[test]

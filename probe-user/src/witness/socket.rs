@@ -5,7 +5,7 @@
 //! `include/net/inet_hashtables.h`). A look-up that finds no connection goes on to listeners and answers with one (`inet_lookup`). And
 //! a kernel without `tcp_diag` answers ENOENT to everything.
 
-use std::{io, ops::ControlFlow};
+use std::{io, ops::ControlFlow, time::Duration};
 
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_sock_diag::{
@@ -18,59 +18,74 @@ use nix::{errno::Errno, net::if_::if_nameindex};
 
 use super::{
     netlink::Netlink,
-    netns::{Namespaces, Netns, NetnsError},
+    netns::{Namespaces, NetnsError},
 };
 use crate::model::{ConnectionKey, SocketCookie, SocketLookup, SocketStatus, SocketTimer, TcpState};
 
-/// Looks up the socket with this tuple and, where known, this cookie.
-pub(super) fn look_up(namespaces: &mut Namespaces, key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    if key.netns == 0 {
-        return look_up_here(key, cookie);
+/// Looks up the sockets with these tuples and, where known, these cookies, all of one namespace.
+pub(super) fn look_up_all(
+    namespaces: &mut Namespaces,
+    netns: u32,
+    asked: &[(ConnectionKey, Option<SocketCookie>)],
+) -> Vec<SocketLookup> {
+    let all = |lookup: SocketLookup| vec![lookup; asked.len()];
+    if netns == 0 {
+        return query_all(asked)
+            .into_iter()
+            .zip(asked)
+            .map(|(lookup, (_, cookie))| found_here(lookup, *cookie))
+            .collect();
     }
-    match namespaces.open(key.netns) {
-        Ok(netns) => look_up_in(&netns, key, cookie),
-        Err(NetnsError::NoSuchInode(_)) => SocketLookup::Gone,
-        Err(error) => SocketLookup::Unknown(error.to_string()),
+    match namespaces.open(netns) {
+        Ok(netns) => netns.run(|| query_all(asked)).unwrap_or_else(|error| {
+            all(SocketLookup::Unknown(format!("network namespace {} cannot be entered: {error}", netns.inode)))
+        }),
+        Err(NetnsError::NoSuchInode(_)) => all(SocketLookup::Gone),
+        Err(error) => all(SocketLookup::Unknown(error.to_string())),
     }
-}
-
-fn look_up_in(netns: &Netns, key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    netns.run(|| query(key, cookie)).unwrap_or_else(|error| {
-        SocketLookup::Unknown(format!("network namespace {} cannot be entered: {error}", key.netns))
-    })
 }
 
 /// Of a connection whose namespace is not known. A cookie is never given twice, in no namespace: with one, a socket found in
 /// this program's namespace is the right one.
-fn look_up_here(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    let found = cookie.map(|_| query(key, cookie)).filter(|lookup| matches!(lookup, SocketLookup::Found(_)));
-    found.unwrap_or_else(|| SocketLookup::Unknown("its network namespace is not known".to_owned()))
+fn found_here(lookup: SocketLookup, cookie: Option<SocketCookie>) -> SocketLookup {
+    if cookie.is_some() && matches!(lookup, SocketLookup::Found(_)) {
+        lookup
+    } else {
+        SocketLookup::Unknown("its network namespace is not known".to_owned())
+    }
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
-    let find = || -> io::Result<SocketLookup> {
-        let diag = Diag::open()?;
-        match diag.find(key, cookie)? {
-            Some(response) => Ok(lookup(&response)),
-            None if diag.knows_tcp()? => Ok(SocketLookup::Gone),
-            None => Ok(SocketLookup::Unknown("this kernel cannot look up TCP sockets (it lacks tcp_diag)".to_owned())),
-        }
-    };
-    find().unwrap_or_else(|error| SocketLookup::Unknown(format!("NETLINK_SOCK_DIAG: {error}")))
+fn query_all(asked: &[(ConnectionKey, Option<SocketCookie>)]) -> Vec<SocketLookup> {
+    let failed = |error: &io::Error| SocketLookup::Unknown(format!("NETLINK_SOCK_DIAG: {error}"));
+    match Diag::open() {
+        Ok(diag) => asked
+            .iter()
+            .map(|(key, cookie)| diag.look_up(key, *cookie).unwrap_or_else(|error| failed(&error)))
+            .collect(),
+        Err(error) => vec![failed(&error); asked.len()],
+    }
 }
 
 /// A `NETLINK_SOCK_DIAG` socket of one namespace.
-struct Diag(Netlink);
+pub(super) struct Diag(Netlink);
 
 impl Diag {
     /// Opens one in the namespace this thread is in.
-    fn open() -> io::Result<Self> {
+    pub(super) fn open() -> io::Result<Self> {
         Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
+    fn look_up(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<SocketLookup> {
+        match self.find(key, cookie)? {
+            Some(response) => Ok(lookup(&response)),
+            None if self.knows_tcp()? => Ok(SocketLookup::Gone),
+            None => Ok(SocketLookup::Unknown("this kernel cannot look up TCP sockets (it lacks tcp_diag)".to_owned())),
+        }
+    }
+
     /// The connection's socket, bound to an interface or not. `None`: there is none, or the kernel has no `tcp_diag`.
-    fn find(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<Option<InetResponse>> {
+    pub(super) fn find(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<Option<InetResponse>> {
         if let Some(response) = self.find_on(key, cookie, 0)? {
             return Ok(Some(response));
         }
@@ -184,6 +199,7 @@ fn lookup(response: &InetResponse) -> SocketLookup {
             inode: response.header.inode,
             retransmits: info.retransmits,
             probes: info.probes,
+            heard_ago: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
             timer,
         }),
         // A request socket shows as SYN-RECEIVED, without counters (`inet_req_diag_fill`).
@@ -198,11 +214,15 @@ mod tests {
         collections::HashSet,
         net::{TcpListener, TcpStream},
         thread,
-        time::{Duration, Instant},
+        time::Instant,
     };
 
     use super::*;
     use crate::witness::{netns, process};
+
+    fn query(key: &ConnectionKey, cookie: Option<SocketCookie>) -> SocketLookup {
+        query_all(&[(*key, cookie)]).remove(0)
+    }
 
     fn pair(address: &str) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((address, 0)).unwrap();
@@ -295,11 +315,13 @@ mod tests {
         let response = Diag::open().unwrap().find(&here, None).unwrap().unwrap();
         let halves = u64::from_ne_bytes(response.header.socket_id.cookie);
         let cookie = SocketCookie(if cfg!(target_endian = "big") { halves.rotate_left(32) } else { halves });
-        let mut namespaces = Namespaces::default();
-        assert!(matches!(look_up(&mut namespaces, &here, Some(cookie)), SocketLookup::Found(_)));
-        assert!(matches!(look_up(&mut namespaces, &here, None), SocketLookup::Unknown(_)));
-        let another = Some(SocketCookie(cookie.0 ^ 1 << 40));
-        assert!(matches!(look_up(&mut namespaces, &here, another), SocketLookup::Unknown(_)));
+        let another = SocketCookie(cookie.0 ^ 1 << 40);
+        let asked = [(here, Some(cookie)), (here, None), (here, Some(another))];
+        let lookups = look_up_all(&mut Namespaces::default(), 0, &asked);
+        assert!(
+            matches!(&lookups[..], [SocketLookup::Found(_), SocketLookup::Unknown(_), SocketLookup::Unknown(_)]),
+            "{lookups:?}"
+        );
     }
 
     #[test]

@@ -29,23 +29,26 @@ use crate::model::{
 ///
 /// When the kernel refuses the dump.
 pub fn waiting(netns: u32, now: impl Fn() -> MonoTime) -> io::Result<Vec<ConnectionEvent>> {
+    let states = StateFlags::ESTABLISHED
+        | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
+        | StateFlags::CLOSE_WAIT
+        | StateFlags::LAST_ACK
+        | StateFlags::CLOSING;
     let mut found = Vec::new();
+    dump(&states, |response| found.extend(waiting_event(netns, response, now())))?;
+    Ok(found)
+}
+
+/// Every TCP socket in one of these states in the namespace this thread is in.
+pub(super) fn dump(states: &StateFlags, mut each: impl FnMut(&InetResponse)) -> io::Result<()> {
     for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::INFO,
-            states: StateFlags::ESTABLISHED
-                | StateFlags::FIN_WAIT1
-                | StateFlags::FIN_WAIT2
-                | StateFlags::CLOSE_WAIT
-                | StateFlags::LAST_ACK
-                | StateFlags::CLOSING,
-            socket_id: id,
-        };
+        let states = states.clone();
+        let request =
+            InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::INFO, states, socket_id: id };
         let dumped = Netlink::open(NETLINK_SOCK_DIAG)?.dump(SockDiagMessage::InetRequest(request), |message| {
             if let SockDiagMessage::InetResponse(response) = message {
-                found.extend(event(netns, &response, now()));
+                each(&response);
             }
             ControlFlow::Continue(())
         });
@@ -55,18 +58,26 @@ pub fn waiting(netns: u32, now: impl Fn() -> MonoTime) -> io::Result<Vec<Connect
             other => other?,
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The event of a socket that waits: the same choice as the kernel's iterator makes (`probe-ebpf/src/scan.rs`).
-fn event(netns: u32, response: &InetResponse, at: MonoTime) -> Option<ConnectionEvent> {
-    let info = response.nlas.iter().find_map(|attribute| match attribute {
+fn waiting_event(netns: u32, response: &InetResponse, at: MonoTime) -> Option<ConnectionEvent> {
+    let info = tcp_info(response)?;
+    let waits = info.retransmits > 0 || info.probes > 0 || info.backoff > 0;
+    waits.then(|| event(netns, response, at)).flatten()
+}
+
+fn tcp_info(response: &InetResponse) -> Option<&TcpInfo> {
+    response.nlas.iter().find_map(|attribute| match attribute {
         Nla::TcpInfo(info) => Some(info),
         _ => None,
-    })?;
-    if info.retransmits == 0 && info.probes == 0 && info.backoff == 0 {
-        return None;
-    }
+    })
+}
+
+/// What sock_diag tells of a socket.
+pub(super) fn event(netns: u32, response: &InetResponse, at: MonoTime) -> Option<ConnectionEvent> {
+    let info = tcp_info(response)?;
     let id = &response.header.socket_id;
     let key = ConnectionKey {
         netns,
@@ -114,9 +125,8 @@ fn view(response: &InetResponse, info: &TcpInfo) -> Option<SocketView> {
         last_ack_ago: Some(Duration::from_millis(info.last_ack_recv.into())),
         last_data_ago: Some(Duration::from_millis(info.last_data_recv.into())),
         timer,
-        // That the timer runs says that keepalive is on, not how it is set; in FIN-WAIT-2 the same timer ends the connection.
-        keepalive: keepalive_due_in.filter(|_| state != TcpState::FinWait2).map(|_| Keepalive {
-            enabled: true,
+        keepalive: keepalive_on(state, header.timer.as_ref()).map(|enabled| Keepalive {
+            enabled,
             idle: None,
             interval: None,
             probes: None,
@@ -125,6 +135,17 @@ fn view(response: &InetResponse, info: &TcpInfo) -> Option<SocketView> {
         inode: Some(header.inode.into()),
         ..SocketView::default()
     })
+}
+
+/// Whether keepalive is on, where the timer that is told says so: one timer only is told, keepalive's after the others
+/// (`inet_sk_diag_fill`, `net/ipv4/inet_diag.c`), and it always runs where keepalive is on (`tcp_set_keepalive`). In FIN-WAIT-2
+/// the same timer ends the connection.
+const fn keepalive_on(state: TcpState, timer: Option<&Timer>) -> Option<bool> {
+    match (state, timer) {
+        (TcpState::FinWait2, _) | (_, Some(Timer::Retransmit(..) | Timer::Probe(_) | Timer::TimeWait)) => None,
+        (_, Some(Timer::KeepAlive(_))) => Some(true),
+        (_, None) => Some(false),
+    }
 }
 
 /// Since the first retransmission, as long as every timeout has doubled the RTO: the waits since, of which the last is not over.

@@ -50,12 +50,16 @@ fn bad_input(_: &TestContext) -> Result<()> {
         (&["--port", "70000"], &["70000"]),
         (&["--follow", "--duration", "5s"], &["--follow", "--duration"]),
         (&["--format", "xml"], &["xml", "ndjson"]),
+        (&["--idle-timeout", "30m"], &["--idle-timeout", "--risks"]),
+        (&["--risks", "--idle-timeout", "0s"], &["at least 1s"]),
+        (&["--risks", "--idle-timeout", "long"], &["long", "1h"]),
     ] {
         let finished = Probe::run(&[&["diagnose"], arguments].concat(), SOON)?;
         ensure_trouble(&finished, words)?;
     }
     for (topic, words) in [
         ("half_closed", &["half_closed", "half_open", "retransmit_stalled", "zero_window_stalled"][..]),
+        ("risk/peer_asleep", &["idle_without_keepalive", "keepalive_too_late", "close_wait_leak"]),
         ("half_open/peer_asleep", &["peer_asleep", "peer_reset", "keepalive_unanswered"]),
     ] {
         ensure_trouble(&Probe::run(&["explain", topic], SOON)?, words)?;

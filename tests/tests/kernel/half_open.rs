@@ -7,7 +7,7 @@ use connprobe_tests::{
     clocks::{wall_of_event, wall_seconds},
     findings::{ensure_is_about, wait as finding},
     labs::routed::Routed,
-    peer::{Keepalive, Options, Peer},
+    peer::{Keepalive, Mode, Options, Peer},
     runner::{Test, TestContext},
 };
 
@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("answered keepalive probes are no finding", kept_alive),
         test("a peer that has forgotten an idle connection answers the next write with a reset", forgotten),
         test("a reset amid traffic is no finding", reset_amid_traffic),
+        test("a pooled connection that its peer has closed and that is used all the same is no finding", stale_in_pool),
         test("a peer that has restarted asks for the connection anew, and its reset proves it", restarted),
         test("a peer that asks anew and whose reset is lost on the way is suspected of having restarted", asks_anew),
         test("a next hop that does not answer any more makes the peer unreachable, and is named", next_hop_gone),
@@ -125,6 +126,23 @@ fn reset_amid_traffic(test: &TestContext) -> Result<()> {
     Ok(())
 }
 
+fn stale_in_pool(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
+    // A pool does not read what nobody waits for, not even an end of file.
+    let pooled = Options { mode: Mode::Mute, ..Options::default() };
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &pooled)?;
+    let probe = watch(&lab.client, &[])?;
+    server.command("close")?;
+    server.wait_event("closed", SOON)?;
+    sleep(Duration::from_secs(12));
+    client.command("write 100")?;
+    client.wait_event("error", SOON)?;
+    stop_silent(probe)?;
+    Ok(())
+}
+
 /// A connection of which the client alone has lost its end; from the same port it then asks for it anew. The server holds on.
 fn lose_client(lab: &Routed) -> Result<(Peer, SocketAddr)> {
     let (server, client) = connect(lab, &Options::default())?;
@@ -169,6 +187,8 @@ fn asks_anew(test: &TestContext) -> Result<()> {
     ensure!(opened.missing_evidence.iter().any(|missing| missing.kind == "reset_after_syn"), "{opened:?}");
     let owner = opened.owner.as_ref().with_context(|| format!("no owner: {:?}", opened.owner_unavailable))?;
     ensure!(owner.pid == server.pid(), "owner {owner:?}, but the server is {}", server.pid());
+    let closed = finding(&probe, "closed", Duration::from_secs(4));
+    ensure!(closed.is_err(), "it has not recovered because it is still there: {closed:?}");
     stop(probe)?;
     Ok(())
 }

@@ -10,6 +10,7 @@ mod healthy;
 mod loss;
 mod mechanisms;
 mod retransmit_stalled;
+mod risks;
 mod scenarios;
 mod silently_dropped_fin;
 mod snapshot;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         conntrack::tests(),
         zero_window::tests(),
         silently_dropped_fin::tests(),
+        risks::tests(),
         snapshot::tests(),
         healthy::tests(),
         mechanisms::tests(),

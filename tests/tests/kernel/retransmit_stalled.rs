@@ -1,6 +1,6 @@
 //! `retransmit_stalled`: data that is never acknowledged.
 
-use std::{thread::sleep, time::Duration};
+use std::{process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
@@ -26,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("the kernel gives up at the stated time set by TCP_USER_TIMEOUT", deadline_by_user_timeout),
         test("a user timeout too short for a suspicion is reported when it ends the connection", short_user_timeout),
         test("an application that gives up closes the finding", given_up),
+        test("an operator who ends the connection closes the finding as one who gives up does", ended_from_outside),
         test("a peer that has forgotten the connection closes the finding by its reset", reset),
         test("the report for people says who, since when, until when and what to do", report),
     ]
@@ -184,6 +185,24 @@ fn short_user_timeout(test: &TestContext) -> Result<()> {
     let closed = finding(&probe, "closed", SOON)?;
     ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
     ensure!(closed.finding_id == opened.finding_id, "another id");
+    stop(probe)?;
+    Ok(())
+}
+
+fn ended_from_outside(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    cut_and_write(&lab, &client)?;
+    finding(&probe, "opened", SOON)?;
+    let mut kill = Command::new("ss");
+    kill.args(["-K", "dport", "=", &PORT.to_string()]);
+    lab.client.check_output(kill, "")?;
+    let error = client.wait_event("error", SOON)?;
+    ensure!(error.get("errno") == Some(&(nix::errno::Errno::ECONNABORTED as i32).into()), "{error}");
+    let closed = finding(&probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("closed_normally"), "{closed:?}");
     stop(probe)?;
     Ok(())
 }

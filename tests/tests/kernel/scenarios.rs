@@ -15,6 +15,9 @@ use connprobe_tests::{
     wire::{Body, Finding, Record},
 };
 
+use nix::errno::Errno;
+use serde_json::Value;
+
 use crate::watching::{PORT, WATCHING, stop, watch};
 
 /// `tcp_retries2` in the client's namespace: with the shortest RTO the kernel gives up after some 25 s instead of a quarter of an
@@ -211,7 +214,11 @@ fn play(test: &TestContext, scenario: &Scenario) -> Result<()> {
     let mut given_up = Vec::new();
     for client in [&old, &new] {
         given_up.push(match scenario.deadline {
-            Some(_) => Some(wall_of_event(&client.wait_event("error", LONG)?)?),
+            Some(_) => {
+                let error = client.wait_event("error", LONG)?;
+                let errno = error.get("errno").and_then(Value::as_i64).context("no errno")?;
+                Some((wall_of_event(&error)?, Errno::from_raw(i32::try_from(errno)?)))
+            }
             None => None,
         });
     }
@@ -266,7 +273,7 @@ fn findings(records: Vec<Record>) -> Result<Vec<Told>> {
         .into_iter()
         .filter_map(|record| match record.body {
             Body::Finding(finding) => Some((record.time, *finding)),
-            Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => None,
+            Body::Coverage(_) | Body::Loss(_) | Body::Risk(_) | Body::Summary(_) => None,
         })
         .map(|(time, finding)| Ok(Told { at: wall_seconds(&time)?, finding }))
         .collect()
@@ -281,7 +288,7 @@ struct Outcome {
 }
 
 impl Scenario {
-    fn check(&self, told: &[Told], client: &Peer, lab: &Routed, given_up: Option<f64>) -> Result<Outcome> {
+    fn check(&self, told: &[Told], client: &Peer, lab: &Routed, given_up: Option<(f64, Errno)>) -> Result<Outcome> {
         let first = told.first().context("nothing was found")?;
         for finding in told.iter().map(|told| &told.finding) {
             ensure!((finding.verdict.as_str(), finding.cause.as_str()) == (self.verdict, self.cause), "another cause");
@@ -293,7 +300,10 @@ impl Scenario {
         let sure = told.iter().find(|told| told.finding.confidence == self.confidence);
         let last = &told.last().context("nothing was found")?.finding;
         let off_deadline = match (given_up, &last.deadline) {
-            (Some(given_up), Some(deadline)) => {
+            (Some((given_up, errno)), Some(deadline)) => {
+                let open = told.iter().rev().find(|told| told.finding.outcome.is_none());
+                let error = open.and_then(|told| told.finding.deadline.as_ref()?.error.clone());
+                ensure!(error.is_none_or(|error| error == format!("{errno:?}")), "the application got {errno:?}");
                 ensure!(last.outcome.as_deref() == Some("timed_out"), "not closed by the kernel's giving up");
                 given_up - wall_seconds(&deadline.time)?
             }

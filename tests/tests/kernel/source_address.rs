@@ -1,6 +1,10 @@
 //! `retransmit_stalled` by causes on this host: the address that is gone, the route that is gone, the rule that drops.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
@@ -11,9 +15,11 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::SendResult,
     runner::{Test, TestContext},
+    wire::{Finding, Path},
 };
+use serde_json::Value;
 
-use crate::watching::{SOON, WATCHING, connect, stop, watch};
+use crate::watching::{PORT, SOON, WATCHING, connect, stop, summary, watch};
 
 /// A virtual address beside the client's own.
 const VIP: &str = "10.77.1.100";
@@ -28,6 +34,12 @@ pub(crate) fn tests() -> Vec<Test> {
             "a virtual address that is gone before the write is the cause, and coming back in time ends it",
             idle_failover,
         ),
+        test("three hundred connections that lose their address at once all have their cause and owner", many),
+        test("over IPv6 a lost address is the cause, though segments leave", lost_v6),
+        test("an address that is local by a route alone is not lost", any_ip),
+        test("a transparent socket does without an address of this host", transparent),
+        test("the route is looked up with the socket's mark", marked),
+        test("the route is looked up with the device that the socket is bound to", bound_to_device),
         test("a write from a lost address ends at the stated time set by TCP_USER_TIMEOUT", user_timeout),
         test("a write from an address lost before the watch began is found by the first scan", lost_before),
         sending("a virtual address that goes while data is in flight is the cause", busy_failover),
@@ -80,6 +92,128 @@ fn idle_failover(test: &TestContext) -> Result<()> {
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
     Ok(())
+}
+
+fn lost_v6(test: &TestContext) -> Result<()> {
+    const VIP: &str = "fd77:1::100";
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.add_address("uplink", &format!("{VIP}/128"))?;
+    lab.warm_up_v6()?;
+    let server = Routed::server_v6(PORT);
+    let _server = Peer::listen(&lab.server, server, &Options::default())?;
+    let client = Peer::connect(&lab.client, server, &Options { bind: Some(VIP.parse()?), ..Options::default() })?;
+    write(&client)?;
+    sleep(Duration::from_millis(300));
+    let probe = watch(&lab.client, &[])?;
+    lab.client.del_address("uplink", &format!("{VIP}/128"))?;
+    write(&client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("source_address_lost", "confirmed"), "{opened:?}");
+    ensure_is_about(&opened, &client, &lab.client)?;
+    stop(probe)?;
+    Ok(())
+}
+
+fn many(test: &TestContext) -> Result<()> {
+    const COUNT: usize = 300;
+    let (_own, lab) = lab_with_vip(test)?;
+    let server = Options { quiet: true, ..Options::default() };
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &server)?;
+    let options = Options { count: COUNT, ..from_vip(None)? };
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &options)?;
+    for _ in 1..COUNT {
+        client.wait_event("connected", SOON)?;
+    }
+    let probe = watch(&lab.client, &[])?;
+    lose_vip(&lab)?;
+    client.command("write 100")?;
+    let owned = |record: &Value| {
+        record.get("cause").is_some_and(|cause| cause == "source_address_lost")
+            && record.pointer("/owner/pid").is_some_and(|pid| *pid == client.pid())
+    };
+    let named = || -> BTreeSet<String> {
+        let id = |record: Value| record.get("finding_id").and_then(Value::as_str).map(str::to_owned);
+        probe.records().into_iter().filter(owned).filter_map(id).collect()
+    };
+    let end = Instant::now() + SOON;
+    while named().len() < COUNT && Instant::now() < end {
+        sleep(Duration::from_millis(200));
+    }
+    let named = named().len();
+    let (_, records) = stop(probe)?;
+    let summary = summary(&records)?;
+    ensure!(
+        (named, summary.findings, summary.unasked) == (COUNT, COUNT, 0),
+        "{named} with cause and owner: {summary:?}"
+    );
+    Ok(())
+}
+
+/// An address beside the client's own that the router takes to the client.
+const ROUTED: &str = "10.9.0.7";
+
+fn lab_with_routed_prefix(test: &TestContext) -> Result<(connprobe_tests::lab::Lab, Routed)> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.router.ip("route add 10.9.0.0/24 via 10.77.1.1\n")?;
+    Ok((own, lab))
+}
+
+/// Cuts a connection off, writes, and gives what is found: the peer's silence.
+fn silenced(lab: &Routed, options: &Options) -> Result<Finding> {
+    let (_server, client) = connect(lab, options)?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    write(&client)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure_is_about(&opened, &client, &lab.client)?;
+    let of_this_host = ["local_address_gone", "no_route"];
+    ensure!(!opened.evidence.iter().any(|evidence| of_this_host.contains(&evidence.kind.as_str())), "{opened:?}");
+    ensure!(opened.cause == "peer_silent", "{opened:?}");
+    stop(probe)?;
+    Ok(opened)
+}
+
+fn any_ip(test: &TestContext) -> Result<()> {
+    let (_own, lab) = lab_with_routed_prefix(test)?;
+    lab.client.ip("route add local 10.9.0.0/24 dev lo\n")?;
+    let opened = silenced(&lab, &Options { bind: Some(ROUTED.parse()?), ..Options::default() })?;
+    let path = opened.path.context("no path")?;
+    ensure!(path.local_address && path.egress_interface.as_deref() == Some("uplink"), "{path:?}");
+    Ok(())
+}
+
+fn transparent(test: &TestContext) -> Result<()> {
+    let (_own, lab) = lab_with_routed_prefix(test)?;
+    // What comes in is delivered; nothing makes the address one of this host.
+    lab.client.ip("route add local 10.9.0.0/24 dev lo table 100\nrule add iif uplink lookup 100\n")?;
+    let options = Options { bind: Some(ROUTED.parse()?), transparent: true, ..Options::default() };
+    let path = silenced(&lab, &options)?.path.context("no path")?;
+    ensure!((path.local_address, path.transparent) == (false, Some(true)), "{path:?}");
+    Ok(())
+}
+
+/// Only what fits this rule has a route to the server.
+fn routed_by(test: &TestContext, rule: &str, options: &Options) -> Result<Path> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.client.ip(&format!(
+        "route del default via 10.77.1.254\nroute add default via 10.77.1.254 table 100\nrule add {rule} lookup 100\n"
+    ))?;
+    let path = silenced(&lab, options)?.path.context("no path")?;
+    ensure!((path.route_errno, path.egress_interface.as_deref()) == (None, Some("uplink")), "{path:?}");
+    Ok(path)
+}
+
+fn marked(test: &TestContext) -> Result<()> {
+    let path = routed_by(test, "fwmark 7", &Options { mark: Some(7), ..Options::default() })?;
+    ensure!(path.mark == Some(7), "{path:?}");
+    Ok(())
+}
+
+fn bound_to_device(test: &TestContext) -> Result<()> {
+    routed_by(test, "oif uplink", &Options { device: Some("uplink"), ..Options::default() }).map(drop)
 }
 
 fn user_timeout(test: &TestContext) -> Result<()> {

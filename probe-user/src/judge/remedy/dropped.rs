@@ -1,17 +1,14 @@
 //! A FIN or a RST was thrown away.
 
-use super::{ONLY_LOOKS, Patient, Remedy, silent};
+use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
 
 pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
     let here = patient.here();
-    let mut remedies = vec![
-        Remedy::new(
-            "On this host, let connection tracking no longer look at checksums: the receivers of the packets do so themselves.",
-        )
-        .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_checksum=0"))
-        .risk("packets that were damaged on the way pass the firewall, up to the host they are for, which drops them")
-        .lasting("net.netfilter.nf_conntrack_checksum = 0 in /etc/sysctl.d (set after nf_conntrack is loaded)"),
-    ];
+    let text = "Let connection tracking no longer look at checksums: the receivers of the packets do so themselves.";
+    let mut remedies =
+        vec![kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_checksum", 0)]).risk(
+            "packets that were damaged on the way pass the firewall, up to the host they are for, which drops them",
+        )];
     remedies.extend(end_it(patient));
     remedies.push(
         Remedy::new(
@@ -19,6 +16,7 @@ pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
              that computes it wrongly, or a kernel of this host that does not cut off the padding (mended in current ones).",
         )
         .command(format!("{here}tcpdump -nnvv -i any 'tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'"))
+        .place(patient.place())
         .risk("none: it only looks; checksums of packets that this host sends look wrong there when its card computes them"),
     );
     remedies
@@ -27,27 +25,27 @@ pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
 pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {
     let here = patient.here();
     let mut remedies = vec![
-        Remedy::new("On this host, let connection tracking log why it holds packets for invalid, and read its log.")
+        Remedy::new("Let connection tracking log why it holds packets for invalid, and read its log.")
             .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_log_invalid=6; dmesg -w | grep nf_ct"))
+            .place(patient.place())
             .risk("a line in the kernel's log for each invalid TCP packet")
             .lasting("not meant to last: set it back to 0 when the reason is known"),
     ];
     remedies.extend(end_it(patient));
+    let text = "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.";
     remedies.push(
-        Remedy::new(
-            "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.",
-        )
-        .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1"))
-        .risk("forged segments outside the window pass the firewall, up to the host they are for, which drops them")
-        .lasting("net.netfilter.nf_conntrack_tcp_be_liberal = 1 in /etc/sysctl.d (set after nf_conntrack is loaded)"),
+        kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_tcp_be_liberal", 1)]).risk(
+            "forged segments outside the window pass the firewall, up to the host they are for, which drops them",
+        ),
     );
     remedies
 }
 
 pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {
     let mut remedies = vec![
-        Remedy::new("See on this host which rule drops it: its counter goes up with each copy of the FIN.")
+        Remedy::new("See which rule drops it: its counter goes up with each copy of the FIN.")
             .command(format!("{0}nft list ruleset; {0}iptables-save -c", patient.here()))
+            .place(patient.place())
             .risk(ONLY_LOOKS),
     ];
     remedies.extend(end_it(patient));
@@ -56,11 +54,12 @@ pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {
 
 pub(super) fn stack_drop(patient: &Patient<'_>) -> Vec<Remedy> {
     let mut remedies = vec![
-        Remedy::new("See on this host which counter goes up: wrong checksums, old timestamps, or another path than expected.")
+        Remedy::new("See which counter goes up: wrong checksums, old timestamps, or another path than expected.")
             .command(format!(
                 "{}nstat -az TcpInCsumErrors IpExtInCsumErrors TcpExtPAWSEstab TcpExtTCPChallengeACK TcpExtIPReversePathFilter",
                 patient.here()
             ))
+            .place(patient.place())
             .risk(ONLY_LOOKS),
     ];
     remedies.extend(end_it(patient));
@@ -68,14 +67,14 @@ pub(super) fn stack_drop(patient: &Patient<'_>) -> Vec<Remedy> {
 }
 
 pub(super) fn unacknowledged_fin(patient: &Patient<'_>) -> Vec<Remedy> {
-    let mut remedies = vec![silent::look_whether_known(patient)];
-    remedies.push(
-        Remedy::new("If there are many of these: let the kernel give closed connections up earlier.")
-            .command(format!("{}sysctl -w net.ipv4.tcp_orphan_retries=4", patient.here()))
-            .risk("a peer on a slow path may not get the last data of a closed connection")
-            .lasting("net.ipv4.tcp_orphan_retries = 4 in /etc/sysctl.d"),
-    );
-    remedies
+    /// The kernel's default is 8 (`tcp_orphan_retries`, `net/ipv4/tcp_timer.c`).
+    const FEWER_ORPHAN_RETRIES: u32 = 4;
+    let text = "If there are many of these: let the kernel give closed connections up earlier.";
+    vec![
+        silent::look_whether_known(patient),
+        kernel::setting(patient, text.to_owned(), &[("net.ipv4.tcp_orphan_retries", FEWER_ORPHAN_RETRIES)])
+            .risk("a peer on a slow path may not get the last data of a closed connection"),
+    ]
 }
 
 /// Tells the application what it has missed.
@@ -83,6 +82,9 @@ fn end_it(patient: &Patient<'_>) -> Option<Remedy> {
     (!patient.is_over).then(|| {
         patient
             .kill("End the connection here: the application gets an error instead of waiting for an end that was thrown away.")
-            .risk("what the application still wants to send is lost; needs CONFIG_INET_DIAG_DESTROY")
+            .risk(
+                "cuts this one connection: the application gets ECONNABORTED, and what it still wants to send is lost; needs \
+                 CONFIG_INET_DIAG_DESTROY",
+            )
     })
 }

@@ -29,6 +29,7 @@ pub(super) fn peer_restarted(patient: &Patient<'_>) -> Vec<Remedy> {
             patient.remote()
         ))
         .command(format!("{}nstat -az TcpExtTCPSYNChallenge TcpExtTCPChallengeACK", patient.here()))
+        .place(format!("{}: it counts the SYNs that were challenged", patient.place()))
         .risk(super::ONLY_LOOKS),
     ];
     // Where the peer's reset does not come through, it goes on asking in vain.
@@ -54,6 +55,7 @@ pub(super) fn conntrack_expired(patient: &Patient<'_>) -> Vec<Remedy> {
             remote.ip(),
             remote.port()
         ))
+        .place(patient.place())
         .risk(super::ONLY_LOOKS),
     ];
     remedies.extend(patient.end_now());

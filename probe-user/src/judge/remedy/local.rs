@@ -6,13 +6,27 @@ pub(super) fn source_address_lost(patient: &Patient<'_>) -> Vec<Remedy> {
     let local = patient.key.local.ip();
     let mut remedies = vec![
         Remedy::new(format!(
-            "See where {local} is now. A virtual address that keepalived, Pacemaker or a cloud has moved comes back with it; the \
-             connections that were made from it do not follow, and only an end makes their owners reconnect."
+            "See whether {local} is still gone, and which host has it now. keepalived, Pacemaker or a cloud that moves a virtual \
+             address does not move the connections that were made from it; only when they end do their owners reconnect."
         ))
         .command(format!("{}ip address show to {local}", patient.here()))
+        .place(patient.place())
         .risk(ONLY_LOOKS),
     ];
     remedies.extend(patient.end_now());
+    if !patient.is_over {
+        remedies.push(
+            Remedy::new(format!(
+                "End all connections from {local} at once: without the address none of them gets anywhere."
+            ))
+            .command(format!("{}ss -K src {}", patient.here(), patient.local()))
+            .place(patient.place())
+            .risk(format!(
+                "cuts every connection from {local} in that namespace, whoever holds it: first see that the address is \
+                     still gone; needs CONFIG_INET_DIAG_DESTROY"
+            )),
+        );
+    }
     remedies.extend(silent::sooner(patient));
     remedies
 }
@@ -21,19 +35,22 @@ pub(super) fn local_send_failure(patient: &Patient<'_>) -> Vec<Remedy> {
     let (here, local, remote) = (patient.here(), patient.key.local.ip(), patient.key.remote.ip());
     let mut remedies = vec![
         Remedy::new(format!(
-            "See whether {local} is still an address of this host. If it has moved to another host, restart what goes on writing \
-             from it."
+            "See whether {local} is still an address of this host. If it has moved to another host, end what goes on writing from \
+             it."
         ))
         .command(format!("{here}ip address show to {local}"))
+        .place(patient.place())
         .risk(ONLY_LOOKS),
         Remedy::new(format!("See whether there is a route to {remote}."))
-            .command(format!("{here}ip route get {remote} from {local}"))
+            .command(patient.route_get())
+            .place(patient.place())
             .risk(ONLY_LOOKS),
         Remedy::new(
             "See whether a rule of this host's firewall or a queue of its interface drops what is sent: which counters grow with \
              each retransmission?",
         )
         .command(format!("{here}nft list ruleset; {here}tc -s qdisc show"))
+        .place(patient.place())
         .risk(ONLY_LOOKS),
     ];
     remedies.extend(patient.end_now());

@@ -6,12 +6,15 @@ mod forgotten;
 mod kernel;
 mod local;
 mod reader;
+mod risk;
 mod silent;
 mod software;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
+
+pub use risk::risk_remedies;
 
 use super::{Cause, DeadlineSource, Ruling};
 use crate::model::{ConnectionKey, Owner};
@@ -23,6 +26,8 @@ pub struct Remedy {
     pub text: String,
     /// A command that does or shows it, where there is one.
     pub command: Option<String>,
+    /// Where to run it: on this host and in which network namespace, or on which other.
+    pub place: Option<String>,
     /// What it may cost.
     pub risk: Option<String>,
     /// Where it has to be set to outlive a restart or to act at all; `None` where there is nothing to keep.
@@ -32,10 +37,16 @@ pub struct Remedy {
 /// More than this nobody reads at night; what comes last is the least useful.
 const MOST_REMEDIES: usize = 5;
 
-/// What to do about a ruling, the most useful first. `owner` is the process that holds the socket, where it is known; what can
-/// only be done to a connection that is still there is left out when it `is_over`.
-pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner: Option<&Owner>, is_over: bool) -> Vec<Remedy> {
-    let patient = Patient { key, ruling, owner, is_over };
+/// What to do about a ruling, the most useful first. `owner` is the process that holds the socket and `mark` its `SO_MARK`, where they are known;
+/// what can only be done to a connection that is still there is left out when it `is_over`.
+pub fn remedies(
+    key: &ConnectionKey,
+    ruling: &Ruling,
+    owner: Option<&Owner>,
+    mark: Option<u32>,
+    is_over: bool,
+) -> Vec<Remedy> {
+    let patient = Patient { key, ruling: Some(ruling), owner, mark: mark.filter(|mark| *mark != 0), is_over };
     let mut remedies = match ruling.cause {
         Cause::PeerSilent => silent::peer_silent(&patient),
         Cause::PeerUnreachable => silent::peer_unreachable(&patient),
@@ -60,8 +71,11 @@ pub fn remedies(key: &ConnectionKey, ruling: &Ruling, owner: Option<&Owner>, is_
 /// Whose connection it is, and how it is.
 struct Patient<'a> {
     key: &'a ConnectionKey,
-    ruling: &'a Ruling,
+    /// What is wrong with it; `None` when nothing is, yet.
+    ruling: Option<&'a Ruling>,
     owner: Option<&'a Owner>,
+    /// `SO_MARK`, where there is one.
+    mark: Option<u32>,
     is_over: bool,
 }
 
@@ -69,6 +83,38 @@ impl Patient<'_> {
     /// What a command begins with to run in the network namespace of the process that holds the socket.
     fn here(&self) -> String {
         self.owner.map_or(String::new(), |owner| format!("nsenter -t {} -n ", owner.pid))
+    }
+
+    /// Where the commands are run that look at the connection's network or change it.
+    fn place(&self) -> String {
+        let namespace = match self.key.netns {
+            0 => "the connection's network namespace".to_owned(),
+            inode => format!("network namespace {inode}"),
+        };
+        match (self.owner, self.is_over) {
+            (Some(owner), false) => format!("on this host; pid {} leads into {namespace}", owner.pid),
+            (Some(owner), true) => format!(
+                "on this host; pid {} leads into {namespace} as long as it is alive, then see `lsns -t net`",
+                owner.pid
+            ),
+            (None, _) => format!("on this host in {namespace} (`lsns -t net` shows which processes are in it)"),
+        }
+    }
+
+    /// Where the commands are run that ask the software that holds the socket.
+    fn beside_owner(&self) -> String {
+        let container = self.owner.and_then(|owner| owner.place.container_id.as_deref());
+        container.map_or("on this host".to_owned(), |id| format!("on this host in container {id}"))
+    }
+
+    fn on_peer(&self) -> String {
+        format!("on the peer {}", self.key.remote.ip())
+    }
+
+    /// Which way segments go.
+    fn route_get(&self) -> String {
+        let mark = self.mark.map_or(String::new(), |mark| format!(" mark {mark}"));
+        format!("{}ip route get {} from {}{mark}", self.here(), self.key.remote.ip(), self.key.local.ip())
     }
 
     /// The local address as `ss` takes it in a filter.
@@ -83,7 +129,7 @@ impl Patient<'_> {
 
     /// Whether the application has set `TCP_USER_TIMEOUT`, and that is what ends the connection.
     fn has_user_timeout(&self) -> bool {
-        let set_by = self.ruling.deadline.map(|deadline| deadline.set_by);
+        let set_by = self.ruling.and_then(|ruling| ruling.deadline).map(|deadline| deadline.set_by);
         matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. }))
     }
 
@@ -91,7 +137,9 @@ impl Patient<'_> {
     fn end_now(&self) -> Option<Remedy> {
         (!self.is_over).then(|| Remedy {
             risk: Some(
-                "unacknowledged data is lost, as it will be at the deadline; needs CONFIG_INET_DIAG_DESTROY".to_owned(),
+                "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost, as it will be at the \
+                 deadline; needs CONFIG_INET_DIAG_DESTROY"
+                    .to_owned(),
             ),
             ..self.kill(
                 "End the connection now instead of waiting: the application gets an error at once and can reconnect.",
@@ -100,21 +148,24 @@ impl Patient<'_> {
     }
 
     fn kill(&self, text: &str) -> Remedy {
-        Remedy::new(text).command(format!(
-            "{}ss -K src {} sport = :{} dst {} dport = :{}",
-            self.here(),
-            self.local(),
-            self.key.local.port(),
-            self.remote(),
-            self.key.remote.port()
-        ))
+        Remedy::new(text)
+            .command(format!(
+                "{}ss -K src {} sport = :{} dst {} dport = :{}",
+                self.here(),
+                self.local(),
+                self.key.local.port(),
+                self.remote(),
+                self.key.remote.port()
+            ))
+            .place(self.place())
     }
 
     /// Shows the peer's end of the connection, where it has one.
     fn look_on_the_peer(&self, text: String) -> Remedy {
         Remedy::new(text)
             .command(format!("ss -tnpo dst {} sport = :{}", self.local(), self.key.remote.port()))
-            .risk("none: it only looks (to be run on the peer)")
+            .place(format!("{}, in the network namespace of what holds its end", self.on_peer()))
+            .risk(ONLY_LOOKS)
     }
 }
 
@@ -128,13 +179,20 @@ fn in_filter(address: IpAddr) -> String {
 
 const ONLY_LOOKS: &str = "none: it only looks";
 
+/// Where a broker's own commands are run by who is its client.
+const ON_THE_BROKER: &str = "on the broker";
+
 impl Remedy {
     fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), command: None, risk: None, lasting: None }
+        Self { text: text.into(), command: None, place: None, risk: None, lasting: None }
     }
 
     fn command(self, command: impl Into<String>) -> Self {
         Self { command: Some(command.into()), ..self }
+    }
+
+    fn place(self, place: impl Into<String>) -> Self {
+        Self { place: Some(place.into()), ..self }
     }
 
     fn risk(self, risk: impl Into<String>) -> Self {

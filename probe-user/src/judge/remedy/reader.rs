@@ -18,7 +18,8 @@ pub(super) fn peer_window_shut(patient: &Patient<'_>) -> Vec<Remedy> {
         let text = format!("If the reader cannot be brought back, end the connection{else_by}.");
         remedies.push(Remedy {
             risk: Some(
-                "what waits is lost, though the peer would take it once it reads; needs CONFIG_INET_DIAG_DESTROY"
+                "cuts this one connection: what waits is lost, though the peer would take it once it reads; needs \
+                 CONFIG_INET_DIAG_DESTROY"
                     .to_owned(),
             ),
             ..patient.kill(&text)

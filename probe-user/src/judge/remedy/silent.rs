@@ -10,13 +10,14 @@ pub(super) fn peer_silent(patient: &Patient<'_>) -> Vec<Remedy> {
 }
 
 pub(super) fn peer_unreachable(patient: &Patient<'_>) -> Vec<Remedy> {
-    let (here, local, remote) = (patient.here(), patient.key.local.ip(), patient.key.remote.ip());
+    let (here, remote) = (patient.here(), patient.key.remote.ip());
     let mut remedies = vec![
         Remedy::new(format!(
             "See which way {remote} is and which neighbours do not answer on it; the router that sends the error is the last one \
              that answers `tracepath -n {remote}`."
         ))
-        .command(format!("{here}ip route get {remote} from {local}; {here}ip neighbour show nud failed nud incomplete"))
+        .command(format!("{}; {here}ip neighbour show nud failed nud incomplete", patient.route_get()))
+        .place(patient.place())
         .risk(ONLY_LOOKS),
     ];
     remedies.extend(patient.end_now());

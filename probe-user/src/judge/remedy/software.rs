@@ -1,6 +1,9 @@
 //! Settings of the software that a connection belongs to, as far as ports and the owner's name tell.
 
-use super::{ONLY_LOOKS, Patient, Remedy};
+use super::{ON_THE_BROKER, ONLY_LOOKS, Patient, Remedy};
+
+/// What it takes to make RabbitMQ read its configuration anew.
+const RESTARTED_BROKER: &str = "the restart cuts every connection to this node";
 
 /// AMQP, and AMQP over TLS.
 const AMQP_PORTS: [u16; 2] = [5672, 5671];
@@ -77,7 +80,7 @@ fn client(comm: &str) -> Software {
 pub(super) fn end_stalled_sooner(patient: &Patient<'_>) -> Vec<Remedy> {
     match software(patient) {
         Some(Software::HaProxy) => vec![haproxy_user_timeout(patient)],
-        Some(Software::RabbitMq) => vec![rabbitmq_heartbeat(), rabbitmq_user_timeout()],
+        Some(Software::RabbitMq) => vec![rabbitmq_heartbeat(patient), rabbitmq_user_timeout()],
         Some(Software::OsloMessaging(project)) => vec![oslo_heartbeat(patient, project)],
         Some(Software::AmqpClient) => vec![client_heartbeat()],
         None => Vec::new(),
@@ -88,7 +91,7 @@ pub(super) fn end_stalled_sooner(patient: &Patient<'_>) -> Vec<Remedy> {
 pub(super) fn notice_idle_loss(patient: &Patient<'_>) -> Vec<Remedy> {
     match software(patient) {
         Some(Software::HaProxy) => vec![haproxy_keepalive(patient)],
-        Some(Software::RabbitMq) => vec![rabbitmq_heartbeat(), rabbitmq_keepalive()],
+        Some(Software::RabbitMq) => vec![rabbitmq_heartbeat(patient), rabbitmq_keepalive()],
         Some(Software::OsloMessaging(project)) => vec![oslo_heartbeat(patient, project)],
         Some(Software::AmqpClient) => vec![client_heartbeat()],
         None => Vec::new(),
@@ -105,7 +108,8 @@ pub(super) fn why_it_does_not_read(patient: &Patient<'_>) -> Option<Remedy> {
                  (`flow`).",
             )
             .command("rabbitmq-diagnostics alarms; rabbitmqctl list_connections name state")
-            .risk("none: it only looks (to be run on the broker)"),
+            .place(ON_THE_BROKER)
+            .risk(ONLY_LOOKS),
         ),
         Some(Software::RabbitMq) => Some(
             Remedy::new(
@@ -113,6 +117,7 @@ pub(super) fn why_it_does_not_read(patient: &Patient<'_>) -> Option<Remedy> {
                  off.",
             )
             .command("rabbitmqctl list_consumers queue_name channel_pid prefetch_count; rabbitmqctl list_connections name state send_pend")
+            .place(patient.beside_owner())
             .risk(ONLY_LOOKS),
         ),
         Some(Software::HaProxy) | None => None,
@@ -147,13 +152,14 @@ fn service<'a>(patient: &Patient<'a>) -> Option<&'a str> {
     patient.owner?.place.unit.as_deref().filter(|unit| unit.ends_with(".service"))
 }
 
-fn rabbitmq_heartbeat() -> Remedy {
+fn rabbitmq_heartbeat(patient: &Patient<'_>) -> Remedy {
     Remedy::new(
         "Let clients agree to heartbeats: with `heartbeat = 60` the broker ends a connection after a minute without a frame, also \
          while data is unacknowledged. Who has `0` in the column `timeout` has declined them.",
     )
     .command("rabbitmqctl list_connections name timeout")
-    .risk("below 5 s, clients that are only busy are taken for dead")
+    .place(patient.beside_owner())
+    .risk(format!("the command only looks; below 5 s, clients that are only busy are taken for dead; {RESTARTED_BROKER}"))
     .lasting("`heartbeat = 60` in /etc/rabbitmq/rabbitmq.conf (the default; acts on new connections after a restart of the node)")
 }
 
@@ -161,7 +167,7 @@ fn rabbitmq_keepalive() -> Remedy {
     Remedy::new(
         "For clients that decline heartbeats, let RabbitMQ turn keepalive on; the kernel's times for it have to be shortened, too.",
     )
-    .risk("some packets more on idle connections")
+    .risk(format!("some packets more on idle connections; {RESTARTED_BROKER}"))
     .lasting("`tcp_listen_options.keepalive = true` in /etc/rabbitmq/rabbitmq.conf, then restart the node")
 }
 
@@ -170,7 +176,9 @@ fn rabbitmq_user_timeout() -> Remedy {
     Remedy::new(
         "For clients that decline heartbeats, let the Erlang machine set TCP_USER_TIMEOUT (30 s) on what it accepts.",
     )
-    .risk("acts on all its listeners; too short a timeout ends connections over a brief outage")
+    .risk(format!(
+        "acts on all its listeners; too short a timeout ends connections over a brief outage; {RESTARTED_BROKER}"
+    ))
     .lasting(
         "`RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"-kernel inet_default_listen_options [{raw,6,18,<<30000:32/native>>}]\"` in \
          /etc/rabbitmq/rabbitmq-env.conf, then restart the node",
@@ -188,13 +196,18 @@ fn oslo_heartbeat(patient: &Patient<'_>, project: Option<&str>) -> Remedy {
         "{whom} use AMQP heartbeats: it then takes its broker for dead after a minute without an answer and reconnects, also \
          while data is unacknowledged. A threshold of 0 turns them off."
     ))
-    .risk("too short a threshold ends connections while the service or the broker is only busy")
+    .risk(
+        "too short a threshold ends connections while the service or the broker is only busy; the restart cuts all connections of \
+         the service, and what it is working at",
+    )
     .lasting(format!(
         "`heartbeat_timeout_threshold = 60` and `heartbeat_rate = 3` under `[oslo_messaging_rabbit]` in {file}, then restart {}",
         service(patient).unwrap_or(comm)
     ));
     match project {
-        Some(project) => remedy.command(format!("grep -rE '^ *heartbeat_' /etc/{project}/")),
+        Some(project) => {
+            remedy.command(format!("grep -rE '^ *heartbeat_' /etc/{project}/")).place(patient.beside_owner())
+        }
         None => remedy,
     }
 }
@@ -205,5 +218,6 @@ fn client_heartbeat() -> Remedy {
          broker is gone, also while data is unacknowledged. On the broker, `0` in the column `timeout` is a client without.",
     )
     .command("rabbitmqctl list_connections name timeout")
-    .risk("none: it only looks (to be run on the broker); heartbeats below 5 s take a busy broker for a dead one")
+    .place(ON_THE_BROKER)
+    .risk("the command only looks; heartbeats below 5 s take a busy broker for a dead one")
 }

@@ -28,7 +28,7 @@ fn owner(comm: &str) -> Owner {
 
 /// Everything that is said of a connection that goes on waiting, in one text.
 fn said(cause: Cause, key: &ConnectionKey, owner: Option<&Owner>) -> String {
-    let remedies = remedies(key, &ruling(cause, DEFAULT), owner, false);
+    let remedies = remedies(key, &ruling(cause, DEFAULT), owner, None, false);
     remedies.iter().map(|remedy| format!("{remedy:?}\n")).collect()
 }
 
@@ -38,7 +38,8 @@ fn every_cause_has_one_to_five_remedies_whoever_holds_the_socket() {
         for (local, remote) in [(40_000, 80), (40_000, 5672), (5672, 40_000), (5671, 5672)] {
             for comm in ["haproxy", "beam.smp", "nova-compute", "python3", "curl"] {
                 for (is_over, owner) in [(false, Some(owner(comm))), (true, Some(owner(comm))), (false, None)] {
-                    let remedies = remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), is_over);
+                    let remedies =
+                        remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), None, is_over);
                     assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{cause:?} {comm}");
                     let kills =
                         |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -K"));
@@ -54,8 +55,9 @@ fn what_changes_something_says_what_it_risks_and_a_setting_how_to_make_it_last()
     for cause in Cause::ALL {
         for comm in ["haproxy", "beam.smp", "nova-compute", "curl"] {
             for key in [key(40_000, 5672), key(5672, 40_000)] {
-                for remedy in remedies(&key, &ruling(cause, DEFAULT), Some(&owner(comm)), false) {
+                for remedy in remedies(&key, &ruling(cause, DEFAULT), Some(&owner(comm)), None, false) {
                     assert!(remedy.command.is_none() || remedy.risk.is_some(), "{remedy:?}");
+                    assert_eq!(remedy.command.is_some(), remedy.place.is_some(), "{remedy:?}");
                     let sets = remedy.command.as_ref().is_some_and(|command| command.contains("sysctl -w"));
                     assert!(!sets || remedy.lasting.is_some(), "{remedy:?}");
                 }
@@ -67,7 +69,24 @@ fn what_changes_something_says_what_it_risks_and_a_setting_how_to_make_it_last()
 #[test]
 fn commands_run_in_the_namespace_of_the_owner() {
     assert!(said(Cause::SourceAddressLost, &key(1, 2), Some(&owner("curl"))).contains("nsenter -t 812 -n ip address"));
-    assert!(!said(Cause::SourceAddressLost, &key(1, 2), None).contains("nsenter"));
+    let unknown = said(Cause::SourceAddressLost, &key(1, 2), None);
+    assert!(!unknown.contains("nsenter") && unknown.contains("in network namespace 1 (`lsns"), "{unknown}");
+    let over = remedies(&key(1, 2), &ruling(Cause::LocalSendFailure, DEFAULT), Some(&owner("curl")), Some(7), true);
+    assert!(
+        over.iter().all(|remedy| remedy.place.as_ref().is_some_and(|place| place.contains("as long as it is alive")))
+    );
+    assert!(over.iter().any(|remedy| remedy.command.as_ref().is_some_and(|command| command.ends_with(" mark 7"))));
+}
+
+#[test]
+fn what_ends_more_than_one_connection_says_so() {
+    let remedies = remedies(&key(1, 2), &ruling(Cause::SourceAddressLost, DEFAULT), Some(&owner("curl")), None, false);
+    let risk = |command: &str| {
+        let is_it = |remedy: &&Remedy| remedy.command.as_ref().is_some_and(|it| it.ends_with(command));
+        remedies.iter().find(is_it).and_then(|remedy| remedy.risk.clone()).unwrap()
+    };
+    assert!(risk("ss -K src 10.0.0.1").contains("cuts every connection from 10.0.0.1"));
+    assert!(risk("ss -K src 10.0.0.1 sport = :1 dst 10.0.0.2 dport = :2").contains("cuts this one connection"));
 }
 
 #[test]
@@ -108,7 +127,7 @@ fn the_broker_is_told_of_heartbeats_and_its_clients_are() {
 #[test]
 fn the_kernels_limit_is_named_only_where_it_decides_and_can_be_lowered() {
     let lowers = |set_by| {
-        let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, false);
+        let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, None, false);
         remedies.iter().any(|remedy| remedy.command.as_ref().is_some_and(|command| command.contains("tcp_retries2=8")))
     };
     assert!(lowers(DEFAULT));
@@ -139,4 +158,51 @@ fn addresses_of_ipv6_are_written_as_ss_reads_them() {
     assert!(
         said(Cause::PeerSilent, &key, None).contains("ss -K src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
     );
+}
+
+#[test]
+fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_without_what_it_costs() {
+    use crate::judge::risk::{
+        Direction, Groups, Holder, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service,
+    };
+    let idle = |key| Idle {
+        key,
+        cookie: None,
+        inode: Some(1),
+        peer_has_closed: false,
+        idle_for: std::time::Duration::from_secs(400),
+        probing: Probing::AfterAtLeast(std::time::Duration::from_secs(7_200)),
+    };
+    let holders =
+        ["haproxy", "beam.smp", "nova-compute", "python3", "curl"].map(|comm| Holder::Process(Box::new(owner(comm))));
+    let mut groups = Groups::default();
+    for holder in holders.into_iter().chain([Holder::NoProcess, Holder::Unknown("hidden".to_owned())]) {
+        for (key, direction, port) in [
+            (key(40_000, 80), Direction::Outgoing, 80),
+            (key(40_000, 5672), Direction::Outgoing, 5672),
+            (key(5672, 40_000), Direction::Accepted, 5672),
+        ] {
+            for kind in RiskKind::ALL {
+                for set_by in [LimitSource::IdleTimeout, LimitSource::Conntrack] {
+                    let limit = Limit { time: std::time::Duration::from_secs(300), set_by };
+                    let service = Service { port, direction };
+                    groups.add(&Risky { kind, idle: idle(key), limit, service }, holder.clone());
+                }
+            }
+        }
+    }
+    let mut told = Risks::new(MonoTime::default(), LookedBy::Iterator, std::time::Duration::from_secs(300));
+    groups.tell(&mut told);
+    assert!(told.risks.len() > 40);
+    for risk in &told.risks {
+        let remedies = risk_remedies(risk);
+        assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{risk:?}");
+        for remedy in remedies {
+            assert!(remedy.command.is_none() || remedy.risk.is_some(), "{remedy:?}");
+            if let Some(command) = remedy.command.filter(|command| command.contains("tcp_keepalive_time=")) {
+                assert!(command.contains("tcp_keepalive_time=150 "), "half of the limit: {command}");
+                assert!(remedy.lasting.is_some());
+            }
+        }
+    }
 }

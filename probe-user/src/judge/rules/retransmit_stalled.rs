@@ -65,11 +65,17 @@ fn unsent(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Rul
 fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Ruling> {
     let socket = sight.socket;
     let retransmits = socket.retransmits?;
-    let sent = Evidence::latest_attempt(history.evidence).and_then(|timeout| timeout.send_result);
-    let failed_locally = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
-    // With `ip_nonlocal_bind` or IP_TRANSPARENT a socket sends from an address that is not this host's.
-    let source_is_lost = history.path.address_is_gone() && sent.is_none_or(|result| result < 0);
-    let cause = if source_is_lost || failed_locally {
+    let attempt = Evidence::latest_attempt(history.evidence);
+    // Of a timeout that only a scan has seen nothing is known: before 6.17 the tracepoints do not tell of what failed.
+    let has_left = attempt.is_some_and(|attempt| {
+        attempt.socket.retransmits == socket.retransmits && attempt.send_result.is_some_and(|result| result >= 0)
+    });
+    // That a segment could be sent says that IPv4 may do without the address (IP_TRANSPARENT, `ip_route_output_key_hash_rcu`). IPv6
+    // does not look at the source when it sends: the answers go astray.
+    let does_without = has_left && !history.path.needs_its_address();
+    let source_is_lost = history.path.address_is_gone() && !does_without;
+    let has_no_way = source_is_lost || history.path.has_no_route() && !has_left;
+    let cause = if has_no_way || attempt.is_some_and(Attempt::failed_locally) {
         local_cause(history)
     } else if peer_is_heard(socket) {
         return None;
@@ -105,12 +111,14 @@ pub(super) fn is_giving_up(kind: &EvidenceKind) -> bool {
     })
 }
 
-/// Whether an ACK has come in since the first retransmission: then the peer is there, and what it lacks is our data.
-fn peer_is_heard(socket: &SocketView) -> bool {
-    // Both times are as coarse as the kernel's tick, at most 10 ms.
+/// Whether an ACK or data has come in since the first retransmission: then the peer is there, and what it lacks is our data. Its own
+/// data does not count as an ACK ([`SocketView::heard_ago`]).
+pub(super) fn peer_is_heard(socket: &SocketView) -> bool {
+    // The times are as coarse as the kernel's tick, at most 10 ms.
     const TICK: Duration = Duration::from_millis(10);
-    match (socket.last_ack_ago, socket.retransmitting_for) {
-        (Some(last_ack_ago), Some(retransmitting_for)) => last_ack_ago + TICK < retransmitting_for,
+    let heard = [socket.last_ack_ago, socket.last_data_ago].into_iter().flatten().min();
+    match (heard, socket.retransmitting_for) {
+        (Some(heard_ago), Some(retransmitting_for)) => heard_ago + TICK < retransmitting_for,
         (None, _) | (_, None) => false,
     }
 }
@@ -134,7 +142,7 @@ fn missing_evidence(
             if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
                 missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
             }
-            if sight.socket.last_ack_ago.is_none() {
+            if sight.socket.heard_ago().is_none() {
                 missing.push(MissingEvidence::LastAckTime);
             }
             // Giving up tells the error.
@@ -146,13 +154,18 @@ fn missing_evidence(
             Knowledge::NotAsked | Knowledge::Unavailable(_) => {
                 missing.push(MissingEvidence::LocalAddressAndRoute);
             }
-            Knowledge::Known(path) if path.route.is_ok() && !is_refused(history) => {
-                missing.push(MissingEvidence::WhySendingFails);
-            }
-            Knowledge::Known(_) => {}
+            Knowledge::Known(_) if is_refused(history) || history.path.has_no_route() => {}
+            Knowledge::Known(path) if path.route.is_ok() => missing.push(MissingEvidence::WhySendingFails),
+            Knowledge::Known(_) => missing.push(MissingEvidence::LocalAddressAndRoute),
         },
         // The address is not there: nothing that was lost could explain it away.
-        Cause::SourceAddressLost => return missing,
+        Cause::SourceAddressLost => {
+            let fails_to_send = Evidence::latest_attempt(history.evidence).is_some_and(Attempt::failed_locally);
+            if !history.path.needs_its_address() && !fails_to_send {
+                missing.push(MissingEvidence::TransparentSocket);
+            }
+            return missing;
+        }
         Cause::PeerReset
         | Cause::PeerRestarted
         | Cause::PeerUnreachable
@@ -227,12 +240,23 @@ mod tests {
     fn a_peer_that_still_talks_is_not_silent() {
         let talking = SocketView { last_ack_ago: Some(Duration::from_secs(1)), ..stalled(9) };
         assert_eq!(rule_on(talking, None, &[], 0), None);
+        let sending = SocketView { last_data_ago: Some(Duration::from_secs(1)), ..stalled(9) };
+        assert_eq!(rule_on(sending, None, &[], 0), None);
+        let known_by_data_alone = SocketView { last_ack_ago: None, last_data_ago: Some(Duration::ZERO), ..stalled(9) };
+        assert_eq!(rule_on(known_by_data_alone, None, &[], 0), None);
     }
 
     #[test]
-    fn without_the_time_of_the_last_ack_silence_is_only_suspected() {
-        let ruling = rule_on(SocketView { last_ack_ago: None, ..stalled(9) }, None, &[], 0).unwrap();
-        assert_eq!((ruling.confidence, ruling.missing), (Confidence::Suspected, vec![MissingEvidence::LastAckTime]));
+    fn without_the_times_of_the_last_ack_and_data_silence_is_only_suspected() {
+        for stalled in
+            [SocketView { last_ack_ago: None, ..stalled(9) }, SocketView { last_data_ago: None, ..stalled(9) }]
+        {
+            let ruling = rule_on(stalled, None, &[], 0).unwrap();
+            assert_eq!(
+                (ruling.confidence, ruling.missing),
+                (Confidence::Suspected, vec![MissingEvidence::LastAckTime])
+            );
+        }
     }
 
     #[test]
@@ -255,6 +279,46 @@ mod tests {
         assert_eq!((ruling.cause, ruling.confidence), (Cause::LocalSendFailure, Confidence::Confirmed));
         let ruling = scene(-(Errno::ENOBUFS as i32)).judge().unwrap();
         assert_eq!(ruling.missing, [MissingEvidence::WhySendingFails]);
+    }
+
+    #[test]
+    fn a_lost_address_is_a_fact_only_where_the_socket_is_known_to_need_it() {
+        let scene = |sent, transparent| Scene::timed_out(stalled(4), sent).path(false, None).transparent(transparent);
+        let rule_on = |sent, transparent| scene(sent, transparent).judge().unwrap();
+        let known = rule_on(None, Some(false));
+        assert_eq!((known.cause, known.confidence), (Cause::SourceAddressLost, Confidence::Confirmed));
+        let unknown = rule_on(None, None);
+        assert_eq!((unknown.cause, unknown.confidence), (Cause::SourceAddressLost, Confidence::Suspected));
+        assert_eq!(unknown.missing, [MissingEvidence::TransparentSocket]);
+        assert_eq!(rule_on(Some(-101), None).confidence, Confidence::Confirmed);
+        // As over IPv6; where the flag is not known, that it could be sent tells.
+        assert_eq!(rule_on(Some(0), Some(false)).cause, Cause::SourceAddressLost);
+        assert_eq!(rule_on(Some(0), None).cause, Cause::PeerSilent);
+        assert_eq!(rule_on(None, Some(true)).cause, Cause::PeerSilent);
+    }
+
+    #[test]
+    fn that_there_is_no_route_is_said_only_where_it_was_asked_for_with_the_sockets_mark() {
+        let scene = Scene::timed_out(stalled(5), Some(-101)).path(true, Some(101));
+        assert_eq!(scene.judge().unwrap().confidence, Confidence::Confirmed);
+        let without_mark = scene.mark(None).judge().unwrap();
+        assert_eq!(without_mark.missing, [MissingEvidence::LocalAddressAndRoute]);
+    }
+
+    #[test]
+    fn a_timeout_of_which_no_attempt_was_told_has_left_only_where_there_is_a_way() {
+        // Two retransmissions were sent, then the way went: before 6.17 the tracepoint is silent from then on.
+        let scene = |local_address, errno| {
+            Scene::timed_out(stalled(2), Some(0))
+                .seen(&stalled(5), EvidenceKind::Scanned(Box::new(stalled(5))))
+                .path(local_address, errno)
+        };
+        assert_eq!(scene(true, None).judge().unwrap().cause, Cause::PeerSilent);
+        assert_eq!(scene(true, Some(101)).judge().unwrap().cause, Cause::LocalSendFailure);
+        assert_eq!(scene(false, Some(101)).judge().unwrap().cause, Cause::SourceAddressLost);
+        // A socket that may send from a foreign address does.
+        let transparent = Scene::timed_out(stalled(5), Some(0)).path(false, None).transparent(None);
+        assert_eq!(transparent.judge().unwrap().cause, Cause::PeerSilent);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
     model::{
         ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, Interface, Knowledge,
-        MonoTime, NeighbourState, PathStatus, Route, SocketView, TcpState,
+        MonoTime, NeighbourState, PathStatus, Route, SocketRouting, SocketView, TcpState,
     },
 };
 
@@ -89,10 +89,27 @@ impl Scene {
         let route = Route { egress: Interface { index: 2, name: "eth0".to_owned() }, gateway: None, neighbour: None };
         self.path = Knowledge::Known(PathStatus {
             local_address,
+            socket: SocketRouting { mark: Some(0), bound_to: Some(0), transparent: Some(false) },
             route: errno.map_or(Ok(route), Err),
             ingress: None,
             reverse_path_filter: None,
         });
+        self
+    }
+
+    /// The socket has `IP_TRANSPARENT`, or not.
+    pub(super) fn transparent(mut self, transparent: Option<bool>) -> Self {
+        if let Knowledge::Known(path) = &mut self.path {
+            path.socket.transparent = transparent;
+        }
+        self
+    }
+
+    /// The socket's mark.
+    pub(super) fn mark(mut self, mark: Option<u32>) -> Self {
+        if let Knowledge::Known(path) = &mut self.path {
+            path.socket.mark = mark;
+        }
         self
     }
 

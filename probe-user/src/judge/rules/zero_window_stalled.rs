@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::{
-    judge::{Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Verdict, deadline},
+    judge::{Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Sight, Verdict, deadline},
     model::{MonoTime, SocketView},
 };
 
@@ -27,7 +27,7 @@ pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     }
     let since = shut_since(history)?;
     let shut_for = sight.at.since(since);
-    if shut_for < SUSPECTED_AFTER {
+    if shut_for < SUSPECTED_AFTER || !is_answered(&sight, since)? {
         return None;
     }
     let missing = if shut_for < CONFIRMED_AFTER { vec![MissingEvidence::MoreTime] } else { Vec::new() };
@@ -56,6 +56,14 @@ fn shut_since(history: &History<'_>) -> Option<MonoTime> {
         since = Some(since.map_or(began, |since| since.min(began)));
     }
     since
+}
+
+/// Whether the peer answers: no answer is overdue, or one has come since the first probe, a wait after the window was shut. What is
+/// overdue now may still become `half_open`.
+fn is_answered(sight: &Sight<'_>, shut_since: MonoTime) -> Option<bool> {
+    let socket = sight.socket;
+    let first_probe = shut_since + socket.rto?;
+    Some(socket.unanswered_probes()? == 0 || socket.heard_ago().is_some_and(|ago| sight.at.before(ago) >= first_probe))
 }
 
 /// The waits of the persist timer so far, at least: the backoff does not grow beyond `tcp_retries2` (`tcp_send_probe0`).
@@ -111,6 +119,19 @@ mod tests {
         assert_eq!(ruling.since, SEEN_AT.before(Duration::from_millis(12_400)));
         let ruling = rule_on(7, 0).unwrap();
         assert_eq!((ruling.confidence, ruling.deadline), (Confidence::Confirmed, None));
+    }
+
+    #[test]
+    fn a_peer_that_has_answered_no_probe_since_it_shut_its_window_is_not_said_to_answer() {
+        let unanswered = |last_ack_ago| {
+            let heard_ago = Some(Duration::from_secs(last_ack_ago));
+            let socket =
+                SocketView { probes_out: Some(2), last_ack_ago: heard_ago, last_data_ago: heard_ago, ..shut(5, 0) };
+            Scene::scanned(socket).judge()
+        };
+        // It was shut 12.4 s ago.
+        assert_eq!(unanswered(13), None);
+        assert_eq!(unanswered(4).unwrap().verdict, Verdict::ZeroWindowStalled);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod markdown;
 use std::{fmt, str::FromStr};
 
 use super::{text::Layout, wrap};
-use crate::judge::{Cause, Verdict};
+use crate::judge::{Cause, Verdict, risk::RiskKind};
 
 /// What can be looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub enum Topic {
     Verdict(Verdict),
     /// One cause: `half_open/peer_reset`, or `peer_reset`.
     Cause(Cause),
+    /// All risks: `risk`.
+    Risks,
+    /// One kind of risk: `risk/close_wait_leak`, or `close_wait_leak`.
+    Risk(RiskKind),
 }
 
 /// There is no such page or section.
@@ -22,13 +26,16 @@ pub enum Topic {
 pub enum NoSuchTopic {
     /// Neither a verdict nor a cause has that name.
     #[error(
-        "there is no such verdict or cause; the verdicts are {}, and `connprobe explain` lists their causes",
+        "there is no such verdict or cause; the verdicts are {}, beside them there is {RISK}, and `connprobe explain` lists what each holds",
         names(&Verdict::ALL.map(Verdict::name))
     )]
     Unknown,
     /// No cause has the name behind the slash.
     #[error("{} has no such cause; its causes are {}", .0.name(), names(&causes(*.0).map(Cause::name).collect::<Vec<_>>()))]
     UnknownCause(Verdict),
+    /// There is no such kind of risk.
+    #[error("there is no such risk; there are {}", names(&RiskKind::ALL.map(RiskKind::name)))]
+    UnknownRisk,
     /// The cause is of another verdict.
     #[error("{} is a cause of another verdict: {}", .0.name(), Topic::Cause(*.0))]
     OtherVerdict(Cause),
@@ -56,11 +63,20 @@ impl FromStr for Topic {
             Some((verdict, cause)) => (verdict, Some(cause)),
             None => (text.as_str(), None),
         };
+        let risk_named = |name: &str| RiskKind::ALL.into_iter().find(|known| known.name() == name).map(Self::Risk);
+        if verdict == RISK {
+            return match cause {
+                None | Some("") => Ok(Self::Risks),
+                Some(name) => risk_named(name).ok_or(NoSuchTopic::UnknownRisk),
+            };
+        }
         let verdict = Verdict::ALL.into_iter().find(|known| known.name() == verdict);
         let cause_named = |name: &str| Cause::ALL.into_iter().find(|known| known.name() == name);
         match (verdict, cause) {
             (Some(verdict), None | Some("")) => Ok(Self::Verdict(verdict)),
-            (None, None) => cause_named(&text).map(Self::Cause).ok_or(NoSuchTopic::Unknown),
+            (None, None) => {
+                cause_named(&text).map(Self::Cause).or_else(|| risk_named(&text)).ok_or(NoSuchTopic::Unknown)
+            }
             (None, Some(_)) => Err(NoSuchTopic::Unknown),
             (Some(verdict), Some(name)) => match cause_named(name) {
                 Some(cause) if cause.verdict() == verdict => Ok(Self::Cause(cause)),
@@ -76,6 +92,8 @@ impl fmt::Display for Topic {
         match self {
             Self::Verdict(verdict) => f.write_str(verdict.name()),
             Self::Cause(cause) => write!(f, "{}/{}", cause.verdict().name(), cause.name()),
+            Self::Risks => f.write_str(RISK),
+            Self::Risk(kind) => write!(f, "{RISK}/{}", kind.name()),
         }
     }
 }
@@ -89,22 +107,37 @@ const fn page(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The name of the page on risks.
+const RISK: &str = "risk";
+const RISKS: &str = include_str!("../../../../docs/verdicts/risk.md");
+
+/// What the heading of a risk's section begins with.
+const RISK_SECTION: &str = "\n## Risk `";
+
 /// What the heading of a cause's section begins with; its name and a backtick follow.
 const SECTION: &str = "\n## Cause `";
 
 /// The names and the texts of a page's sections.
-fn sections(page: &str) -> impl Iterator<Item = (&str, &str)> {
-    page.split(SECTION).skip(1).filter_map(|section| section.split_once('`'))
+fn sections<'a>(page: &'a str, heading: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    page.split(heading).skip(1).filter_map(|section| section.split_once('`'))
 }
 
 /// What the page says of the verdict itself, behind its title.
-fn general(page: &str) -> &str {
-    let before_causes = page.split(SECTION).next().unwrap_or(page);
-    before_causes.split_once('\n').map_or("", |(_title, text)| text)
+fn general<'a>(page: &'a str, heading: &str) -> &'a str {
+    let before_sections = page.split(heading).next().unwrap_or(page);
+    before_sections.split_once('\n').map_or("", |(_title, text)| text)
 }
 
 fn section(cause: Cause) -> &'static str {
-    sections(page(cause.verdict())).find(|(name, _)| *name == cause.name()).map_or("", |(_, text)| text)
+    named(page(cause.verdict()), SECTION, cause.name())
+}
+
+fn risk_section(kind: RiskKind) -> &'static str {
+    named(RISKS, RISK_SECTION, kind.name())
+}
+
+fn named(page: &'static str, heading: &'static str, name: &str) -> &'static str {
+    sections(page, heading).find(|(this, _)| *this == name).map_or("", |(_, text)| text)
 }
 
 /// The first paragraph, which is one sentence, on one line.
@@ -116,17 +149,23 @@ fn summary(text: &str) -> String {
 pub fn overview(layout: Layout) -> String {
     let mut out = String::new();
     let width = layout.width;
-    for verdict in Verdict::ALL {
-        markdown::render(&mut out, &format!("# {}\n\n{}", verdict.name(), summary(general(page(verdict)))), layout);
+    let mut add = |name: &str, general: &str, sections: Vec<(&str, &str)>| {
+        markdown::render(&mut out, &format!("# {name}\n\n{}", summary(general)), layout);
         out.push('\n');
-        for cause in causes(verdict) {
-            let name = markdown::inline(&format!("**{}**", cause.name()), layout);
+        for (name, section) in sections {
+            let name = markdown::inline(&format!("**{name}**"), layout);
             wrap::hanging(&mut out, width, "    ", "        ", &name);
-            let text = markdown::inline(&summary(section(cause)), layout);
+            let text = markdown::inline(&summary(section), layout);
             wrap::hanging(&mut out, width, "        ", "        ", &text);
         }
         out.push('\n');
+    };
+    for verdict in Verdict::ALL {
+        let sections = causes(verdict).map(|cause| (cause.name(), section(cause))).collect();
+        add(verdict.name(), general(page(verdict), SECTION), sections);
     }
+    let risks = RiskKind::ALL.map(|kind| (kind.name(), risk_section(kind))).to_vec();
+    add(RISK, general(RISKS, RISK_SECTION), risks);
     wrap::hanging(&mut out, width, "", "", "More: connprobe explain VERDICT, or connprobe explain VERDICT/CAUSE");
     out
 }
@@ -136,6 +175,8 @@ pub fn explain(topic: Topic, layout: Layout) -> String {
     let text = match topic {
         Topic::Verdict(verdict) => page(verdict).to_owned(),
         Topic::Cause(cause) => format!("# {topic}\n{}", section(cause)),
+        Topic::Risks => RISKS.to_owned(),
+        Topic::Risk(kind) => format!("# {topic}\n{}", risk_section(kind)),
     };
     let mut out = String::new();
     markdown::render(&mut out, &text, layout);
@@ -160,7 +201,7 @@ mod tests {
         };
         for verdict in Verdict::ALL {
             assert!(page(verdict).starts_with(&format!("# {}\n\n", verdict.name())));
-            headings(general(page(verdict)), "##", "verdict");
+            headings(general(page(verdict), SECTION), "##", "verdict");
             assert!(causes(verdict).next().is_some(), "{verdict:?}");
         }
         for cause in Cause::ALL {
@@ -169,9 +210,36 @@ mod tests {
     }
 
     #[test]
+    fn the_page_on_risks_has_a_section_on_each_kind_and_no_other() {
+        assert!(RISKS.starts_with(&format!("# {RISK}\n\n")));
+        let kinds: Vec<_> = sections(RISKS, RISK_SECTION).map(|(name, _)| name).collect();
+        assert_eq!(kinds, RiskKind::ALL.map(RiskKind::name));
+        for (text, level) in RiskKind::ALL
+            .map(|kind| (risk_section(kind), "###"))
+            .into_iter()
+            .chain([(general(RISKS, RISK_SECTION), "##")])
+        {
+            for heading in ["Where it is written", "Known false positives", "What to do"] {
+                assert!(text.contains(&format!("\n{level} {heading}\n\n")), "no {level} {heading} in:\n{text}");
+            }
+        }
+        assert_eq!(markdown::unknown(RISKS), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_risk_is_found_by_the_names_in_the_report() {
+        assert_eq!("risk".parse(), Ok(Topic::Risks));
+        for kind in RiskKind::ALL {
+            assert_eq!(Topic::Risk(kind).to_string().parse(), Ok(Topic::Risk(kind)));
+            assert_eq!(kind.name().parse(), Ok(Topic::Risk(kind)));
+        }
+        assert_eq!("risk/x".parse::<Topic>(), Err(NoSuchTopic::UnknownRisk));
+    }
+
+    #[test]
     fn no_page_names_a_cause_that_there_is_not() {
         for verdict in Verdict::ALL {
-            for (name, _) in sections(page(verdict)) {
+            for (name, _) in sections(page(verdict), SECTION) {
                 let is_known = causes(verdict).any(|cause| cause.name() == name);
                 assert!(is_known, "{} has a section on {name}", verdict.name());
             }
@@ -190,7 +258,12 @@ mod tests {
 
     #[test]
     fn every_first_paragraph_is_one_sentence() {
-        let texts = Verdict::ALL.map(|verdict| general(page(verdict))).into_iter().chain(Cause::ALL.map(section));
+        let texts = Verdict::ALL
+            .map(|verdict| general(page(verdict), SECTION))
+            .into_iter()
+            .chain(Cause::ALL.map(section))
+            .chain(RiskKind::ALL.map(risk_section))
+            .chain([general(RISKS, RISK_SECTION)]);
         for sentence in texts.map(summary) {
             assert!(sentence.ends_with('.') && !sentence.contains(". "), "{sentence}");
         }
@@ -220,8 +293,8 @@ mod tests {
         for text in ["half_closed", "", "half_closed/peer_reset"] {
             assert_eq!(
                 error(text),
-                "there is no such verdict or cause; the verdicts are half_open, retransmit_stalled, silently_dropped_fin and \
-                 zero_window_stalled, and `connprobe explain` lists their causes"
+                "there is no such verdict or cause; the verdicts are half_open, retransmit_stalled, \
+                 silently_dropped_fin and zero_window_stalled, beside them there is risk, and `connprobe explain` lists what each holds"
             );
         }
         assert_eq!(
@@ -237,7 +310,12 @@ mod tests {
     #[test]
     fn the_overview_names_everything_in_eighty_columns() {
         let text = overview(PLAIN);
-        for name in Verdict::ALL.map(Verdict::name).into_iter().chain(Cause::ALL.map(Cause::name)) {
+        for name in Verdict::ALL
+            .map(Verdict::name)
+            .into_iter()
+            .chain(Cause::ALL.map(Cause::name))
+            .chain(RiskKind::ALL.map(RiskKind::name))
+        {
             assert!(text.lines().any(|line| line.trim() == name), "no {name} in:\n{text}");
         }
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     case::{Finding, FindingId, FindingState, Outcome},
     judge::{Deadline, DeadlineSource, MissingEvidence, Remedy, remedies},
-    model::{MonoTime, TcpState},
+    model::TcpState,
     report::{Host, WallClock},
 };
 
@@ -102,6 +102,9 @@ pub struct DeadlineBody {
     pub set_by: &'static str,
     /// The setting's value: a count, or milliseconds for `tcp_user_timeout`.
     pub setting: u64,
+    /// The error that the application then gets, as the socket is now: `ETIMEDOUT`, or one that the kernel remembers; `null` where
+    /// that is not known, or no application is left.
+    pub error: Option<String>,
 }
 
 /// What would make a finding surer.
@@ -120,6 +123,8 @@ pub struct RemedyBody {
     pub text: String,
     /// A command; `null` where there is none.
     pub command: Option<String>,
+    /// Where to run it; `null` where there is no command.
+    pub place: Option<String>,
     /// What it may cost; `null` where nothing.
     pub risk: Option<String>,
     /// Where it has to be set to outlive a restart or to act at all; `null` where there is nothing to keep.
@@ -146,16 +151,22 @@ impl FindingBody {
             owner,
             owner_unavailable,
             since: clock.rfc3339(finding.ruling.since),
-            deadline: finding.ruling.deadline.map(|deadline| deadline_body(&deadline, finding.at, clock)),
+            deadline: finding.ruling.deadline.map(|deadline| deadline_body(&deadline, finding, clock)),
             socket: SocketBody::new(&finding.socket),
             path: PathBody::new(&finding.path),
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
             evidence_left_out: finding.evidence_left_out,
             missing_evidence: finding.ruling.missing.iter().map(missing_body).collect(),
-            remedies: remedies(&finding.id.key, &finding.ruling, finding.owner.process(), outcome.is_some())
-                .into_iter()
-                .map(remedy_body)
-                .collect(),
+            remedies: remedies(
+                &finding.id.key,
+                &finding.ruling,
+                finding.owner.process(),
+                finding.mark(),
+                outcome.is_some(),
+            )
+            .into_iter()
+            .map(remedy_body)
+            .collect(),
             truncated: outcome == Some(Outcome::Evicted),
         }
     }
@@ -170,7 +181,6 @@ fn finding_id(id: &FindingId, host: &Host) -> Uuid {
 }
 
 fn connection(finding: &Finding) -> ConnectionBody {
-    let endpoint = |endpoint: SocketAddr| EndpointBody { address: endpoint.ip(), port: endpoint.port() };
     let key = &finding.id.key;
     ConnectionBody {
         netns: key.netns,
@@ -184,7 +194,12 @@ fn connection(finding: &Finding) -> ConnectionBody {
     }
 }
 
-fn deadline_body(deadline: &Deadline, now: MonoTime, clock: &WallClock) -> DeadlineBody {
+pub(super) fn endpoint(endpoint: SocketAddr) -> EndpointBody {
+    EndpointBody { address: endpoint.ip(), port: endpoint.port() }
+}
+
+fn deadline_body(deadline: &Deadline, finding: &Finding, clock: &WallClock) -> DeadlineBody {
+    let now = finding.at;
     let remaining = deadline.at.since(now).as_secs_f64() - now.since(deadline.at).as_secs_f64();
     DeadlineBody {
         time: clock.rfc3339(deadline.at),
@@ -198,6 +213,14 @@ fn deadline_body(deadline: &Deadline, now: MonoTime, clock: &WallClock) -> Deadl
             DeadlineSource::TcpUserTimeout { timeout } => milliseconds(timeout),
             DeadlineSource::KeepaliveProbes { probes } => u64::from(probes),
         },
+        error: match deadline.set_by {
+            DeadlineSource::TcpOrphanRetries { .. } => None,
+            DeadlineSource::TcpRetries2 { .. }
+            | DeadlineSource::TcpUserTimeout { .. }
+            | DeadlineSource::KeepaliveProbes { .. } => {
+                finding.socket.error_when_given_up().map(|errno| format!("{errno:?}"))
+            }
+        },
     }
 }
 
@@ -205,7 +228,7 @@ fn missing_body(missing: &MissingEvidence) -> MissingBody {
     MissingBody { kind: missing.name(), text: missing.to_string() }
 }
 
-fn remedy_body(remedy: Remedy) -> RemedyBody {
-    let Remedy { text, command, risk, lasting } = remedy;
-    RemedyBody { text, command, risk, lasting }
+pub(super) fn remedy_body(remedy: Remedy) -> RemedyBody {
+    let Remedy { text, command, place, risk, lasting } = remedy;
+    RemedyBody { text, command, place, risk, lasting }
 }

@@ -8,14 +8,17 @@ mod evidence;
 mod finding;
 mod owner;
 mod path;
+mod risk;
 mod socket;
 mod summary;
 
 pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody, ScanBody, SelfTestBody};
 pub use evidence::{EvidenceBody, EvidenceData};
 pub use finding::{ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody};
+use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
+pub use risk::{ExampleBody, KeepaliveTimesBody, RiskBody, RisksBody};
 use serde::Serialize;
 pub use socket::{KeepaliveBody, SocketBody};
 pub use summary::{HookCountBody, SummaryBody};
@@ -23,6 +26,7 @@ pub use summary::{HookCountBody, SummaryBody};
 use super::{Host, Summary, WallClock};
 use crate::{
     case::Finding,
+    judge::risk::{Risk, Risks},
     model::{Coverage, LossPlace, MonoTime},
 };
 
@@ -34,7 +38,7 @@ pub const SCHEMA: &str = "connprobe/1";
 pub struct Record {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// `finding`, `coverage`, `loss` or `summary`.
+    /// `finding`, `coverage`, `loss`, `risk` or `summary`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// When it happened.
@@ -58,6 +62,8 @@ pub enum Body {
     Coverage(CoverageBody),
     /// `loss`: events were lost.
     Loss(LossBody),
+    /// `risk`: what may go wrong later.
+    Risk(Box<RiskBody>),
     /// `summary`: the end of a run.
     Summary(SummaryBody),
 }
@@ -76,6 +82,16 @@ impl Recorder {
         Self { host, clock, next_seq: 0 }
     }
 
+    /// The clock that the records' times are told by.
+    pub const fn clock(&self) -> &WallClock {
+        &self.clock
+    }
+
+    /// Takes in that `mono` and `wall` are the same moment: see [`WallClock::follow`].
+    pub fn follow(&mut self, mono: MonoTime, wall: Timestamp) {
+        self.clock.follow(mono, wall);
+    }
+
     /// A change of a finding.
     pub fn finding(&mut self, finding: &Finding) -> Record {
         let body = FindingBody::new(finding, &self.host, &self.clock);
@@ -90,6 +106,11 @@ impl Recorder {
     /// Events were lost.
     pub fn loss(&mut self, now: MonoTime, place: LossPlace, count: u64) -> Record {
         self.record("loss", now, Body::Loss(LossBody::new(place, count)))
+    }
+
+    /// What may go wrong later.
+    pub fn risk(&mut self, risks: &Risks, risk: &Risk) -> Record {
+        self.record("risk", risks.at, Body::Risk(Box::new(RiskBody::new(risks, risk))))
     }
 
     /// The end of a run.

@@ -12,6 +12,8 @@ pub struct OwnerBody {
     pub pid: u32,
     /// Command name, at most 15 bytes.
     pub comm: String,
+    /// How many processes hold it, too: the socket lives until the last one closes it.
+    pub other_holders: u32,
     /// Path of the program, with ` (deleted)` behind it where its file is gone or replaced; `null` where it cannot be read.
     pub exe: Option<String>,
     /// Path in the cgroup hierarchy; `null` where it cannot be read.
@@ -29,12 +31,13 @@ pub struct OwnerBody {
 }
 
 impl OwnerBody {
-    fn new(owner: &Owner) -> Self {
-        let Owner { pid, comm, exe, cgroup, place } = owner;
+    pub(super) fn new(owner: &Owner) -> Self {
+        let Owner { pid, comm, other_holders, exe, cgroup, place } = owner;
         let Place { container_id, runtime, pod_uid, unit, vm } = place;
         Self {
             pid: *pid,
             comm: comm.clone(),
+            other_holders: *other_holders,
             exe: exe.clone(),
             cgroup: cgroup.clone(),
             container_id: container_id.clone(),

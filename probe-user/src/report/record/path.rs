@@ -7,8 +7,13 @@ use crate::model::{Knowledge, NeighbourState, PathStatus};
 /// The way to the peer, as it was when last looked up.
 #[derive(Clone, Debug, Serialize)]
 pub struct PathBody {
-    /// Whether the local address is on an interface of the namespace.
+    /// Whether the local address is one of the namespace: on an interface, or local by a route.
     pub local_address: bool,
+    /// `SO_MARK` of the socket, 0 for none; `null` where it is not known (it takes `CAP_NET_ADMIN`).
+    pub mark: Option<u32>,
+    /// Whether the socket has `IP_TRANSPARENT`, and so needs no address of this host; `null` where it is not known (before Linux
+    /// 5.10).
+    pub transparent: Option<bool>,
     /// Name of the interface a packet to the peer would leave by; `null` when there is no route.
     pub egress_interface: Option<String>,
     /// The router it would go to; `null` when there is no route, or the peer is on the link itself.
@@ -35,6 +40,8 @@ impl PathBody {
         let ingress = path.ingress.as_ref();
         Some(Self {
             local_address: path.local_address,
+            mark: path.socket.mark,
+            transparent: path.socket.transparent,
             egress_interface: route.map(|route| route.egress.name.clone()),
             gateway: route.and_then(|route| route.gateway),
             next_hop: route.and_then(|route| route.neighbour).map(NeighbourState::name),

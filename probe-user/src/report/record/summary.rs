@@ -1,5 +1,7 @@
 use serde::Serialize;
 
+use super::risk::RisksBody;
+
 use crate::report::Summary;
 
 /// The end of a run.
@@ -19,6 +21,8 @@ pub struct SummaryBody {
     pub undecodable: u64,
     /// Questions that were never put to a witness because too many were waiting.
     pub unasked: u64,
+    /// What may go wrong later, as a whole; `null` when that was not asked.
+    pub risks: Option<RisksBody>,
     /// What each hook did.
     pub hooks: Vec<HookCountBody>,
 }
@@ -50,6 +54,7 @@ impl SummaryBody {
             lost: summary.lost(),
             undecodable: summary.undecodable,
             unasked: summary.unasked,
+            risks: summary.risks.as_ref().map(RisksBody::new),
             hooks: summary
                 .hooks
                 .iter()

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Task {
     /// Accepts connections
     Listen(Listen),
-    /// Makes one connection and keeps it
+    /// Makes connections and keeps them
     Connect(Connect),
     /// Makes short connections one after the other: connect, send, read the echo, close
     Churn(Churn),
@@ -46,6 +47,9 @@ pub(crate) struct Connect {
     pub(crate) traffic: Traffic,
     #[command(flatten)]
     pub(crate) options: Options,
+    /// How many connections to make
+    #[arg(long, default_value_t = 1)]
+    pub(crate) count: usize,
     /// Local address, with or without a port
     #[arg(long, value_parser = parse_bind)]
     pub(crate) bind: Option<SocketAddr>,
@@ -105,7 +109,7 @@ pub(crate) enum Mode {
 }
 
 /// Socket options, set before connecting or listening.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// `TCP_USER_TIMEOUT` in milliseconds
     #[arg(long)]
@@ -113,6 +117,15 @@ pub(crate) struct Options {
     /// Keepalive: seconds idle, seconds between probes, number of probes
     #[arg(long, value_parser = parse_keepalive, value_name = "TIME,INTVL,PROBES")]
     pub(crate) keepalive: Option<Keepalive>,
+    /// `IP_TRANSPARENT`: the local address need not be one of this host
+    #[arg(long)]
+    pub(crate) transparent: bool,
+    /// `SO_MARK`
+    #[arg(long)]
+    pub(crate) mark: Option<u32>,
+    /// `SO_BINDTODEVICE`
+    #[arg(long)]
+    pub(crate) device: Option<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

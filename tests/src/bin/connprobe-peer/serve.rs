@@ -26,11 +26,13 @@ pub(crate) fn listen(arguments: &Listen) -> Result<()> {
     peer.run()
 }
 
-/// Makes one connection and obeys until standard input ends.
+/// Makes connections and obeys until standard input ends.
 pub(crate) fn connect(arguments: &Connect) -> Result<()> {
     let mut peer = Peer::new(arguments.traffic);
-    let stream = socket::connecting(arguments)?;
-    peer.connections.push(Connection::connecting(stream, arguments.end.address(), arguments.traffic)?);
+    for _ in 0..arguments.count {
+        let stream = socket::connecting(arguments)?;
+        peer.connections.push(Connection::connecting(stream, arguments.end.address(), arguments.traffic)?);
+    }
     peer.run()
 }
 

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::sockopt::{
-    KeepAlive, Linger, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout,
+    BindToDevice, IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle,
+    TcpKeepInterval, TcpUserTimeout,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
@@ -23,7 +24,7 @@ const BACKLOG: i32 = 1024;
 /// A listening socket that does not block. Accepted connections inherit its options.
 pub(crate) fn listener(arguments: &Listen) -> Result<TcpListener> {
     let address = arguments.end.address();
-    let socket = open(address, arguments.options)?;
+    let socket = open(address, &arguments.options)?;
     if arguments.traffic.mode == Mode::Slow {
         setsockopt(&socket, RcvBuf, &SLOW_BUFFER).context("cannot set SO_RCVBUF")?;
     }
@@ -36,7 +37,7 @@ pub(crate) fn listener(arguments: &Listen) -> Result<TcpListener> {
 /// A socket that has begun to connect and does not block.
 pub(crate) fn connecting(arguments: &Connect) -> Result<TcpStream> {
     let address = arguments.end.address();
-    let socket = open(address, arguments.options)?;
+    let socket = open(address, &arguments.options)?;
     if arguments.traffic.mode == Mode::Slow {
         setsockopt(&socket, RcvBuf, &SLOW_BUFFER).context("cannot set SO_RCVBUF")?;
     }
@@ -55,7 +56,7 @@ pub(crate) fn reset_on_close(socket: &impl AsFd) -> Result<()> {
     setsockopt(socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).context("cannot set SO_LINGER")
 }
 
-fn open(address: SocketAddr, options: Options) -> Result<OwnedFd> {
+fn open(address: SocketAddr, options: &Options) -> Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None).context("cannot open a socket")?;
@@ -67,6 +68,15 @@ fn open(address: SocketAddr, options: Options) -> Result<OwnedFd> {
         setsockopt(&socket, TcpKeepInterval, &keepalive.interval_s).context("cannot set TCP_KEEPINTVL")?;
         setsockopt(&socket, TcpKeepCount, &keepalive.probes).context("cannot set TCP_KEEPCNT")?;
         setsockopt(&socket, KeepAlive, &true).context("cannot set SO_KEEPALIVE")?;
+    }
+    if options.transparent {
+        setsockopt(&socket, IpTransparent, &true).context("cannot set IP_TRANSPARENT")?;
+    }
+    if let Some(mark) = options.mark {
+        setsockopt(&socket, Mark, &mark).context("cannot set SO_MARK")?;
+    }
+    if let Some(device) = &options.device {
+        setsockopt(&socket, BindToDevice, device).context("cannot set SO_BINDTODEVICE")?;
     }
     Ok(socket)
 }

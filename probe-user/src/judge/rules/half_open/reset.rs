@@ -3,12 +3,15 @@
 //!
 //! `peer_restarted`: a SYN for the connection (RFC 9293 section 3.10.7.4). This host answers with a challenge ACK (RFC 5961 section
 //! 4), and a peer that really began anew answers that with a reset (RFC 9293 section 3.10.7.3). SYNs without a reset may be forged.
+//!
+//! Neither: whatever a peer does whose FIN has come in. It has told this host that it closes; who writes to it all the same, as pools
+//! do, gets a reset (RFC 9293 section 3.6.1), and its port is its own to use again.
 
 use std::time::Duration;
 
 use crate::{
     judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict},
-    model::MonoTime,
+    model::{MonoTime, TcpState},
 };
 
 /// A connection of which nothing has been heard for that long was idle: a reset is then no part of its conversation.
@@ -21,15 +24,19 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
 }
 
 fn restarted(history: &History<'_>) -> Option<Ruling> {
+    let reset = Evidence::reset_received(history.evidence);
+    if reset.map_or(history.socket, |reset| reset.socket).state.is_some_and(TcpState::peer_has_closed) {
+        return None;
+    }
     let is_syn = |evidence: &&Evidence| matches!(evidence.kind, EvidenceKind::SynReceived);
     let first = history.evidence.iter().find(is_syn)?;
-    let reset = Evidence::reset_received(history.evidence).filter(|reset| reset.at >= first.at);
+    let reset = reset.filter(|reset| reset.at >= first.at);
     let was_reset = reset.is_some();
     if !was_reset && history.evidence.iter().filter(is_syn).count() < SUSPECTED_AT_SYNS {
         return None;
     }
     // Since when the peer has not known it, only the peer could say; until then it was there.
-    let silence = reset.map_or(history.socket, |reset| reset.socket).last_ack_ago.unwrap_or(Duration::ZERO);
+    let silence = reset.map_or(history.socket, |reset| reset.socket).heard_ago().unwrap_or(Duration::ZERO);
     Some(ruling(
         Cause::PeerRestarted,
         reset.map_or(first.at, |reset| reset.at).before(silence),
@@ -40,7 +47,10 @@ fn restarted(history: &History<'_>) -> Option<Ruling> {
 fn reset(history: &History<'_>) -> Option<Ruling> {
     let reset = Evidence::reset_received(history.evidence)?;
     let socket = reset.socket;
-    let silence = socket.last_ack_ago?.min(socket.last_data_ago.unwrap_or(Duration::MAX));
+    if socket.state?.peer_has_closed() {
+        return None;
+    }
+    let silence = socket.heard_ago()?;
     let was_asked = socket.unacknowledged()? > 0 || socket.probes_out? > 0;
     (was_asked && silence >= SILENCE).then(|| ruling(Cause::PeerReset, reset.at.before(silence), Vec::new()))
 }
@@ -78,6 +88,10 @@ mod tests {
             last_data_ago: Some(silence),
             ..quiet()
         };
+        rule_on_reset(socket)
+    }
+
+    fn rule_on_reset(socket: SocketView) -> Option<Ruling> {
         Scene::default().seen(&socket, EvidenceKind::ResetReceived(Box::new(socket.clone()))).judge()
     }
 
@@ -88,5 +102,32 @@ mod tests {
         assert_eq!(ruling.since, SEEN_AT.before(Duration::from_secs(30)));
         assert_eq!(reset_after(Duration::from_secs(2), 100), None, "amid traffic");
         assert_eq!(reset_after(Duration::from_secs(30), 0), None, "nothing was asked: the peer's application ended it");
+    }
+    fn long_silent(state: TcpState) -> SocketView {
+        let silence = Some(Duration::from_secs(30));
+        let socket = quiet();
+        SocketView { state: Some(state), snd_nxt: Some(1_100), last_ack_ago: silence, last_data_ago: silence, ..socket }
+    }
+
+    #[test]
+    fn a_peer_whose_fin_has_come_owes_no_answer() {
+        for state in [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2] {
+            assert_eq!(rule_on_reset(long_silent(state)).unwrap().cause, Cause::PeerReset, "{state:?}");
+        }
+        for state in [TcpState::CloseWait, TcpState::LastAck, TcpState::Closing] {
+            let socket = long_silent(state);
+            assert_eq!(rule_on_reset(socket.clone()), None, "{state:?}");
+            let again = Scene::default().seen(&socket, EvidenceKind::SynReceived).then(EvidenceKind::SynReceived);
+            assert_eq!(again.judge(), None, "its port is used again while this end is in {state:?}");
+            assert_eq!(again.then(EvidenceKind::ResetReceived(Box::new(socket))).judge(), None, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn data_that_has_just_come_or_a_silence_that_is_not_known_is_none() {
+        let heard = SocketView { last_data_ago: Some(Duration::from_secs(1)), ..long_silent(TcpState::Established) };
+        assert_eq!(rule_on_reset(heard), None);
+        let unknown = SocketView { last_data_ago: None, ..long_silent(TcpState::Established) };
+        assert_eq!(rule_on_reset(unknown), None);
     }
 }

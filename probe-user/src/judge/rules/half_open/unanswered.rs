@@ -1,7 +1,7 @@
 //! `keepalive_unanswered`, `window_probes_unanswered`: probes that a living peer answers at once whatever its application does, and
 //! so many without an answer that ordinary loss does not explain them. Keepalive probes of an idle connection
 //! (`tcp_keepalive_timer`, `net/ipv4/tcp_timer.c`, RFC 9293 section 3.8.4), or probes of a shut window (`tcp_probe_timer`, section
-//! 3.8.6.1).
+//! 3.8.6.1). A probe counts when its answer is overdue ([`crate::model::SocketView::unanswered_probes`]).
 
 use nix::errno::Errno;
 
@@ -26,13 +26,13 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     if !socket.state?.is_synchronized() {
         return None;
     }
-    let probes = socket.probes_out?;
     let gave_up = history
         .evidence
         .iter()
         .any(|evidence| evidence.at >= sight.at && evidence.kind.error() == Some(Errno::ETIMEDOUT));
+    let probes = if gave_up { socket.probes_out? } else { socket.unanswered_probes()? };
     let (cause, suspected_at, since, deadline) = if socket.window_is_shut() {
-        let since = sight.at.before(socket.last_ack_ago?);
+        let since = sight.at.before(socket.heard_ago()?);
         (Cause::WindowProbesUnanswered, SUSPECTED_AT_WINDOW_PROBES, since, deadline::of_probes(&sight, false))
     } else if is_kept_alive(socket) {
         (Cause::KeepaliveUnanswered, SUSPECTED_AT_PROBES, probing_since(&sight)?, deadline::of_keepalive(&sight))
@@ -70,7 +70,7 @@ fn is_kept_alive(socket: &SocketView) -> bool {
 
 /// When the first of the unanswered keepalive probes was sent: the idle time after something last came in, where it is known.
 fn probing_since(sight: &Sight<'_>) -> Option<MonoTime> {
-    let heard = sight.at.before(sight.socket.last_ack_ago?.min(sight.socket.last_data_ago?));
+    let heard = sight.at.before(sight.socket.heard_ago()?);
     Some(heard + sight.socket.keepalive?.idle.unwrap_or(Duration::ZERO))
 }
 
@@ -78,8 +78,11 @@ fn probing_since(sight: &Sight<'_>) -> Option<MonoTime> {
 mod tests {
     use super::*;
     use crate::{
-        judge::rules::scene::{SEEN_AT, Scene, quiet},
-        model::{Keepalive, PendingTimer, SocketTimer},
+        judge::{
+            EvidenceKind,
+            rules::scene::{SEEN_AT, Scene, quiet},
+        },
+        model::{Keepalive, PendingTimer, SocketTimer, TcpState},
     };
 
     fn idle(probes_out: u8) -> SocketView {
@@ -128,7 +131,24 @@ mod tests {
     #[test]
     fn a_shut_window_whose_probes_stay_unanswered_is_half_open() {
         assert_eq!(rule_on(shut(4)).unwrap().cause, Cause::WindowProbesUnanswered);
-        assert_ne!(rule_on(shut(1)).unwrap().verdict, Verdict::HalfOpen);
+        let answered = SocketView { last_ack_ago: Some(Duration::from_secs(4)), ..shut(1) };
+        assert_eq!(rule_on(answered).unwrap().verdict, Verdict::ZeroWindowStalled);
+    }
+
+    #[test]
+    fn a_probe_whose_answer_is_not_overdue_does_not_count() {
+        let just_sent = |probes| SocketView { keepalive_due_in: Some(Duration::from_secs(3)), ..idle(probes) };
+        assert_eq!(rule_on(just_sent(2)), None);
+        assert_eq!(rule_on(just_sent(4)).unwrap().missing, [MissingEvidence::MoreProbes { count: 1 }]);
+        let closed = EvidenceKind::StateChange { from: TcpState::Established, to: TcpState::Close, error: Some(110) };
+        let gave_up = Scene::scanned(just_sent(1)).then(closed).judge().unwrap();
+        assert_eq!(gave_up.confidence, Confidence::Confirmed, "a socket that allows one probe");
+    }
+
+    #[test]
+    fn a_peer_that_has_sent_data_since_the_probes_is_alive() {
+        let heard = SocketView { last_data_ago: Some(Duration::from_secs(2)), ..idle(3) };
+        assert_eq!(rule_on(heard), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::{
     judge::{
         Attempt, Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Verdict, deadline,
-        rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS, is_giving_up},
+        rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS, is_giving_up, peer_is_heard},
     },
     model::SocketView,
 };
@@ -20,6 +20,7 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     if !socket.has_stalled_data()
         || !(is_refused(socket) || history.path.silent_next_hop().is_some())
         || fails_here(history)
+        || peer_is_heard(socket)
     {
         return None;
     }
@@ -88,6 +89,12 @@ mod tests {
     fn the_same_error_of_this_hosts_own_routing_is_not() {
         let failed = Scene::timed_out(refused(5), Some(-(Errno::EHOSTUNREACH as i32)));
         assert_eq!(failed.judge().unwrap().cause, Cause::LocalSendFailure);
+    }
+
+    #[test]
+    fn a_peer_that_goes_on_sending_data_can_be_reached() {
+        let heard = SocketView { last_data_ago: Some(Duration::from_secs(1)), ..refused(9) };
+        assert_eq!(Scene::scanned(heard).judge(), None);
     }
 
     #[test]

@@ -1,0 +1,193 @@
+//! What was seen, in a sentence each.
+
+use std::{fmt, time::Duration};
+
+use nix::errno::Errno;
+
+use super::{Attempt, EvidenceKind};
+use crate::model::{Checksum, ConntrackEntry, DroppedSegment, Origin, SocketView};
+
+impl fmt::Display for EvidenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RetransmissionTimeout(attempt) => fmt_timeout(attempt, f),
+            Self::ProbeSent(attempt) => fmt_probe(attempt, f),
+            Self::SynReceived => f.write_str("a SYN came in for the established connection"),
+            Self::Scanned(socket) => fmt_scanned(socket, f),
+            Self::LocalAddressGone => f.write_str("the local address is on no interface of this network namespace"),
+            Self::NoRoute { errno } => {
+                let errno = Errno::from_raw(*errno);
+                write!(f, "this network namespace has no route to the peer: {errno:?} ({})", errno.desc())
+            }
+            Self::NextHopSilent(route) => {
+                match route.gateway {
+                    Some(gateway) => write!(f, "the router {gateway}")?,
+                    None => f.write_str("the peer")?,
+                }
+                write!(f, " does not answer on the link behind {}", route.egress.name)
+            }
+            Self::ConntrackEntry(entry) => fmt_entry(entry, f),
+            Self::ConntrackEntryMissing(settings) => {
+                f.write_str("this host's connection tracking knows other connections, but not this one")?;
+                match settings.timeout_established {
+                    Some(timeout) => write!(f, "; it forgets an idle one after {}", seconds(timeout)),
+                    None => Ok(()),
+                }
+            }
+            Self::SynAckRetransmission => f.write_str("SYN-ACK sent again"),
+            Self::StateChange { from, to, error } => {
+                write!(f, "state changed from {} to {}", from.name(), to.name())?;
+                fmt_error(*error, f)
+            }
+            Self::ResetReceived(socket) => {
+                f.write_str("RST received")?;
+                match socket.last_ack_ago {
+                    Some(ago) => write!(f, ", {} after the last ACK from the peer", seconds(ago)),
+                    None => Ok(()),
+                }
+            }
+            Self::ResetSent => f.write_str("RST sent by this host"),
+            Self::SegmentDropped(segment) => fmt_dropped(segment, f),
+            Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
+            Self::SocketError { error } => {
+                f.write_str("the kernel reported an error to the application")?;
+                fmt_error(*error, f)
+            }
+            Self::AcknowledgmentsResumed => f.write_str("the peer acknowledges data again"),
+            Self::SocketGone => f.write_str("the socket is gone; how it ended was not seen"),
+        }
+    }
+}
+
+fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("this host's connection tracking knows it")?;
+    if let Some(state) = entry.state {
+        write!(f, " as {}", state.name())?;
+    }
+    if entry.zone != 0 {
+        write!(f, " in zone {}", entry.zone)?;
+    }
+    if !entry.replied {
+        f.write_str(", from one direction only")?;
+    }
+    match entry.expires_in {
+        Some(time) => write!(f, ", for another {}", seconds(time)),
+        None => Ok(()),
+    }
+}
+
+fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let from = match segment.origin {
+        Origin::Received { .. } => "from the peer",
+        Origin::Sent => "of this host",
+    };
+    write!(f, "{} {from} dropped {}", segment.message.name(), segment.reason.phrase())?;
+    if let Some(function) = &segment.function {
+        write!(f, " in {function}")?;
+    }
+    match segment.checksum {
+        Checksum::Wrong { carried, due } => {
+            write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
+        }
+        Checksum::Right => f.write_str("; its TCP checksum is right")?,
+        Checksum::Offloaded | Checksum::NotVerifiable => {}
+    }
+    if segment.padding_bytes() > 0 {
+        write!(
+            f,
+            "; the {} bytes that its IP header states came padded to {}",
+            segment.stated_bytes, segment.actual_bytes
+        )?;
+    }
+    if segment.is_tracked == Some(false) && segment.reason.is_filter() {
+        f.write_str("; connection tracking had given it no connection")?;
+    }
+    Ok(())
+}
+
+fn fmt_error(error: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error {
+        None | Some(0) => Ok(()),
+        Some(number) => {
+            let errno = Errno::from_raw(number);
+            write!(f, " with {errno:?} ({})", errno.desc())
+        }
+    }
+}
+
+fn fmt_timeout(timeout: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let socket = &timeout.socket;
+    f.write_str("retransmission timeout")?;
+    if let Some(count) = socket.retransmits {
+        write!(f, " {count}")?;
+    }
+    fmt_failure(timeout, f)?;
+    fmt_numbers(socket, f)
+}
+
+fn fmt_probe(probe: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("probe sent")?;
+    if let Some(count) = probe.socket.unanswered_probes().filter(|count| *count > 0) {
+        write!(f, ", {count} before it unanswered")?;
+    }
+    fmt_failure(probe, f)?;
+    fmt_numbers(&probe.socket, f)
+}
+
+fn fmt_failure(attempt: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if let Some(result) = attempt.send_result.filter(|result| *result < 0) {
+        let errno = Errno::from_raw(result.saturating_neg());
+        if errno == Errno::EPERM {
+            f.write_str(" (a packet filter of this host refused the segment: EPERM)")?;
+        } else if attempt.failed_locally() {
+            write!(f, " (the segment could not be sent: {errno:?}, {})", errno.desc())?;
+        } else {
+            f.write_str(" (not sent again: its earlier copy is still queued on this host)")?;
+        }
+    }
+    Ok(())
+}
+
+fn fmt_scanned(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("found waiting")?;
+    if let Some(count) = socket.retransmits.filter(|count| *count > 0) {
+        write!(f, " after {count} retransmission timeouts")?;
+    }
+    if let Some(count) = socket.unanswered_probes().filter(|count| *count > 0) {
+        write!(f, " with {count} probes unanswered")?;
+    }
+    if socket.window_is_shut() {
+        f.write_str(" for the peer to open its window")?;
+    } else if socket.cannot_send() {
+        f.write_str(" to send what the peer's window has room for")?;
+    }
+    fmt_numbers(socket, f)
+}
+
+fn fmt_numbers(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut separator = ": ";
+    if let Some(bytes) = socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
+        write!(f, "{separator}{bytes} bytes unacknowledged")?;
+        separator = ", ";
+    }
+    if let Some(bytes) = socket.unsent().filter(|bytes| *bytes > 0) {
+        let behind = if socket.packets_out == Some(0) { "not sent yet" } else { "waiting behind them" };
+        write!(f, "{separator}{bytes} bytes {behind}")?;
+        separator = ", ";
+    }
+    if let Some(rto) = socket.rto {
+        write!(f, "{separator}RTO {}", seconds(rto))?;
+        separator = ", ";
+    }
+    if let Some(ago) = socket.last_ack_ago {
+        write!(f, "{separator}last ACK from the peer {} before", seconds(ago))?;
+    }
+    Ok(())
+}
+
+/// A duration in seconds with as many digits as help a reader.
+pub(super) fn seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 100.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
+}

@@ -177,7 +177,7 @@ pub const fn cost_of_missing(hook: Hook) -> &'static str {
         Hook::TcpRetransmitSynack => "no evidence of repeated SYN-ACKs",
         Hook::TcpReceiveReset => "a peer's reset is seen only on a connection already under suspicion",
         Hook::TcpSendReset => "resets sent by this host are not seen",
-        Hook::KfreeSkb => "no peer_restarted",
+        Hook::KfreeSkb => "no peer_restarted; of silently_dropped_fin only unacknowledged_fin",
         Hook::TcpWriteWakeup => "unanswered probes are told by the next scan, not at once",
         Hook::InetSkErrorReport => "errors are seen only on connections already under suspicion",
     }

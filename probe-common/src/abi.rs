@@ -212,9 +212,9 @@ const _: () = {
     assert!(size_of::<SocketRecord>() == 216);
 };
 
-/// How many bytes of a packet's headers are kept: an IPv4 and a TCP header at their longest (RFC 791 section 3.1, RFC 9293
-/// section 3.1). An IPv6 header is shorter.
-pub const MAX_HEADERS_BYTES: usize = 120;
+/// How many bytes of a packet's headers are kept: more than the 120 of an IPv4 and a TCP header at their longest (RFC 791 section 3.1,
+/// RFC 9293 section 3.1), and a power of two, so that one mask bounds them. An IPv6 header is shorter.
+pub const MAX_HEADERS_BYTES: usize = 128;
 
 /// A FIN or a RST that was thrown away, as written to the ring. All integers are in the host's byte order unless said.
 #[derive(Clone, Copy, Debug)]
@@ -270,7 +270,7 @@ const _: () = {
     assert!(offset_of!(DropRecord, is_tracked) == 43);
     assert!(offset_of!(DropRecord, padding) == 44);
     assert!(offset_of!(DropRecord, headers) == 48);
-    assert!(size_of::<DropRecord>() == 168);
+    assert!(size_of::<DropRecord>() == 176);
 };
 
 /// What one hook did on one CPU. `seen == emitted + lost`; what was held back by a limit is counted apart.

@@ -34,20 +34,20 @@ impl Functions {
 }
 
 /// The last symbol of code that begins at or before `address`. A line is `ADDRESS TYPE NAME [MODULE]`, in any order.
-fn nearest(symbols: impl io::BufRead, address: u64) -> io::Result<Option<String>> {
-    let mut best: Option<(u64, String)> = None;
-    for line in symbols.lines() {
-        let line = line?;
+fn nearest(mut symbols: impl io::BufRead, address: u64) -> io::Result<Option<String>> {
+    let (mut best, mut name) = (0, None);
+    let mut line = String::new();
+    while symbols.read_line(&mut line)? > 0 {
         let mut words = line.split_ascii_whitespace();
-        let (Some(start), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
-        let Ok(start) = u64::from_str_radix(start, 16) else { continue };
-        let is_code = matches!(kind, "t" | "T" | "w" | "W");
+        let start = words.next().and_then(|start| u64::from_str_radix(start, 16).ok());
+        let is_code = matches!(words.next(), Some("t" | "T" | "w" | "W"));
         // 0 is what those see who may not see addresses.
-        if is_code && start != 0 && start <= address && best.as_ref().is_none_or(|(known, _)| *known < start) {
-            best = Some((start, name.to_owned()));
+        if let Some(start) = start.filter(|start| is_code && (best + 1..=address).contains(start)) {
+            (best, name) = (start, words.next().map(str::to_owned));
         }
+        line.clear();
     }
-    Ok(best.map(|(_, name)| name))
+    Ok(name)
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::model::{Answer, ConnectionKey, Question, SocketCookie};
 
-/// Questions without an answer at once: as many as the tracker can have open, one of each kind for each of its cases, so that none
-/// is ever refused. A thousand are answered in a fraction of a second.
+/// Questions without an answer at once: four for each of the tracker's cases, more than it has open in practice; what is refused it
+/// asks again. A thousand are answered in a fraction of a second.
 const MAX_IN_FLIGHT: usize = 1 << 16;
 /// Questions taken in before those that wait for a search get their turn.
 const MAX_TOGETHER: usize = 4096;
@@ -43,34 +43,47 @@ const REST: u32 = 4;
 /// costs a fifth of a processor; on a host with so many descriptors that it takes longer, it costs more for as long as it is asked.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
-/// The thread that asks the witnesses. It ends when this is dropped.
+/// The threads that ask the witnesses. They end when this is dropped.
 #[derive(Debug)]
 pub struct Witnesses {
     questions: Asking<Question>,
+    /// Names of functions are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols down,
+    /// on a slow machine seconds.
+    functions: Asking<(ConnectionKey, u64)>,
     answers: tokio::sync::mpsc::Receiver<Answer>,
     in_flight: usize,
 }
 
 impl Witnesses {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// When the system gives none.
     pub fn start() -> anyhow::Result<Self> {
         // `ask` bounds both: neither side ever waits for the other.
         let (questions, asked) = line();
+        let (functions, functions_asked) = line();
         let (answered, answers) = channel(MAX_IN_FLIGHT);
-        thread::Builder::new()
-            .name("witness".to_owned())
-            .spawn(move || answer_all(&asked, &answered))
-            .context("the witness thread cannot be started")?;
-        Ok(Self { questions, answers, in_flight: 0 })
+        let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+            thread.map(drop).context("a witness thread cannot be started")
+        };
+        let named = answered.clone();
+        start("witness", Box::new(move || answer_all(&asked, &answered)))?;
+        start("functions", Box::new(move || name_functions(&functions_asked, &named)))?;
+        Ok(Self { questions, functions, answers, in_flight: 0 })
     }
 
     /// Puts a question; `false` when too many are waiting.
     pub fn ask(&mut self, question: Question) -> bool {
-        let asked = self.in_flight < MAX_IN_FLIGHT && self.questions.send(question).is_ok();
+        let send = || match question {
+            Question::Function { key, address } => self.functions.send((key, address)).is_ok(),
+            Question::Socket { .. } | Question::Owner { .. } | Question::Path { .. } | Question::Conntrack { .. } => {
+                self.questions.send(question).is_ok()
+            }
+        };
+        let asked = self.in_flight < MAX_IN_FLIGHT && send();
         self.in_flight += usize::from(asked);
         asked
     }
@@ -89,9 +102,19 @@ impl Witnesses {
 }
 
 /// Ends when the other side is dropped.
+fn name_functions(asked: &Receiver<(ConnectionKey, u64)>, answers: &Sender<Answer>) {
+    let mut functions = function::Functions::default();
+    while let Ok((key, address)) = asked.recv() {
+        let function = functions.at(address);
+        if answers.blocking_send(Answer::Function { key, address, function }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends when the other side is dropped.
 fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
     let mut namespaces = netns::Namespaces::default();
-    let mut functions = function::Functions::default();
     let mut waiting = Waiting::default();
     let mut search_due = Instant::now();
     loop {
@@ -106,19 +129,18 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let together = first.into_iter().flat_map(|first| iter::once(first).chain(questions.try_iter()));
-        let (mut asked, mut found) = (Asked::default(), Vec::new());
+        let mut asked = Asked::default();
         for question in together.take(MAX_TOGETHER) {
             match question {
                 Question::Socket { key, cookie } => asked.sockets.add(key, cookie),
                 Question::Path { key, ingress_ifindex } => asked.paths.add(key, ingress_ifindex),
-                Question::Function { key, address } => {
-                    found.push(Answer::Function { key, address, function: functions.at(address) });
-                }
                 Question::Conntrack { key } => waiting.conntrack.add(key, ()),
                 Question::Owner { key, inode } => waiting.owners.push((key, inode)),
+                // The other thread's.
+                Question::Function { .. } => {}
             }
         }
-        found.extend(asked.answers(&mut namespaces));
+        let mut found = asked.answers(&mut namespaces);
         let start = Instant::now();
         if !waiting.is_empty() && start >= search_due {
             found.extend(std::mem::take(&mut waiting).answers(&mut namespaces));

@@ -102,6 +102,13 @@ impl SocketView {
         Some(self.unacknowledged()?.saturating_sub(fin))
     }
 
+    /// Whether nothing but this host's own FIN waits, sent or not.
+    pub fn only_fin_waits(&self) -> bool {
+        let waits = |una: u32, write_seq: u32| write_seq.wrapping_sub(una) == 1;
+        self.state.is_some_and(TcpState::awaits_fin_ack)
+            && matches!((self.snd_una, self.write_seq), (Some(una), Some(write_seq)) if waits(una, write_seq))
+    }
+
     /// Whether data was sent that is not acknowledged, though the peer's window is open.
     pub fn has_stalled_data(&self) -> bool {
         self.state.is_some_and(TcpState::is_synchronized)

@@ -122,9 +122,6 @@ fn many(test: &TestContext) -> Result<()> {
     let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &server)?;
     let options = Options { count: COUNT, ..from_vip(None)? };
     let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &options)?;
-    for _ in 1..COUNT {
-        client.wait_event("connected", SOON)?;
-    }
     let probe = watch(&lab.client, &[])?;
     lose_vip(&lab)?;
     client.command("write 100")?;

@@ -36,6 +36,10 @@ const SUSPECTED_AT_BACKOFF: u8 = 2;
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     let sight = Evidence::latest_sight(history.evidence)?;
     let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
+    // Of a FIN that was seen to be dropped more is known.
+    if sight.socket.only_fin_waits() && Evidence::dropped(history.evidence).is_some() {
+        return None;
+    }
     if sight.socket.cannot_send() {
         unsent(history, &sight, gave_up)
     } else if sight.socket.has_stalled_data() {

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::rules::scene::{SEEN_AT, Scene, quiet, stalled},
-        model::{DropReason, Origin, SocketView},
+        model::{DropReason, Origin, PendingTimer, SocketTimer, SocketView},
     };
 
     fn fin() -> DroppedSegment {
@@ -187,6 +187,25 @@ mod tests {
     #[test]
     fn what_no_filter_dropped_is_the_stacks_own_doing() {
         assert_eq!(blamed(DroppedSegment { reason: DropReason::TcpChecksum, ..fin() }), (Cause::StackDrop, vec![]));
+    }
+
+    #[test]
+    fn a_fin_that_this_host_drops_itself_is_no_data_that_cannot_be_sent() {
+        let probing = SocketView {
+            state: Some(TcpState::FinWait1),
+            write_seq: Some(1_001),
+            backoff: Some(4),
+            probes_out: Some(4),
+            timer: Some(PendingTimer { kind: SocketTimer::Persist, due_in: Duration::from_secs(1) }),
+            ..quiet()
+        };
+        assert!(probing.cannot_send());
+        assert_eq!(Scene::scanned(probing.clone()).judge().unwrap().verdict, Verdict::RetransmitStalled);
+        let own = DroppedSegment { origin: Origin::Sent, is_tracked: Some(true), ..fin() };
+        let probe = EvidenceKind::Scanned(Box::new(probing));
+        let seen = Scene::default().then(EvidenceKind::SegmentDropped(Box::new(own))).then(probe);
+        assert_eq!(seen.judge(), None);
+        assert_eq!(seen.then(STILL_OPEN).judge().unwrap().cause, Cause::FirewallDrop);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use connprobe_common::{
 };
 
 use super::{
-    fields::{NESTING, Shape, path, spelled},
+    fields::{FieldPath, NESTING, Shape, newer_path, path, spelled},
     names::Names,
 };
 use crate::model::{DropReason, Hook};
@@ -155,7 +155,13 @@ struct FoundMember {
 }
 
 fn locate(btf: &Btf, field: Field) -> Result<Location, String> {
-    let path = path(field);
+    if let Some(newer) = newer_path(field).and_then(|path| locate_at(btf, field, path).ok()) {
+        return Ok(newer);
+    }
+    locate_at(btf, field, path(field))
+}
+
+fn locate_at(btf: &Btf, field: Field, path: FieldPath) -> Result<Location, String> {
     let found = member_of(btf, path.structure, path.members)?;
     let packed = match path.shape {
         Shape::Bytes(expected) => {

@@ -27,12 +27,25 @@ pub(super) struct FieldPath {
 pub(super) const NESTING: [(&str, &str); 4] =
     [("sock", "__sk_common"), ("inet_sock", "sk"), ("inet_connection_sock", "icsk_inet"), ("tcp_sock", "inet_conn")];
 
+const fn at(structure: &'static str, members: &'static [&'static str], shape: Shape) -> FieldPath {
+    FieldPath { structure, members, shape }
+}
+
+/// Where to look first for a field that has moved: other kernels have it at its [`path`], too, but use what lies there otherwise.
+pub(super) const fn newer_path(field: Field) -> Option<FieldPath> {
+    match field {
+        // `tcp_reset_keepalive_timer`: of TCP's own from 6.19 and stable releases since (seen in 6.12.117); `sk_timer` is then
+        // MPTCP's.
+        Field::SkTimerExpires => {
+            Some(at("inet_connection_sock", &["icsk_keepalive_timer", "expires"], Shape::Bytes(8)))
+        }
+        _ => None,
+    }
+}
+
 /// Where to look for `field`.
 pub(super) const fn path(field: Field) -> FieldPath {
     use Shape::{Bits, Bytes, PointerTo};
-    const fn at(structure: &'static str, members: &'static [&'static str], shape: Shape) -> FieldPath {
-        FieldPath { structure, members, shape }
-    }
     match field {
         Field::SkFamily => at("sock_common", &["skc_family"], Bytes(2)),
         Field::SkState => at("sock_common", &["skc_state"], Bytes(1)),

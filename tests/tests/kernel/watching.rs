@@ -19,6 +19,9 @@ pub(crate) const WATCHING: &[Requirement] = &[Root, Bpf, Btf, Namespaces, Veth, 
 /// Long enough for anything that happens at once, also in a slow guest.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// How long loading and attaching may take: in a guest whose one processor has traffic to carry, the verifier takes its time.
+const ATTACHING: Duration = Duration::from_secs(90);
+
 /// Where the tests' servers listen.
 pub(crate) const PORT: u16 = 5672;
 
@@ -51,7 +54,7 @@ pub(crate) fn cut_and_write(lab: &Routed, client: &Peer) -> Result<()> {
 
 /// Waits until the program has attached its programs.
 pub(crate) fn attached(probe: &Probe) -> Result<()> {
-    let record = wire::read(&probe.wait_type("coverage", SOON)?)?;
+    let record = wire::read(&probe.wait_type("coverage", ATTACHING)?)?;
     let Body::Coverage(coverage) = record.body else { anyhow::bail!("no coverage") };
     ensure!(coverage.hooks.iter().all(|hook| hook.status != "broken"), "a hook is broken: {coverage:?}");
     Ok(())

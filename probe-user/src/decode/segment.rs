@@ -82,6 +82,7 @@ pub(super) fn decode(record: &DropRecord) -> Result<ConnectionEvent, DecodeError
     let segment = DroppedSegment {
         message: if tcp.rst { ControlMessage::Reset } else { ControlMessage::Fin },
         origin,
+        sequence: tcp.sequence_number,
         reason,
         location: record.location,
         function: None,
@@ -169,6 +170,7 @@ mod tests {
     fn a_checksum_is_verified_from_the_headers() {
         let whole = segment(&record(&fin()));
         assert_eq!((whole.message, whole.checksum), (ControlMessage::Fin, Checksum::Right));
+        assert_eq!((whole.sequence, whole.end_sequence()), (1, 1));
         let mut packet = fin();
         packet[36] ^= 0x12;
         assert!(matches!(segment(&record(&packet)).checksum, Checksum::Wrong { carried, due } if carried != due));
@@ -186,6 +188,7 @@ mod tests {
         record.packet_bytes = 43;
         let segment = segment(&record);
         assert_eq!((segment.data_bytes, segment.checksum), (3, Checksum::NotVerifiable));
+        assert_eq!((segment.sequence, segment.end_sequence()), (1, 4));
     }
 
     #[test]

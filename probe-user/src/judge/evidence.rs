@@ -1,8 +1,12 @@
 mod sentences;
 
+use std::net::SocketAddr;
+
 use nix::errno::Errno;
 
-use crate::model::{ConntrackEntry, ConntrackSettings, DroppedSegment, MonoTime, Route, SocketView, TcpState};
+use crate::model::{
+    ConntrackEntry, ConntrackSettings, DroppedSegment, MonoTime, Origin, Route, SocketView, TcpState, WaitingEnd,
+};
 
 /// One thing that was seen on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +75,18 @@ impl Evidence {
         Some([first?, latest?])
     }
 
+    /// What was thrown away of a forwarded connection on its way from this end, in time order.
+    pub fn dropped_from(evidence: &[Self], from: SocketAddr) -> Vec<(MonoTime, &DroppedSegment)> {
+        evidence
+            .iter()
+            .filter_map(|evidence| {
+                let EvidenceKind::SegmentDropped(segment) = &evidence.kind else { return None };
+                let is_from = matches!(segment.origin, Origin::Forwarded { sender, .. } if sender == from);
+                is_from.then_some((evidence.at, &**segment))
+            })
+            .collect()
+    }
+
     fn sight(&self) -> Option<Sight<'_>> {
         let sight = |socket, timer_fired| Some(Sight { at: self.at, socket, timer_fired });
         if let EvidenceKind::RetransmissionTimeout(attempt) = &self.kind {
@@ -131,6 +147,8 @@ pub enum EvidenceKind {
         /// The state it is in.
         state: TcpState,
     },
+    /// The receiver of a forwarded segment is a socket of this host; it was looked up, and has not got what was thrown away.
+    EndWaits(WaitingEnd),
     /// What was thrown away has got through after all.
     SegmentGotThrough,
     /// The kernel reported an error to the application.
@@ -180,6 +198,7 @@ impl EvidenceKind {
             Self::ResetSent => "reset_sent",
             Self::SegmentDropped(_) => "segment_dropped",
             Self::StillOpen { .. } => "still_open",
+            Self::EndWaits(_) => "end_waits",
             Self::SegmentGotThrough => "segment_got_through",
             Self::SocketError { .. } => "socket_error",
             Self::AcknowledgmentsResumed => "acknowledgments_resumed",
@@ -209,6 +228,7 @@ impl EvidenceKind {
             | Self::ResetSent
             | Self::SegmentDropped(_)
             | Self::StillOpen { .. }
+            | Self::EndWaits(_)
             | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed
             | Self::SocketGone => None,

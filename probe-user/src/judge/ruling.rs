@@ -176,6 +176,8 @@ pub enum MissingEvidence {
     Tracking,
     /// Why connection tracking held the segment for invalid.
     WhyInvalid,
+    /// Whether the receiver of what was dropped still holds the connection open.
+    Receiver,
     /// The reset by which the peer answers the challenge ACK.
     ResetAfterSyn,
     /// Events were lost: an acknowledgment or an error may have gone unseen.
@@ -210,6 +212,7 @@ impl MissingEvidence {
             Self::AnotherCopy => "another_copy",
             Self::Tracking => "tracking",
             Self::WhyInvalid => "why_invalid",
+            Self::Receiver => "receiver",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
@@ -256,6 +259,9 @@ impl fmt::Display for MissingEvidence {
             ),
             Self::WhyInvalid => f.write_str(
                 "why connection tracking held it for invalid is not told here; its log would say (net.netfilter.nf_conntrack_log_invalid = 6)",
+            ),
+            Self::Receiver => f.write_str(
+                "whether its receiver still holds the connection open is not known: its socket was not found on this host",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",

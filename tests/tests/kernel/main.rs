@@ -5,6 +5,7 @@
 
 mod command_line;
 mod conntrack;
+mod forwarded;
 mod half_open;
 mod healthy;
 mod loss;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         conntrack::tests(),
         zero_window::tests(),
         silently_dropped_fin::tests(),
+        forwarded::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -49,6 +49,12 @@ impl fmt::Display for EvidenceKind {
             Self::ResetSent => f.write_str("RST sent by this host"),
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
             Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::EndWaits(end) => write!(
+                f,
+                "its receiver is on this host, in network namespace {}, and has not got it: it is still in {}",
+                end.netns,
+                end.state.name()
+            ),
             Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
             Self::SocketError { error } => {
                 f.write_str("the kernel reported an error to the application")?;
@@ -78,11 +84,13 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 }
 
 fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let from = match segment.origin {
-        Origin::Received { .. } => "from the peer",
-        Origin::Sent => "of this host",
-    };
-    write!(f, "{} {from} dropped {}", segment.message.name(), segment.reason.phrase())?;
+    f.write_str(segment.message.name())?;
+    match segment.origin {
+        Origin::Received { .. } => f.write_str(" from the peer")?,
+        Origin::Forwarded { sender, .. } => write!(f, " from {sender}")?,
+        Origin::Sent => f.write_str(" of this host")?,
+    }
+    write!(f, " dropped {}", segment.reason.phrase())?;
     if let Some(function) = &segment.function {
         write!(f, " in {function}")?;
     }

@@ -2,10 +2,12 @@
 //!
 //! Required, either a segment that this host dropped for a reason that keeps it from its receiver (`skb:kfree_skb`), and a look at
 //! the receiver's socket after the sender has had time to send it again: it still waits for what was dropped. Or this host's own
-//! FIN, sent again and again without any answer.
+//! FIN, sent again and again without any answer. Of connections that this host only forwards: [`forwarded`].
 //!
 //! Not this verdict: a segment for a connection that this host does not hold; a FIN of which a copy gets through; a duplicate,
 //! which the state of the socket tells; data of the application that is unacknowledged (`retransmit_stalled`).
+
+pub(in crate::judge) mod forwarded;
 
 use std::time::Duration;
 
@@ -116,6 +118,7 @@ mod tests {
         DroppedSegment {
             message: ControlMessage::Fin,
             origin: Origin::Received { ifindex: 2 },
+            sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 1,
             function: None,

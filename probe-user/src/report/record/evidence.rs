@@ -2,7 +2,10 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::Serialize;
 
-use super::socket::SocketBody;
+use super::{
+    finding::{EndpointBody, endpoint},
+    socket::SocketBody,
+};
 use crate::{
     judge::{Evidence, EvidenceKind},
     model::{ConntrackState, Origin},
@@ -85,6 +88,10 @@ pub enum EvidenceData {
     Dropped {
         /// `FIN` or `RST`.
         message: &'static str,
+        /// Its sequence number: the copies of a FIN have the same, unless they carry data.
+        sequence: u32,
+        /// Who sent it, of a connection that is only forwarded; else `null`.
+        sender: Option<EndpointBody>,
         /// Index of the interface it came in by; `null` for one that this host has sent.
         ingress_ifindex: Option<u32>,
         /// The kernel's name for why, without `SKB_DROP_REASON_`.
@@ -106,6 +113,15 @@ pub enum EvidenceData {
     StillOpen {
         /// The socket's state.
         state: &'static str,
+    },
+    /// `end_waits`.
+    EndWaits {
+        /// Inode number of the receiver's network namespace.
+        netns: u32,
+        /// The receiver's state.
+        state: &'static str,
+        /// Who sent what it waits for.
+        sender: EndpointBody,
     },
     /// `socket_error`.
     Error {
@@ -148,10 +164,12 @@ impl EvidenceBody {
             }
             EvidenceKind::SegmentDropped(segment) => EvidenceData::Dropped {
                 message: segment.message.name(),
-                ingress_ifindex: match segment.origin {
-                    Origin::Received { ifindex } => Some(ifindex),
-                    Origin::Sent => None,
+                sequence: segment.sequence,
+                sender: match segment.origin {
+                    Origin::Forwarded { sender, .. } => Some(endpoint(sender)),
+                    Origin::Received { .. } | Origin::Sent => None,
                 },
+                ingress_ifindex: segment.ingress_ifindex(),
                 reason: segment.reason.kernel_name(),
                 function: segment.function.clone(),
                 stated_bytes: segment.stated_bytes,
@@ -161,6 +179,9 @@ impl EvidenceBody {
                 tracked: segment.is_tracked,
             },
             EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
+            EvidenceKind::EndWaits(end) => {
+                EvidenceData::EndWaits { netns: end.netns, state: end.state.name(), sender: endpoint(end.sender) }
+            }
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
             EvidenceKind::LocalAddressGone
             | EvidenceKind::SynReceived

@@ -15,7 +15,7 @@ use connprobe_tests::{
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
     stray::Stray,
-    wire::{Evidence, Finding, ForwardedConnection},
+    wire::{Evidence, Finding, ForwardedConnection, Port},
 };
 
 use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch};
@@ -78,16 +78,21 @@ fn ensure_is_about(
     }
     ensure!(connection.direction_known, "{connection:?}");
     ensure!(connection.netns == lab.router.inode(), "{connection:?}");
-    let name = |port: &Option<connprobe_tests::wire::Port>| port.as_ref().map(|port| port.name.clone());
+    let name = |port: &Option<Port>| port.as_ref().map(|port| port.name.clone());
     ensure!(name(&connection.ingress).as_deref() == Some("server"), "{connection:?}");
     ensure!(name(&connection.egress).as_deref() == Some("client"), "{connection:?}");
+    let behind = |port: &Option<Port>| port.as_ref()?.owner.as_ref()?.netns;
+    ensure!(behind(&connection.ingress) == Some(lab.server.inode()), "{connection:?}");
+    ensure!(behind(&connection.egress) == Some(lab.client.inode()), "{connection:?}");
     Ok(())
 }
 
 /// Checks that the client was found to wait, in its own namespace.
-fn ensure_receiver_waits(finding: &Finding<ForwardedConnection>, lab: &Routed) -> Result<()> {
+fn ensure_receiver_waits(finding: &Finding<ForwardedConnection>, client: &Peer, lab: &Routed) -> Result<()> {
     let receiver = finding.connection.ends.iter().find(|end| end.role == "receiver").context("no receiver")?;
     ensure!((receiver.netns, receiver.tcp_state.as_str()) == (lab.client.inode(), "established"), "{receiver:?}");
+    let owner = receiver.owner.as_ref().context("no owner")?;
+    ensure!(owner.pid == client.pid(), "owner {owner:?}, but the client is {}", client.pid());
     ensure!(finding.evidence.iter().any(|evidence| evidence.kind == "end_waits"), "{finding:#?}");
     Ok(())
 }
@@ -117,7 +122,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
     ensure_is_about(&opened, client.local()?, client.remote()?, &lab)?;
-    ensure_receiver_waits(&opened, &lab)?;
+    ensure_receiver_waits(&opened, &client, &lab)?;
     ensure!(opened.connection.zone == Some(0), "{:?}", opened.connection);
     let drop = drop_of(&opened)?;
     let expected = [
@@ -168,7 +173,7 @@ fn rule(test: &TestContext) -> Result<()> {
     )?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "firewall_drop", "{opened:#?}");
-    ensure_receiver_waits(&opened, &lab)?;
+    ensure_receiver_waits(&opened, &client, &lab)?;
     confirmed(&probe, opened)?;
     lab.router.nft("delete table inet drops\n")?;
     client.wait_event("eof", SOON)?;
@@ -215,7 +220,7 @@ fn reset(test: &TestContext) -> Result<()> {
     )?;
     let opened = close_at_server(&probe, &server, "abort")?;
     ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("firewall_drop", "confirmed"), "{opened:#?}");
-    ensure_receiver_waits(&opened, &lab)?;
+    ensure_receiver_waits(&opened, &client, &lab)?;
     ensure!(drop_of(&opened)?.data.get("message") == Some(&"RST".into()), "{opened:?}");
     client.command("abort")?;
     wait_forwarded(&probe, "closed", SOON)?;

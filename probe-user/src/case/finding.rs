@@ -140,6 +140,11 @@ impl Finding {
         if self.flow.is_some() { Vantage::Forwarder } else { Vantage::Endpoint }
     }
 
+    /// The connection's two ends.
+    pub fn ends(&self) -> String {
+        self.flow.as_ref().map_or_else(|| self.id.key.to_string(), |flow| flow.key.to_string())
+    }
+
     /// The connection's Community ID: what is seen of it from several places has the same.
     pub fn community_id(&self) -> CommunityId {
         self.flow.as_ref().map_or_else(|| self.id.key.community_id(), |flow| flow.key.community_id())

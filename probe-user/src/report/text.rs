@@ -164,7 +164,7 @@ impl Writer {
         );
         self.verbatim("", &format!("{number:<2} {verdict}"));
         let key = &finding.id.key;
-        self.verbatim(BODY, &self.bold(&key.to_string()));
+        self.verbatim(BODY, &self.bold(&finding.ends()));
         let state = match finding.vantage() {
             Vantage::Endpoint => {
                 finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.name()))
@@ -254,7 +254,7 @@ impl Writer {
             } else {
                 format!(", {}", ruling.confidence.name())
             };
-            self.verbatim(ITEM, &format!("{}{end}{sure}", finding.id.key));
+            self.verbatim(ITEM, &format!("{}{end}{sure}", finding.ends()));
         }
         self.left_out(ITEM, group.others.len());
     }
@@ -329,9 +329,9 @@ fn one_line(finding: &Finding, clock: &WallClock) -> String {
     let verdict = format!("{}, {} ({})", ruling.verdict.name(), ruling.cause.name(), ruling.confidence.name());
     let at = time_of_day(clock.at(finding.at));
     match finding.state {
-        FindingState::Closed(outcome) => format!("{at}  {}  {verdict}: {}", finding.id.key, ended(finding, outcome)),
+        FindingState::Closed(outcome) => format!("{at}  {}  {verdict}: {}", finding.ends(), ended(finding, outcome)),
         FindingState::Opened | FindingState::Updated => {
-            format!("{at}  {}  {verdict}, {}", finding.id.key, held(finding))
+            format!("{at}  {}  {verdict}, {}", finding.ends(), held(finding))
         }
     }
 }

@@ -78,9 +78,9 @@ impl Flow {
         }
         if let [flow, others @ ..] = self.entries() {
             let (initiator, responder) = flow.original;
-            // One that was reported keeps the name that it was reported by.
             let zone = others.is_empty().then_some(flow.entry.zone);
-            if !self.has_finding() {
+            // It keeps the name that it was first given.
+            if !self.is_direction_known {
                 self.key = FlowKey { zone, initiator, responder, ..self.key };
                 self.is_direction_known = true;
             }

@@ -58,6 +58,14 @@ struct Awaited {
 struct Reported {
     id: FindingId,
     ruling: Ruling,
+    known: Known,
+}
+
+/// What a finding names that answers tell: late ones are told, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    path: bool,
+    direction: bool,
     receiver_owner: OwnerKnowledge,
 }
 
@@ -241,21 +249,26 @@ impl Flow {
                 let key = ConnectionKey { netns, local: initiator, remote: responder };
                 (FindingId { key, cookie: None, opened_at: at, case: self.number }, FindingState::Opened)
             }
-            Some(reported)
-                if reported.receiver_owner != self.receiver_owner.1 || differs(&reported.ruling, &ruling) =>
-            {
+            Some(reported) if reported.known != self.known() || differs(&reported.ruling, &ruling) => {
                 (reported.id, FindingState::Updated)
             }
             Some(_) => return None,
         };
-        let receiver_owner = self.receiver_owner.1.clone();
-        self.reported = Some(Reported { id, ruling: ruling.clone(), receiver_owner });
+        self.reported = Some(Reported { id, ruling: ruling.clone(), known: self.known() });
         self.finding(id, state, at, ruling)
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            path: matches!(self.path, Knowledge::Known(_)),
+            direction: self.is_direction_known,
+            receiver_owner: self.receiver_owner.1.clone(),
+        }
     }
 
     /// Ends the flow. `Some` when it had a finding.
     pub(super) fn close(self, at: MonoTime, outcome: Outcome) -> Option<Finding> {
-        let Reported { id, ruling, receiver_owner: _ } = self.reported.clone()?;
+        let Reported { id, ruling, known: _ } = self.reported.clone()?;
         self.finding(id, FindingState::Closed(outcome), at, ruling)
     }
 

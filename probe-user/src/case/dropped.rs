@@ -29,6 +29,7 @@ impl Case {
                 to != TcpState::Close && self.dropped().is_some_and(|segment| !segment.is_missed_in(to))
             }
             EventKind::SegmentDropped(_)
+            | EventKind::SegmentInvalid(_)
             | EventKind::RetransmissionTimeout { .. }
             | EventKind::ProbeSent { .. }
             | EventKind::SynAckRetransmission
@@ -92,8 +93,8 @@ pub(super) mod tests {
         case::{Finding, FindingState, Outcome, Output, Tracker},
         judge::{Cause, Confidence},
         model::{
-            Answer, Checksum, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, Event, Origin, SocketLookup,
-            SocketStatus, SocketView,
+            Answer, Checksum, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, Event, InvalidSegment,
+            Origin, SocketLookup, SocketStatus, SocketView,
         },
     };
 
@@ -221,6 +222,44 @@ pub(super) mod tests {
             tracker.handle_timeout(due);
         }
         assert_eq!((said(&mut tracker).1, tracker.open_cases()), (vec![], 0));
+    }
+
+    /// Connection tracking holds the FIN for invalid, for this reason.
+    fn held(ms: u64, why: &str) -> Event {
+        let segment = DroppedSegment { reason: DropReason::Unseen, location: 0, ..dropped_fin(RECEIVED) };
+        let invalid = InvalidSegment { segment, why: why.to_owned(), zone: None, hook: None };
+        event(ms, SocketView::default(), EventKind::SegmentInvalid(Box::new(invalid)))
+    }
+
+    #[test]
+    fn an_invalid_fin_that_gets_through_is_nothing_and_so_is_one_that_is_only_spoken_of() {
+        let mut tracker = Tracker::new();
+        tracker.handle_event(held(0, "packet (index …) in dir … ignored, state …"));
+        assert_eq!(tracker.open_cases(), 0);
+        tracker.handle_event(held(10, "invalid rst"));
+        tracker.handle_timeout(at(1_010));
+        assert_eq!(said(&mut tracker).0, [Question::Socket { key: key(), cookie: None }]);
+        tracker.handle_answer(at(1_011), found(TcpState::CloseWait));
+        assert_eq!((said(&mut tracker), tracker.open_cases()), ((vec![], vec![]), 0));
+    }
+
+    #[test]
+    fn an_invalid_fin_of_which_no_drop_is_seen_is_a_finding_when_its_receiver_waits_for_long() {
+        let mut tracker = Tracker::new();
+        tracker.handle_event(held(0, "bad checksum"));
+        let mut opened = Vec::new();
+        while opened.is_empty() {
+            let now = tracker.poll_timeout().unwrap();
+            assert!(now < at(6_000), "it is looked at again and again");
+            tracker.handle_timeout(now);
+            tracker.handle_answer(now, found(TcpState::Established));
+            answer_all(&mut tracker);
+            opened.extend(said(&mut tracker).1.into_iter().map(|finding| (now, finding)));
+        }
+        let [(when, finding)] = opened.as_slice() else { panic!("{opened:?}") };
+        assert!(*when >= at(3_000), "{when:?}");
+        assert_eq!(finding.ruling.cause, Cause::ConntrackBadChecksum);
+        assert_eq!(finding.ruling.confidence, Confidence::Suspected);
     }
 
     #[test]

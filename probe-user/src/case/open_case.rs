@@ -166,6 +166,7 @@ impl Case {
             EventKind::ResetReceived => EvidenceKind::ResetReceived(Box::new(event.socket.clone())),
             EventKind::ResetSent => EvidenceKind::ResetSent,
             EventKind::SegmentDropped(segment) => EvidenceKind::SegmentDropped(segment),
+            EventKind::SegmentInvalid(segment) => EvidenceKind::SegmentInvalid(segment),
             EventKind::SocketError => EvidenceKind::SocketError { error: event.socket.error },
         };
         self.note(event.at, kind);
@@ -281,6 +282,7 @@ impl Case {
             | EventKind::ResetReceived
             | EventKind::ResetSent
             | EventKind::SegmentDropped(_)
+            | EventKind::SegmentInvalid(_)
             | EventKind::SocketError => match self.wake {
                 Some((at, wake)) if at > event.at => Some((at, wake)),
                 Some(_) | None => Some((event.at + LINGER, Wake::Forget)),
@@ -311,7 +313,9 @@ impl Case {
     pub(super) fn forget_when_overdue(&mut self, now: MonoTime) {
         let scanned = Evidence::latest_sight(self.evidence.as_slice()).is_some_and(|sight| !sight.timer_fired);
         let linger = if scanned { SCAN_LINGER } else { Duration::ZERO };
-        self.wake = Some((now + with_slack(self.next_timeout_in()).max(linger), Wake::Forget));
+        let forget = (now + with_slack(self.next_timeout_in()).max(linger), Wake::Forget);
+        // A receiver that waits for what was not seen to be dropped is judged when it has waited for longer.
+        self.wake = self.look_again(now).or(Some(forget));
     }
 
     /// Whether a rule applies as the case stands.

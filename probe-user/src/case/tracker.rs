@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     judge::EvidenceKind,
-    model::{ConnectionEvent, ConnectionKey, Event, MonoTime, Question},
+    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
 };
 
 /// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
@@ -171,6 +171,9 @@ impl Tracker {
 
     fn handle_connection_event(&mut self, event: ConnectionEvent) {
         self.advance(event.at);
+        if matches!(&event.kind, EventKind::SegmentInvalid(segment) if !segment.is_verdict()) {
+            return;
+        }
         let known = match self.take_case(&event.key) {
             Some(case) if case.has_ended && (case.is_other_socket(&event) || !is_closing(&event)) => {
                 self.end(case);

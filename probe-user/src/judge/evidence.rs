@@ -1,8 +1,12 @@
 mod sentences;
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
-use crate::model::{ConntrackEntry, ConntrackSettings, DroppedSegment, MonoTime, Route, SocketView, TcpState};
+use crate::model::{
+    ConntrackEntry, ConntrackSettings, DroppedSegment, InvalidSegment, MonoTime, Route, SocketView, TcpState,
+};
 
 /// One thing that was seen on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,18 +61,37 @@ impl Evidence {
         })
     }
 
-    /// What was thrown away and has not got through since: the first segment and the latest, each with its time.
+    /// What was thrown away and has not got through since: the first segment and the latest, each with its time. Where no drop was
+    /// seen, what connection tracking holds for invalid, which may have been dropped.
     pub fn dropped(evidence: &[Self]) -> Option<[(MonoTime, &DroppedSegment); 2]> {
-        let (mut first, mut latest) = (None, None);
-        for evidence in evidence {
-            if let EvidenceKind::SegmentDropped(segment) = &evidence.kind {
-                latest = Some((evidence.at, &**segment));
-                first = first.or(latest);
-            } else if matches!(evidence.kind, EvidenceKind::SegmentGotThrough) {
-                (first, latest) = (None, None);
-            }
-        }
-        Some([first?, latest?])
+        let since = Self::since_got_through(evidence);
+        let ends = |dropped: fn(&Self) -> Option<(MonoTime, &DroppedSegment)>| {
+            Some([since.iter().find_map(dropped)?, since.iter().rev().find_map(dropped)?])
+        };
+        ends(Self::as_dropped).or_else(|| ends(|evidence| Some((evidence.at, &evidence.as_invalid()?.segment))))
+    }
+
+    /// Why connection tracking held this segment for invalid, dropped at this time, where it has told so.
+    pub fn why_invalid<'a>(evidence: &'a [Self], at: MonoTime, dropped: &DroppedSegment) -> Option<&'a InvalidSegment> {
+        /// A packet passes from one hook of netfilter to a rule on the next in microseconds; the copy before it came 0.2 s earlier
+        /// at least (`TCP_RTO_MIN`).
+        const ONE_PACKET: Duration = Duration::from_millis(100);
+        let is_it = |invalid: &&InvalidSegment| invalid.is_same_as(dropped);
+        let before = Self::since_got_through(evidence).iter().rev().filter(|evidence| evidence.at <= at);
+        before.take_while(|evidence| at.since(evidence.at) <= ONE_PACKET).filter_map(Self::as_invalid).find(is_it)
+    }
+
+    fn since_got_through(evidence: &[Self]) -> &[Self] {
+        let latest = evidence.iter().rposition(|evidence| matches!(evidence.kind, EvidenceKind::SegmentGotThrough));
+        latest.and_then(|latest| evidence.get(latest + 1..)).unwrap_or(evidence)
+    }
+
+    fn as_dropped(&self) -> Option<(MonoTime, &DroppedSegment)> {
+        if let EvidenceKind::SegmentDropped(segment) = &self.kind { Some((self.at, segment)) } else { None }
+    }
+
+    fn as_invalid(&self) -> Option<&InvalidSegment> {
+        if let EvidenceKind::SegmentInvalid(segment) = &self.kind { Some(segment) } else { None }
     }
 
     fn sight(&self) -> Option<Sight<'_>> {
@@ -126,6 +149,8 @@ pub enum EvidenceKind {
     ResetSent,
     /// A FIN or a RST was thrown away.
     SegmentDropped(Box<DroppedSegment>),
+    /// Connection tracking holds a FIN or a RST for invalid.
+    SegmentInvalid(Box<InvalidSegment>),
     /// The socket was looked up, and has not got what was thrown away.
     StillOpen {
         /// The state it is in.
@@ -179,6 +204,7 @@ impl EvidenceKind {
             Self::ResetReceived(_) => "reset_received",
             Self::ResetSent => "reset_sent",
             Self::SegmentDropped(_) => "segment_dropped",
+            Self::SegmentInvalid(_) => "segment_invalid",
             Self::StillOpen { .. } => "still_open",
             Self::SegmentGotThrough => "segment_got_through",
             Self::SocketError { .. } => "socket_error",
@@ -208,6 +234,7 @@ impl EvidenceKind {
             | Self::ResetReceived(_)
             | Self::ResetSent
             | Self::SegmentDropped(_)
+            | Self::SegmentInvalid(_)
             | Self::StillOpen { .. }
             | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed

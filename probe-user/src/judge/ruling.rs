@@ -176,6 +176,8 @@ pub enum MissingEvidence {
     Tracking,
     /// Why connection tracking held the segment for invalid.
     WhyInvalid,
+    /// Who dropped what connection tracking held for invalid.
+    WhoDropped,
     /// The reset by which the peer answers the challenge ACK.
     ResetAfterSyn,
     /// Events were lost: an acknowledgment or an error may have gone unseen.
@@ -210,6 +212,7 @@ impl MissingEvidence {
             Self::AnotherCopy => "another_copy",
             Self::Tracking => "tracking",
             Self::WhyInvalid => "why_invalid",
+            Self::WhoDropped => "who_dropped",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
@@ -256,6 +259,10 @@ impl fmt::Display for MissingEvidence {
             ),
             Self::WhyInvalid => f.write_str(
                 "why connection tracking held it for invalid is not told here; its log would say (net.netfilter.nf_conntrack_log_invalid = 6)",
+            ),
+            Self::WhoDropped => f.write_str(
+                "who dropped it was not seen: no rule of this host's packet filter, or one whose drop could not be told; before Linux \
+                 6.6 Open vSwitch drops without a word",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",

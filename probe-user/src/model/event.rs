@@ -1,4 +1,4 @@
-use super::{ConnectionKey, DroppedSegment, MonoTime, SocketView, TcpState};
+use super::{ConnectionKey, DroppedSegment, InvalidSegment, MonoTime, SocketView, TcpState};
 
 /// What the tracker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub enum EventKind {
     SynReceived,
     /// A FIN or a RST was thrown away (`skb:kfree_skb`).
     SegmentDropped(Box<DroppedSegment>),
+    /// Connection tracking holds a FIN or a RST for invalid (`nf_l4proto_log_invalid`, `nf_ct_l4proto_log_invalid`).
+    SegmentInvalid(Box<InvalidSegment>),
     /// The kernel reported an error to the application (`sock:inet_sk_error_report`); the error is in the socket view.
     SocketError,
 }
@@ -82,11 +84,12 @@ pub enum Hook {
     InetSkErrorReport,
     KfreeSkb,
     TcpWriteWakeup,
+    NfCtLogInvalid,
 }
 
 impl Hook {
     /// All hooks, in the order of the kernel's counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InetSockSetState,
         Self::TcpRetransmitSkb,
         Self::TcpRetransmitSynack,
@@ -95,6 +98,7 @@ impl Hook {
         Self::InetSkErrorReport,
         Self::KfreeSkb,
         Self::TcpWriteWakeup,
+        Self::NfCtLogInvalid,
     ];
 
     /// The tracepoint's name, or the function's where there is no tracepoint.
@@ -108,6 +112,7 @@ impl Hook {
             Self::InetSkErrorReport => "inet_sk_error_report",
             Self::KfreeSkb => "kfree_skb",
             Self::TcpWriteWakeup => "tcp_write_wakeup",
+            Self::NfCtLogInvalid => "nf_ct_log_invalid",
         }
     }
 
@@ -121,12 +126,18 @@ impl Hook {
             | Self::TcpSendReset
             | Self::TcpWriteWakeup => "tcp",
             Self::KfreeSkb => "skb",
+            Self::NfCtLogInvalid => "netfilter",
         }
     }
 
     /// Whether the scan finds the same, only a little later: then nothing is lost without it.
     pub const fn is_served_by_scan(self) -> bool {
         matches!(self, Self::TcpWriteWakeup)
+    }
+
+    /// Whether without it no verdict is missed, only the reason for one is less sure.
+    pub const fn is_served_by_drops(self) -> bool {
+        matches!(self, Self::NfCtLogInvalid)
     }
 }
 

@@ -8,6 +8,7 @@ mod connection;
 mod conntrack;
 mod coverage;
 mod event;
+mod invalid;
 mod local;
 mod owner;
 mod path;
@@ -22,6 +23,7 @@ pub use coverage::{
     COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
+pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};

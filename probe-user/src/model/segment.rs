@@ -143,6 +143,8 @@ pub enum DropReason {
     Paws,
     /// Its sequence number lies outside the window.
     InvalidSequence,
+    /// Not known: connection tracking holds it for invalid, and nothing has told who dropped it, or whether. No reason of the kernel's.
+    Unseen,
 }
 
 impl DropReason {
@@ -177,6 +179,7 @@ impl DropReason {
             Self::TcpChecksum => "TCP_CSUM",
             Self::Paws => "TCP_RFC7323_PAWS",
             Self::InvalidSequence => "TCP_INVALID_SEQUENCE",
+            Self::Unseen => "UNSEEN",
         }
     }
 
@@ -206,7 +209,12 @@ impl DropReason {
             | Self::BpfCgroupEgress
             | Self::SocketFilter
             | Self::XfrmPolicy => true,
-            Self::IpRpfilter | Self::IpChecksum | Self::TcpChecksum | Self::Paws | Self::InvalidSequence => false,
+            Self::IpRpfilter
+            | Self::IpChecksum
+            | Self::TcpChecksum
+            | Self::Paws
+            | Self::InvalidSequence
+            | Self::Unseen => false,
         }
     }
 
@@ -225,6 +233,7 @@ impl DropReason {
             Self::TcpChecksum => "because its TCP checksum is wrong",
             Self::Paws => "because its timestamp is older than the last one (PAWS)",
             Self::InvalidSequence => "because its sequence number lies outside the window",
+            Self::Unseen => "by what was not seen",
         }
     }
 }

@@ -12,7 +12,7 @@ use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
     judge::{Cause, DeadlineSource, Evidence},
-    model::{DroppedSegment, MonoTime, Origin, Owner, Place, SocketView},
+    model::{DroppedSegment, InvalidSegment, MonoTime, Origin, Owner, Place, SocketView},
 };
 
 pub(super) fn owner(owner: &OwnerKnowledge) -> String {
@@ -130,15 +130,17 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             socket.unanswered_probes().unwrap_or(0)
         ),
         Cause::ConntrackBadChecksum => format!(
-            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, and the firewall drops what is \
-             invalid. {}",
+            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, {}. {}",
             dropped(finding, &since),
             padding(finding),
+            dropped_for_that(finding),
             waits(finding)
         ),
         Cause::ConntrackInvalid => format!(
-            "{} this host's connection tracking held it for invalid, and the firewall drops what is invalid. {}",
+            "{} this host's connection tracking held it for invalid{}, {}. {}",
             dropped(finding, &since),
+            why_invalid(finding).map_or(String::new(), |invalid| format!(" ({})", invalid.why)),
+            dropped_for_that(finding),
             waits(finding)
         ),
         Cause::FirewallDrop | Cause::StackDrop => {
@@ -180,6 +182,20 @@ fn dropped(finding: &Finding, since: &str) -> String {
         format!("The {name} of this host")
     };
     format!("{whose} was thrown away on this host {since}:")
+}
+
+/// What connection tracking has told of the latest that was dropped.
+fn why_invalid(finding: &Finding) -> Option<&InvalidSegment> {
+    let [_, (at, latest)] = Evidence::dropped(&finding.evidence)?;
+    Evidence::why_invalid(&finding.evidence, at, latest)
+}
+
+/// Who dropped what connection tracking held for invalid.
+fn dropped_for_that(finding: &Finding) -> &'static str {
+    match latest_dropped(finding) {
+        Some(segment) if !segment.reason.is_seen() => "and no copy of it has got through; who dropped it was not seen",
+        Some(_) | None => "and the firewall drops what is invalid",
+    }
 }
 
 /// In the words of a frame on the wire, which one sees in a capture.

@@ -7,6 +7,7 @@ mod command_line;
 mod conntrack;
 mod half_open;
 mod healthy;
+mod held_invalid;
 mod loss;
 mod mechanisms;
 mod retransmit_stalled;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         conntrack::tests(),
         zero_window::tests(),
         silently_dropped_fin::tests(),
+        held_invalid::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -94,6 +94,9 @@ fn is_to_be_had(hook: &str, mechanism: Mechanism) -> bool {
         !is_function
     } else if hook == Hook::TcpWriteWakeup.name() {
         is_function
+    } else if hook == Hook::NfCtLogInvalid.name() {
+        // No trampoline goes to its functions, and they come with connection tracking, which need not be loaded.
+        false
     } else {
         // The tracepoint's record names no socket.
         !(mechanism == Mechanism::Tracepoint && hook == Hook::InetSkErrorReport.name())

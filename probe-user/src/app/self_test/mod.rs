@@ -93,6 +93,7 @@ const fn hook_of(event: &ConnectionEvent) -> Option<Hook> {
         | EventKind::ProbeSent { .. }
         | EventKind::SynReceived
         | EventKind::SegmentDropped(_)
+        | EventKind::SegmentInvalid(_)
         | EventKind::SynAckRetransmission
         | EventKind::ResetSent
         | EventKind::SocketError => None,

@@ -78,8 +78,13 @@ impl Scene {
     }
 
     /// Something was seen a second after the last.
-    pub(super) fn then(mut self, kind: EvidenceKind) -> Self {
-        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + Duration::from_secs(1));
+    pub(super) fn then(self, kind: EvidenceKind) -> Self {
+        self.later(Duration::from_secs(1), kind)
+    }
+
+    /// Something was seen so long after the last.
+    pub(super) fn later(mut self, wait: Duration, kind: EvidenceKind) -> Self {
+        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + wait);
         self.evidence.push(Evidence { at, kind });
         self
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::socket::SocketBody;
 use crate::{
     judge::{Evidence, EvidenceKind},
-    model::{ConntrackState, Origin},
+    model::{ConntrackState, DroppedSegment, NetfilterHook, Origin},
     report::WallClock,
 };
 
@@ -102,6 +102,27 @@ pub enum EvidenceData {
         /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
         tracked: Option<bool>,
     },
+    /// `segment_invalid`.
+    Invalid {
+        /// `FIN` or `RST`.
+        message: &'static str,
+        /// Index of the interface it came in by; `null` for one that this host has sent.
+        ingress_ifindex: Option<u32>,
+        /// Why connection tracking held it for invalid, in the kernel's words.
+        why: String,
+        /// The hook of netfilter on which it was looked at; `null` where the kernel does not tell.
+        hook: Option<&'static str>,
+        /// The zone of the connection it was taken for; `null` where none was looked for.
+        zone: Option<u16>,
+        /// As in `segment_dropped`.
+        stated_bytes: u32,
+        /// As in `segment_dropped`.
+        actual_bytes: u32,
+        /// As in `segment_dropped`.
+        data_bytes: u32,
+        /// As in `segment_dropped`.
+        checksum: &'static str,
+    },
     /// `still_open`.
     StillOpen {
         /// The socket's state.
@@ -148,10 +169,7 @@ impl EvidenceBody {
             }
             EvidenceKind::SegmentDropped(segment) => EvidenceData::Dropped {
                 message: segment.message.name(),
-                ingress_ifindex: match segment.origin {
-                    Origin::Received { ifindex } => Some(ifindex),
-                    Origin::Sent => None,
-                },
+                ingress_ifindex: ingress_ifindex(segment),
                 reason: segment.reason.kernel_name(),
                 function: segment.function.clone(),
                 stated_bytes: segment.stated_bytes,
@@ -159,6 +177,17 @@ impl EvidenceBody {
                 data_bytes: segment.data_bytes,
                 checksum: segment.checksum.name(),
                 tracked: segment.is_tracked,
+            },
+            EvidenceKind::SegmentInvalid(invalid) => EvidenceData::Invalid {
+                message: invalid.segment.message.name(),
+                ingress_ifindex: ingress_ifindex(&invalid.segment),
+                why: invalid.why.clone(),
+                hook: invalid.hook.map(NetfilterHook::name),
+                zone: invalid.zone,
+                stated_bytes: invalid.segment.stated_bytes,
+                actual_bytes: invalid.segment.actual_bytes,
+                data_bytes: invalid.segment.data_bytes,
+                checksum: invalid.segment.checksum.name(),
             },
             EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
@@ -171,6 +200,13 @@ impl EvidenceBody {
             | EvidenceKind::SocketGone => EvidenceData::Nothing {},
         };
         Self { time: clock.rfc3339(evidence.at), kind: evidence.kind.name(), text: evidence.kind.to_string(), data }
+    }
+}
+
+fn ingress_ifindex(segment: &DroppedSegment) -> Option<u32> {
+    match segment.origin {
+        Origin::Received { ifindex } => Some(ifindex),
+        Origin::Sent => None,
     }
 }
 

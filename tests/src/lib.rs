@@ -27,5 +27,6 @@ mod registry;
 pub mod require;
 pub mod runner;
 mod share;
+pub mod stray;
 pub mod sysctl;
 pub mod wire;

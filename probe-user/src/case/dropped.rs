@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::open_case::{Case, Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Verdict},
-    model::{ConnectionEvent, DroppedSegment, EventKind, MonoTime, Question, TcpState},
+    model::{ConnectionEvent, DroppedSegment, EventKind, MonoTime, Origin, Question, TcpState},
 };
 
 /// How long the sender is given to send it again before the receiver is looked at. A retransmission comes after 0.2 s at the
@@ -20,6 +20,12 @@ impl Case {
     pub(super) fn dropped(&self) -> Option<&DroppedSegment> {
         let is_about_it = self.verdict().is_none_or(|verdict| verdict == Verdict::SilentlyDroppedFin);
         Evidence::dropped(self.evidence.as_slice()).filter(|_| is_about_it).map(|[_, (_, latest)]| latest)
+    }
+
+    /// Whether nothing but received packets was ever seen of it: no socket of this network namespace.
+    pub(super) fn is_of_no_socket(&self) -> bool {
+        let is_received = |segment: &DroppedSegment| matches!(segment.origin, Origin::Received { .. });
+        !self.has_finding() && self.socket.state.is_none() && self.dropped().is_some_and(is_received)
     }
 
     /// Whether the event shows that the receiver, or the peer, has got what was dropped.
@@ -94,7 +100,7 @@ pub(super) mod tests {
         judge::{Cause, Confidence},
         model::{
             Answer, Checksum, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, Event, InvalidSegment,
-            Origin, SocketLookup, SocketStatus, SocketView,
+            SocketLookup, SocketStatus, SocketView,
         },
     };
 
@@ -115,6 +121,7 @@ pub(super) mod tests {
         DroppedSegment {
             message: ControlMessage::Fin,
             origin,
+            sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 0xf00,
             function: None,

@@ -5,6 +5,7 @@
 mod dropped;
 mod evidence_log;
 mod finding;
+mod flow;
 mod open_case;
 mod questions;
 mod recovery;
@@ -12,6 +13,7 @@ mod surroundings;
 mod tracker;
 
 pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
+pub use flow::FlowView;
 pub use tracker::{MAX_CASES, Output, Tracker};
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use super::{
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, judge},
     model::{
-        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView, TcpState,
+        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView,
+        TcpState, Vantage,
     },
 };
 
@@ -61,7 +62,7 @@ struct Reported {
 /// One connection under suspicion.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
-    number: u64,
+    pub(super) number: u64,
     pub(super) key: ConnectionKey,
     pub(super) cookie: Option<SocketCookie>,
     /// Since when a socket question is on its way.
@@ -79,7 +80,7 @@ pub(super) struct Case {
     pub(super) touched: MonoTime,
     pub(super) socket: SocketView,
     pub(super) evidence: EvidenceLog,
-    lost_before: u64,
+    pub(super) lost_before: u64,
     pub(super) surroundings: Surroundings,
     socket_unknown: Option<String>,
     unknown_in_a_row: u8,
@@ -326,6 +327,7 @@ impl Case {
     fn history(&self, events_lost: u64) -> History<'_> {
         History {
             key: &self.key,
+            vantage: Vantage::Endpoint,
             socket: &self.socket,
             evidence: self.evidence.as_slice(),
             path: &self.surroundings.path,
@@ -377,6 +379,7 @@ impl Case {
             id,
             state,
             at,
+            flow: None,
             socket: self.socket.clone(),
             path: self.surroundings.path.clone(),
             ruling,

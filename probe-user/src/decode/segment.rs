@@ -74,7 +74,8 @@ pub(super) fn decode(record: &DropRecord) -> Result<ConnectionEvent, DecodeError
 pub(super) fn decode_invalid(record: &InvalidRecord) -> Result<ConnectionEvent, DecodeError> {
     let (key, segment) = packet(&record.packet, DropReason::Unseen)?;
     let invalid = InvalidSegment {
-        segment,
+        // `nf_conntrack_in` takes away the connection that it has just given.
+        segment: DroppedSegment { is_tracked: Some(false), ..segment },
         why: plain(&record.text),
         zone: if record.zone == NO_ZONE { None } else { u16::try_from(record.zone).ok() },
         hook: NetfilterHook::from_kernel(record.netfilter_hook),
@@ -114,6 +115,7 @@ fn packet(record: &DropRecord, reason: DropReason) -> Result<(ConnectionKey, Dro
     let segment = DroppedSegment {
         message: if tcp.rst { ControlMessage::Reset } else { ControlMessage::Fin },
         origin,
+        sequence: tcp.sequence_number,
         reason,
         location: record.location,
         function: None,
@@ -196,6 +198,7 @@ mod tests {
     fn a_checksum_is_verified_from_the_headers() {
         let whole = segment(&record(&fin()));
         assert_eq!((whole.message, whole.checksum), (ControlMessage::Fin, Checksum::Right));
+        assert_eq!((whole.sequence, whole.end_sequence()), (1, 1));
         let mut packet = fin();
         packet[36] ^= 0x12;
         assert!(matches!(segment(&record(&packet)).checksum, Checksum::Wrong { carried, due } if carried != due));
@@ -241,6 +244,7 @@ mod tests {
         record.packet_bytes = 43;
         let segment = segment(&record);
         assert_eq!((segment.data_bytes, segment.checksum), (3, Checksum::NotVerifiable));
+        assert_eq!((segment.sequence, segment.end_sequence()), (1, 4));
     }
 
     #[test]

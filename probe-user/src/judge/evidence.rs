@@ -1,11 +1,12 @@
 mod sentences;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use nix::errno::Errno;
 
 use crate::model::{
     ConntrackEntry, ConntrackSettings, DroppedSegment, InvalidSegment, MonoTime, Route, SocketView, TcpState,
+    WaitingEnd,
 };
 
 /// One thing that was seen on a connection.
@@ -94,6 +95,22 @@ impl Evidence {
         if let EvidenceKind::SegmentInvalid(segment) = &self.kind { Some(segment) } else { None }
     }
 
+    /// What was thrown away of a forwarded connection on its way from this end, in time order. Where no drop was seen, what connection
+    /// tracking holds for invalid.
+    pub fn dropped_from(evidence: &[Self], from: SocketAddr) -> Vec<(MonoTime, &DroppedSegment)> {
+        let of = |dropped: fn(&Self) -> Option<(MonoTime, &DroppedSegment)>| -> Vec<_> {
+            let all = evidence.iter().filter_map(dropped);
+            all.filter(|(_, segment)| segment.origin.forwarded_sender() == Some(from)).collect()
+        };
+        let dropped = of(Self::as_dropped);
+        if dropped.is_empty() { of(|evidence| Some((evidence.at, &evidence.as_invalid()?.segment))) } else { dropped }
+    }
+
+    /// The segment that it is about: one that was dropped, or that connection tracking holds for invalid.
+    pub fn segment(&self) -> Option<&DroppedSegment> {
+        self.as_dropped().map(|(_, segment)| segment).or_else(|| Some(&self.as_invalid()?.segment))
+    }
+
     fn sight(&self) -> Option<Sight<'_>> {
         let sight = |socket, timer_fired| Some(Sight { at: self.at, socket, timer_fired });
         if let EvidenceKind::RetransmissionTimeout(attempt) = &self.kind {
@@ -156,6 +173,8 @@ pub enum EvidenceKind {
         /// The state it is in.
         state: TcpState,
     },
+    /// The receiver of a forwarded segment is a socket of this host; it was looked up, and has not got what was thrown away.
+    EndWaits(WaitingEnd),
     /// What was thrown away has got through after all.
     SegmentGotThrough,
     /// The kernel reported an error to the application.
@@ -206,6 +225,7 @@ impl EvidenceKind {
             Self::SegmentDropped(_) => "segment_dropped",
             Self::SegmentInvalid(_) => "segment_invalid",
             Self::StillOpen { .. } => "still_open",
+            Self::EndWaits(_) => "end_waits",
             Self::SegmentGotThrough => "segment_got_through",
             Self::SocketError { .. } => "socket_error",
             Self::AcknowledgmentsResumed => "acknowledgments_resumed",
@@ -236,6 +256,7 @@ impl EvidenceKind {
             | Self::SegmentDropped(_)
             | Self::SegmentInvalid(_)
             | Self::StillOpen { .. }
+            | Self::EndWaits(_)
             | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed
             | Self::SocketGone => None,

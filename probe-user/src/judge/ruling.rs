@@ -178,6 +178,8 @@ pub enum MissingEvidence {
     WhyInvalid,
     /// Who dropped what connection tracking held for invalid.
     WhoDropped,
+    /// Whether the receiver of what was dropped still holds the connection open.
+    Receiver,
     /// The reset by which the peer answers the challenge ACK.
     ResetAfterSyn,
     /// Events were lost: an acknowledgment or an error may have gone unseen.
@@ -213,6 +215,7 @@ impl MissingEvidence {
             Self::Tracking => "tracking",
             Self::WhyInvalid => "why_invalid",
             Self::WhoDropped => "who_dropped",
+            Self::Receiver => "receiver",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
@@ -263,6 +266,9 @@ impl fmt::Display for MissingEvidence {
             Self::WhoDropped => f.write_str(
                 "who dropped it was not seen: no rule of this host's packet filter, or one whose drop could not be told; before Linux \
                  6.6 Open vSwitch drops without a word",
+            ),
+            Self::Receiver => f.write_str(
+                "whether its receiver still holds the connection open is not known: its socket was not found on this host",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",

@@ -8,6 +8,7 @@ mod connection;
 mod conntrack;
 mod coverage;
 mod event;
+mod flow;
 mod invalid;
 mod local;
 mod owner;
@@ -23,6 +24,10 @@ pub use coverage::{
     COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
+pub use flow::{
+    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Tuple,
+    Vantage, WaitingEnd,
+};
 pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
 pub use owner::{ContainerRuntime, Owner, Place};

@@ -1,5 +1,7 @@
 //! A segment that was thrown away on its way to its receiver or out of this host.
 
+use std::net::SocketAddr;
+
 use super::TcpState;
 
 /// A FIN or a RST that the kernel dropped.
@@ -9,6 +11,8 @@ pub struct DroppedSegment {
     pub message: ControlMessage,
     /// From where it came.
     pub origin: Origin,
+    /// Its sequence number: that of its first byte, or of the FIN where it carries no data.
+    pub sequence: u32,
     /// Why it was dropped.
     pub reason: DropReason,
     /// Where in the kernel's code, as an address; 0 where that is not told.
@@ -34,17 +38,30 @@ impl DroppedSegment {
     pub const fn is_missed_in(&self, state: TcpState) -> bool {
         match (self.origin, self.message) {
             // The peer's FIN moves a socket on from each of these (RFC 9293 section 3.10.7.4).
-            (Origin::Received { .. }, ControlMessage::Fin) => {
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Fin) => {
                 matches!(state, TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2)
             }
             // A reset ends it, whatever the state is.
-            (Origin::Received { .. }, ControlMessage::Reset) => state.is_synchronized(),
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Reset) => state.is_synchronized(),
             // The acknowledgment of our FIN does.
             (Origin::Sent, ControlMessage::Fin) => {
                 matches!(state, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing)
             }
             // Who sends a reset has no connection any more.
             (Origin::Sent, ControlMessage::Reset) => false,
+        }
+    }
+
+    /// The sequence number behind its data: of every copy of a FIN the same, also where one carries data that was sent before.
+    pub const fn end_sequence(&self) -> u32 {
+        self.sequence.wrapping_add(self.data_bytes)
+    }
+
+    /// The interface it came in by; `None` for one that this host has sent.
+    pub const fn ingress_ifindex(&self) -> Option<u32> {
+        match self.origin {
+            Origin::Received { ifindex } | Origin::Forwarded { ifindex, .. } => Some(ifindex),
+            Origin::Sent => None,
         }
     }
 
@@ -61,6 +78,16 @@ pub enum ControlMessage {
     Fin,
     /// The sender has no such connection any more (RST).
     Reset,
+}
+
+impl Origin {
+    /// Who sent it, of one that is only forwarded.
+    pub const fn forwarded_sender(self) -> Option<SocketAddr> {
+        match self {
+            Self::Forwarded { sender, .. } => Some(sender),
+            Self::Received { .. } | Self::Sent => None,
+        }
+    }
 }
 
 impl ControlMessage {
@@ -80,6 +107,13 @@ pub enum Origin {
     Received {
         /// As in `ip link`.
         ifindex: u32,
+    },
+    /// The same, and it was for another host.
+    Forwarded {
+        /// As in `ip link`.
+        ifindex: u32,
+        /// The end that sent it.
+        sender: SocketAddr,
     },
     /// A socket of this host sent it.
     Sent,

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap};
 
-use super::sentences::owner;
+use super::sentences::held;
 use crate::{
     case::{Finding, FindingState, OwnerKnowledge},
     judge::Cause,
@@ -37,7 +37,7 @@ impl Group<'_> {
     pub(super) fn title(&self) -> String {
         let ruling = &self.example.ruling;
         let over = if is_over(self.example) { ", over" } else { "" };
-        let owner = owner(&self.example.owner);
+        let owner = held(self.example);
         format!("{}, {}{over}: port {}, {owner}", ruling.verdict.name(), ruling.cause.name(), self.port)
     }
 }

@@ -1,19 +1,26 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
+mod forwarded;
 mod risk;
 
 use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
 
+pub(super) use forwarded::forwarded;
 pub(super) use risk::{heading, holder, risk};
 
 use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
-    judge::{Cause, DeadlineSource, Evidence},
+    judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
     model::{DroppedSegment, InvalidSegment, MonoTime, Origin, Owner, Place, SocketView},
 };
+
+/// Who holds the socket, where there is one.
+pub(super) fn held(finding: &Finding) -> String {
+    finding.flow.as_ref().map_or_else(|| owner(&finding.owner), |flow| forwarded(flow))
+}
 
 pub(super) fn owner(owner: &OwnerKnowledge) -> String {
     match owner {
@@ -60,6 +67,9 @@ fn short(id: &str) -> &str {
 
 /// What is wrong, since when, in a sentence or two.
 pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> String {
+    if let Some(flow) = &finding.flow {
+        return forwarded::what(finding, flow, clock, now);
+    }
     let ruling = &finding.ruling;
     let (local, peer) = (finding.id.key.local.ip(), finding.id.key.remote.ip());
     let sight = match ruling.cause {
@@ -167,6 +177,10 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
     text
 }
 
+fn has_got_through(finding: &Finding) -> bool {
+    finding.evidence.iter().any(|evidence| evidence.kind == EvidenceKind::SegmentGotThrough)
+}
+
 fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
     Evidence::dropped(&finding.evidence).map(|[_, (_, latest)]| latest)
 }
@@ -174,7 +188,7 @@ fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
 /// What was dropped, up to the colon before who did it.
 fn dropped(finding: &Finding, since: &str) -> String {
     let (name, sender) = latest_dropped(finding)
-        .map_or(("FIN", true), |segment| (segment.message.name(), matches!(segment.origin, Origin::Received { .. })));
+        .map_or(("FIN", true), |segment| (segment.message.name(), !matches!(segment.origin, Origin::Sent)));
     let peer = finding.id.key.remote.ip();
     let whose = if sender {
         format!("{peer} has ended the connection, but its {name}")
@@ -216,7 +230,7 @@ fn padding(finding: &Finding) -> String {
 fn waits(finding: &Finding) -> &'static str {
     match latest_dropped(finding).map(|segment| segment.origin) {
         Some(Origin::Sent) => "The peer goes on holding its end open.",
-        Some(Origin::Received { .. }) | None => {
+        Some(Origin::Received { .. } | Origin::Forwarded { .. }) | None => {
             "The application here still holds the connection for open and waits for more; without keepalive or a timeout of \
              its own it waits for ever."
         }
@@ -283,6 +297,7 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
 
 pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
     let text = match outcome {
+        Outcome::Recovered if has_got_through(finding) => "a copy of what was thrown away got through",
         Outcome::Recovered => "the peer acknowledged data again",
         Outcome::ClosedNormally => "the connection was closed",
         Outcome::Reset => "a reset ended the connection",
@@ -292,6 +307,7 @@ pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
             return format!("the kernel gave up and reported {error} to the application");
         }
         Outcome::Evicted => "there was no room left to follow it; it may go on",
+        Outcome::Unobserved if finding.flow.is_some() => "nothing more was seen of it; how it ended is not known",
         Outcome::Unobserved => "the socket was gone; how it ended was not seen",
     };
     text.to_owned()

@@ -8,6 +8,7 @@
 
 mod cgroup;
 mod conntrack;
+mod flow;
 mod function;
 pub mod idle;
 mod netlink;
@@ -30,7 +31,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc::{Sender, channel};
 
-use crate::model::{Answer, ConnectionKey, Question, SocketCookie};
+use crate::model::{Answer, ConnectionKey, Question, SocketCookie, Tuple};
 
 /// Questions without an answer at once: four for each of the tracker's cases, more than it has open in practice; what is refused it
 /// asks again. A thousand are answered in a fraction of a second.
@@ -79,9 +80,13 @@ impl Witnesses {
     pub fn ask(&mut self, question: Question) -> bool {
         let send = || match question {
             Question::Function { key, address } => self.functions.send((key, address)).is_ok(),
-            Question::Socket { .. } | Question::Owner { .. } | Question::Path { .. } | Question::Conntrack { .. } => {
-                self.questions.send(question).is_ok()
-            }
+            Question::Socket { .. }
+            | Question::Owner { .. }
+            | Question::Path { .. }
+            | Question::Conntrack { .. }
+            | Question::ForwardPath { .. }
+            | Question::FlowConntrack { .. }
+            | Question::FlowEnds { .. } => self.questions.send(question).is_ok(),
         };
         let asked = self.in_flight < MAX_IN_FLIGHT && send();
         self.in_flight += usize::from(asked);
@@ -115,6 +120,7 @@ fn name_functions(asked: &Receiver<(ConnectionKey, u64)>, answers: &Sender<Answe
 /// Ends when the other side is dropped.
 fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
     let mut namespaces = netns::Namespaces::default();
+    let mut roster = netns::Roster::new(None);
     let mut waiting = Waiting::default();
     let mut search_due = Instant::now();
     loop {
@@ -136,6 +142,9 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::Path { key, ingress_ifindex } => asked.paths.add(key, ingress_ifindex),
                 Question::Conntrack { key } => waiting.conntrack.add(key, ()),
                 Question::Owner { key, inode } => waiting.owners.push((key, inode)),
+                Question::ForwardPath { key, ingress_ifindex } => waiting.flow_paths.add(key, ingress_ifindex),
+                Question::FlowConntrack { key, zone } => waiting.flow_conntrack.add(key, zone),
+                Question::FlowEnds { key, receiver, sender } => waiting.flow_ends.push((key, [receiver, sender])),
                 // The other thread's.
                 Question::Function { .. } => {}
             }
@@ -143,7 +152,7 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
         let mut found = asked.answers(&mut namespaces);
         let start = Instant::now();
         if !waiting.is_empty() && start >= search_due {
-            found.extend(std::mem::take(&mut waiting).answers(&mut namespaces));
+            found.extend(std::mem::take(&mut waiting).answers(&mut namespaces, &mut roster));
             let took = start.elapsed();
             tracing::debug!(?took, "search for owners and connection tracking entries");
             search_due = Instant::now() + took.saturating_mul(REST).min(LONGEST_REST);
@@ -199,15 +208,34 @@ impl Asked {
 struct Waiting {
     owners: Vec<(ConnectionKey, u64)>,
     conntrack: ByNetns<()>,
+    flow_paths: ByNetns<u32>,
+    flow_conntrack: ByNetns<Option<u16>>,
+    flow_ends: Vec<(ConnectionKey, [Tuple; 2])>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.owners.is_empty() && self.conntrack.0.is_empty()
+        self.owners.is_empty()
+            && self.conntrack.0.is_empty()
+            && self.flow_paths.0.is_empty()
+            && self.flow_conntrack.0.is_empty()
+            && self.flow_ends.is_empty()
     }
 
-    fn answers(self, namespaces: &mut netns::Namespaces) -> Vec<Answer> {
+    fn answers(self, namespaces: &mut netns::Namespaces, roster: &mut netns::Roster) -> Vec<Answer> {
         let mut answers = Vec::new();
+        for (netns, asked) in self.flow_paths.0 {
+            let paths = flow::look_up_paths(namespaces, netns, &asked);
+            answers.extend(asked.iter().zip(paths).map(|((key, _), path)| Answer::ForwardPath { key: *key, path }));
+        }
+        for (netns, asked) in self.flow_conntrack.0 {
+            let found = conntrack::look_up_flows(namespaces, netns, &asked);
+            let answer =
+                |((key, _), conntrack): (&(ConnectionKey, _), _)| Answer::FlowConntrack { key: *key, conntrack };
+            answers.extend(asked.iter().zip(found).map(answer));
+        }
+        let ends = flow::look_up_ends(roster, &self.flow_ends);
+        answers.extend(self.flow_ends.iter().zip(ends).map(|((key, _), ends)| Answer::FlowEnds { key: *key, ends }));
         for (netns, asked) in self.conntrack.0 {
             let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
             let entries = conntrack::look_up_all(namespaces, netns, &keys);
@@ -237,29 +265,36 @@ mod tests {
         };
         for number in 0..2 * MAX_IN_FLIGHT {
             let key = key(number);
-            let asked = witnesses.ask(match number % 5 {
+            let (local, remote) = (key.local, key.remote);
+            let asked = witnesses.ask(match number % 8 {
                 0 => Question::Socket { key, cookie: None },
                 1 => Question::Owner { key, inode: u64::MAX },
                 2 => Question::Path { key, ingress_ifindex: None },
                 3 => Question::Function { key, address: 0 },
+                4 => Question::ForwardPath { key, ingress_ifindex: 1 },
+                5 => Question::FlowConntrack { key, zone: None },
+                6 => Question::FlowEnds { key, receiver: (local, remote), sender: (remote, local) },
                 _ => Question::Conntrack { key },
             });
             assert_eq!(asked, number < MAX_IN_FLIGHT);
         }
         assert_eq!(witnesses.in_flight(), MAX_IN_FLIGHT);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut of_kinds = [0; 5];
+        let mut of_kinds = [0; 8];
         for _ in 0..MAX_IN_FLIGHT {
             let kind = match runtime.block_on(witnesses.next_answer()).unwrap() {
                 Answer::Socket { .. } => 0,
                 Answer::Owner { .. } => 1,
                 Answer::Path { .. } => 2,
                 Answer::Function { .. } => 3,
-                Answer::Conntrack { .. } => 4,
+                Answer::ForwardPath { .. } => 4,
+                Answer::FlowConntrack { .. } => 5,
+                Answer::FlowEnds { .. } => 6,
+                Answer::Conntrack { .. } => 7,
             };
             of_kinds[kind] += 1;
         }
-        assert_eq!(of_kinds, [0, 1, 2, 3, 4].map(|kind| (kind..MAX_IN_FLIGHT).step_by(5).count()));
+        assert_eq!(of_kinds, [0, 1, 2, 3, 4, 5, 6, 7].map(|kind| (kind..MAX_IN_FLIGHT).step_by(8).count()));
         assert_eq!(witnesses.in_flight(), 0);
         assert!(witnesses.ask(Question::Socket { key: key(1), cookie: None }));
     }

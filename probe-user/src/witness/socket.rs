@@ -76,7 +76,7 @@ impl Diag {
         Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
-    fn look_up(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<SocketLookup> {
+    pub(super) fn look_up(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<SocketLookup> {
         match self.find(key, cookie)? {
             Some(response) => Ok(lookup(&response)),
             None if self.knows_tcp()? => Ok(SocketLookup::Gone),

@@ -5,6 +5,7 @@
 
 mod command_line;
 mod conntrack;
+mod forwarded;
 mod half_open;
 mod healthy;
 mod held_invalid;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         zero_window::tests(),
         silently_dropped_fin::tests(),
         held_invalid::tests(),
+        forwarded::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

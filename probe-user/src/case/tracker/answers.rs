@@ -25,6 +25,7 @@ impl Tracker {
                 }
                 match lookup {
                     SocketLookup::Found(status) => self.socket_found(case, asked_at, &status),
+                    SocketLookup::Gone if case.is_of_no_socket() => self.begin_flow(&case),
                     SocketLookup::Gone => {
                         case.set_socket_known();
                         case.wake = Some((self.now + GRACE_FOR_LAST_EVENT, Wake::Gone));
@@ -58,7 +59,11 @@ impl Tracker {
                 evidence.into_iter().for_each(|kind| case.note(self.now, kind));
                 self.take_answer(case);
             }
+            Answer::ForwardPath { key, path } => self.take_flow_path(&key, path),
+            Answer::FlowConntrack { key, conntrack } => self.take_flow_conntrack(&key, conntrack),
+            Answer::FlowEnds { key, ends } => self.take_flow_ends(&key, ends),
             Answer::Function { key, address, function } => {
+                self.take_flow_function(&key, address, function.as_ref().ok().and_then(Option::as_deref));
                 let Some(mut case) = self.take_case(&key) else { return };
                 case.take_function(address, function.ok().flatten().as_deref());
                 self.take_answer(case);

@@ -50,6 +50,12 @@ impl fmt::Display for EvidenceKind {
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
             Self::SegmentInvalid(segment) => fmt_invalid(segment, f),
             Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::EndWaits(end) => write!(
+                f,
+                "its receiver is on this host, in network namespace {}, and has not got it: it is still in {}",
+                end.netns,
+                end.state.name()
+            ),
             Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
             Self::SocketError { error } => {
                 f.write_str("the kernel reported an error to the application")?;
@@ -103,11 +109,12 @@ fn fmt_invalid(invalid: &InvalidSegment, f: &mut fmt::Formatter<'_>) -> fmt::Res
 }
 
 fn whose(segment: &DroppedSegment) -> String {
-    let from = match segment.origin {
-        Origin::Received { .. } => "from the peer",
-        Origin::Sent => "of this host",
-    };
-    format!("{} {from}", segment.message.name())
+    let name = segment.message.name();
+    match segment.origin {
+        Origin::Received { .. } => format!("{name} from the peer"),
+        Origin::Forwarded { sender, .. } => format!("{name} from {sender}"),
+        Origin::Sent => format!("{name} of this host"),
+    }
 }
 
 /// What its headers show.

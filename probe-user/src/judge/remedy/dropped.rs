@@ -77,14 +77,20 @@ pub(super) fn unacknowledged_fin(patient: &Patient<'_>) -> Vec<Remedy> {
     ]
 }
 
-/// Tells the application what it has missed.
+/// Tells the application what it has missed, where it is on this host.
 fn end_it(patient: &Patient<'_>) -> Option<Remedy> {
-    (!patient.is_over).then(|| {
-        patient
-            .kill("End the connection here: the application gets an error instead of waiting for an end that was thrown away.")
-            .risk(
-                "cuts this one connection: the application gets ECONNABORTED, and what it still wants to send is lost; needs \
-                 CONFIG_INET_DIAG_DESTROY",
-            )
-    })
+    (!patient.is_over && !patient.is_forwarded).then(|| end(patient))
+}
+
+/// The same, wherever it is.
+pub(super) fn end(patient: &Patient<'_>) -> Remedy {
+    let where_it_waits = if patient.is_forwarded { "where it waits" } else { "here" };
+    patient
+        .kill(&format!(
+            "End the connection {where_it_waits}: the application gets an error instead of waiting for an end that was thrown away."
+        ))
+        .risk(
+            "cuts this one connection: the application gets ECONNABORTED, and what it still wants to send is lost; needs \
+             CONFIG_INET_DIAG_DESTROY",
+        )
 }

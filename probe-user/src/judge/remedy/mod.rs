@@ -3,6 +3,7 @@
 
 mod dropped;
 mod forgotten;
+mod forwarded;
 mod kernel;
 mod local;
 mod reader;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+pub use forwarded::forwarded_remedies;
 pub use risk::risk_remedies;
 
 use super::{Cause, DeadlineSource, Ruling};
@@ -46,26 +48,31 @@ pub fn remedies(
     mark: Option<u32>,
     is_over: bool,
 ) -> Vec<Remedy> {
-    let patient = Patient { key, ruling: Some(ruling), owner, mark: mark.filter(|mark| *mark != 0), is_over };
-    let mut remedies = match ruling.cause {
-        Cause::PeerSilent => silent::peer_silent(&patient),
-        Cause::PeerUnreachable => silent::peer_unreachable(&patient),
-        Cause::WindowProbesUnanswered => silent::window_probes_unanswered(&patient),
-        Cause::KeepaliveUnanswered => forgotten::keepalive_unanswered(&patient),
-        Cause::PeerReset => forgotten::peer_reset(&patient),
-        Cause::PeerRestarted => forgotten::peer_restarted(&patient),
-        Cause::ConntrackExpired => forgotten::conntrack_expired(&patient),
-        Cause::SourceAddressLost => local::source_address_lost(&patient),
-        Cause::LocalSendFailure => local::local_send_failure(&patient),
-        Cause::ConntrackBadChecksum => dropped::conntrack_bad_checksum(&patient),
-        Cause::ConntrackInvalid => dropped::conntrack_invalid(&patient),
-        Cause::FirewallDrop => dropped::firewall_drop(&patient),
-        Cause::StackDrop => dropped::stack_drop(&patient),
-        Cause::UnacknowledgedFin => dropped::unacknowledged_fin(&patient),
-        Cause::PeerWindowShut => reader::peer_window_shut(&patient),
-    };
+    let mark = mark.filter(|mark| *mark != 0);
+    let patient = Patient { key, ruling: Some(ruling), owner, mark, is_over, is_forwarded: false };
+    let mut remedies = remedies_of(&patient, ruling.cause);
     remedies.truncate(MOST_REMEDIES);
     remedies
+}
+
+fn remedies_of(patient: &Patient<'_>, cause: Cause) -> Vec<Remedy> {
+    match cause {
+        Cause::PeerSilent => silent::peer_silent(patient),
+        Cause::PeerUnreachable => silent::peer_unreachable(patient),
+        Cause::WindowProbesUnanswered => silent::window_probes_unanswered(patient),
+        Cause::KeepaliveUnanswered => forgotten::keepalive_unanswered(patient),
+        Cause::PeerReset => forgotten::peer_reset(patient),
+        Cause::PeerRestarted => forgotten::peer_restarted(patient),
+        Cause::ConntrackExpired => forgotten::conntrack_expired(patient),
+        Cause::SourceAddressLost => local::source_address_lost(patient),
+        Cause::LocalSendFailure => local::local_send_failure(patient),
+        Cause::ConntrackBadChecksum => dropped::conntrack_bad_checksum(patient),
+        Cause::ConntrackInvalid => dropped::conntrack_invalid(patient),
+        Cause::FirewallDrop => dropped::firewall_drop(patient),
+        Cause::StackDrop => dropped::stack_drop(patient),
+        Cause::UnacknowledgedFin => dropped::unacknowledged_fin(patient),
+        Cause::PeerWindowShut => reader::peer_window_shut(patient),
+    }
 }
 
 /// Whose connection it is, and how it is.
@@ -77,6 +84,8 @@ struct Patient<'a> {
     /// `SO_MARK`, where there is one.
     mark: Option<u32>,
     is_over: bool,
+    /// Whether this host only forwards it: then its sockets are elsewhere.
+    is_forwarded: bool,
 }
 
 impl Patient<'_> {

@@ -6,7 +6,7 @@ use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
     model::{
         ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, Interface, Knowledge,
-        MonoTime, NeighbourState, PathStatus, Route, SocketRouting, SocketView, TcpState,
+        MonoTime, NeighbourState, PathStatus, Route, SocketRouting, SocketView, TcpState, Vantage,
     },
 };
 
@@ -57,6 +57,7 @@ pub(super) struct Scene {
     path: Knowledge<PathStatus>,
     conntrack: Knowledge<ConntrackStatus>,
     events_lost: u64,
+    is_forwarded: bool,
 }
 
 impl Scene {
@@ -140,9 +141,14 @@ impl Scene {
     }
 
     /// Connection tracking has an entry for it, and looks at checksums or not.
-    pub(super) fn tracked(mut self, checksum: Option<bool>) -> Self {
+    pub(super) fn tracked(self, checksum: Option<bool>) -> Self {
+        self.tracked_as(ConntrackState::Established, checksum)
+    }
+
+    /// The same in this state.
+    pub(super) fn tracked_as(mut self, state: ConntrackState, checksum: Option<bool>) -> Self {
         let entry = ConntrackEntry {
-            state: Some(ConntrackState::Established),
+            state: Some(state),
             replied: true,
             assured: true,
             expires_in: Some(Duration::from_secs(400_000)),
@@ -150,6 +156,12 @@ impl Scene {
         };
         let settings = ConntrackSettings { checksum, ..ConntrackSettings::default() };
         self.conntrack = Knowledge::Known(ConntrackStatus::Tracked(entry, settings));
+        self
+    }
+
+    /// This host only forwards it.
+    pub(super) fn forwarded(mut self) -> Self {
+        self.is_forwarded = true;
         self
     }
 
@@ -164,6 +176,7 @@ impl Scene {
             ConnectionKey { netns: 1, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 5672).into() };
         judge(&History {
             key: &key,
+            vantage: if self.is_forwarded { Vantage::Forwarder } else { Vantage::Endpoint },
             socket: &self.socket,
             evidence: &self.evidence,
             path: &self.path,

@@ -3,10 +3,12 @@
 //! Required, either a segment that this host dropped for a reason that keeps it from its receiver (`skb:kfree_skb`), and a look at
 //! the receiver's socket after the sender has had time to send it again: it still waits for what was dropped. Or a segment that
 //! connection tracking held for invalid, more than once or with a receiver that waits for long, where the drop itself was not seen.
-//! Or this host's own FIN, sent again and again without any answer.
+//! Or this host's own FIN, sent again and again without any answer. Of connections that this host only forwards: [`forwarded`].
 //!
 //! Not this verdict: a segment for a connection that this host does not hold; a FIN of which a copy gets through; a duplicate,
 //! which the state of the socket tells; data of the application that is unacknowledged (`retransmit_stalled`).
+
+pub(in crate::judge) mod forwarded;
 
 use std::time::Duration;
 
@@ -125,6 +127,7 @@ mod tests {
         DroppedSegment {
             message: ControlMessage::Fin,
             origin: Origin::Received { ifindex: 2 },
+            sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 1,
             function: None,

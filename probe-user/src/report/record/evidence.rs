@@ -2,10 +2,13 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::Serialize;
 
-use super::socket::SocketBody;
+use super::{
+    finding::{EndpointBody, endpoint},
+    socket::SocketBody,
+};
 use crate::{
     judge::{Evidence, EvidenceKind},
-    model::{ConntrackState, DroppedSegment, NetfilterHook, Origin},
+    model::{ConntrackState, DroppedSegment, NetfilterHook},
     report::WallClock,
 };
 
@@ -85,6 +88,10 @@ pub enum EvidenceData {
     Dropped {
         /// `FIN` or `RST`.
         message: &'static str,
+        /// Its sequence number: the copies of a FIN have the same, unless they carry data.
+        sequence: u32,
+        /// Who sent it, of a connection that is only forwarded; else `null`.
+        sender: Option<EndpointBody>,
         /// Index of the interface it came in by; `null` for one that this host has sent.
         ingress_ifindex: Option<u32>,
         /// The kernel's name for why, without `SKB_DROP_REASON_`.
@@ -106,6 +113,10 @@ pub enum EvidenceData {
     Invalid {
         /// `FIN` or `RST`.
         message: &'static str,
+        /// As in `segment_dropped`.
+        sequence: u32,
+        /// As in `segment_dropped`.
+        sender: Option<EndpointBody>,
         /// Index of the interface it came in by; `null` for one that this host has sent.
         ingress_ifindex: Option<u32>,
         /// Why connection tracking held it for invalid, in the kernel's words.
@@ -127,6 +138,15 @@ pub enum EvidenceData {
     StillOpen {
         /// The socket's state.
         state: &'static str,
+    },
+    /// `end_waits`.
+    EndWaits {
+        /// Inode number of the receiver's network namespace.
+        netns: u32,
+        /// The receiver's state.
+        state: &'static str,
+        /// Who sent what it waits for.
+        sender: EndpointBody,
     },
     /// `socket_error`.
     Error {
@@ -169,7 +189,9 @@ impl EvidenceBody {
             }
             EvidenceKind::SegmentDropped(segment) => EvidenceData::Dropped {
                 message: segment.message.name(),
-                ingress_ifindex: ingress_ifindex(segment),
+                sequence: segment.sequence,
+                sender: sender(segment),
+                ingress_ifindex: segment.ingress_ifindex(),
                 reason: segment.reason.kernel_name(),
                 function: segment.function.clone(),
                 stated_bytes: segment.stated_bytes,
@@ -180,7 +202,9 @@ impl EvidenceBody {
             },
             EvidenceKind::SegmentInvalid(invalid) => EvidenceData::Invalid {
                 message: invalid.segment.message.name(),
-                ingress_ifindex: ingress_ifindex(&invalid.segment),
+                sequence: invalid.segment.sequence,
+                sender: sender(&invalid.segment),
+                ingress_ifindex: invalid.segment.ingress_ifindex(),
                 why: invalid.why.clone(),
                 hook: invalid.hook.map(NetfilterHook::name),
                 zone: invalid.zone,
@@ -190,6 +214,9 @@ impl EvidenceBody {
                 checksum: invalid.segment.checksum.name(),
             },
             EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
+            EvidenceKind::EndWaits(end) => {
+                EvidenceData::EndWaits { netns: end.netns, state: end.state.name(), sender: endpoint(end.sender) }
+            }
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
             EvidenceKind::LocalAddressGone
             | EvidenceKind::SynReceived
@@ -203,11 +230,8 @@ impl EvidenceBody {
     }
 }
 
-fn ingress_ifindex(segment: &DroppedSegment) -> Option<u32> {
-    match segment.origin {
-        Origin::Received { ifindex } => Some(ifindex),
-        Origin::Sent => None,
-    }
+fn sender(segment: &DroppedSegment) -> Option<EndpointBody> {
+    segment.origin.forwarded_sender().map(endpoint)
 }
 
 fn seconds(duration: Option<Duration>) -> Option<u64> {

@@ -1,0 +1,143 @@
+//! What is asked about a flow, and what the answers say.
+
+use super::Flow;
+use crate::{
+    judge::{Evidence, EvidenceKind},
+    model::{
+        ConntrackStatus, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Question, WaitingEnd,
+    },
+};
+
+impl Flow {
+    /// Everything there is to ask; of what does not change, once.
+    pub(in crate::case) fn questions(&mut self) -> Vec<Question> {
+        let key = self.asked_as;
+        let mut questions = vec![Question::FlowConntrack { key, zone: self.key.zone }, self.ask_ends()];
+        (self.awaited.conntrack, self.awaited.ends) = (true, true);
+        let latest = self.latest_dropped();
+        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, segment)| segment.ingress_ifindex())
+            && self.path == Knowledge::NotAsked
+        {
+            self.awaited.path = true;
+            questions.push(Question::ForwardPath { key, ingress_ifindex });
+        }
+        if let Some((_, segment)) = latest {
+            let address = segment.location;
+            if address != 0 && segment.function.is_none() && self.function_asked != Some(address) {
+                self.function_asked = Some(address);
+                self.awaited.function = true;
+                questions.push(Question::Function { key, address });
+            }
+        }
+        questions
+    }
+
+    fn ask_ends(&self) -> Question {
+        let key = self.asked_as;
+        let (receiver, sender) = match self.entries().first() {
+            Some(flow) => (flow.socket_of(key.local), flow.socket_of(key.remote)),
+            None => ((key.local, key.remote), (key.remote, key.local)),
+        };
+        Question::FlowEnds { key, receiver, sender }
+    }
+
+    /// Takes in which way it goes. `false` when it is for this host after all: then it is not forwarded.
+    pub(in crate::case) fn take_path(&mut self, path: Knowledge<ForwardPath>) -> bool {
+        self.awaited.path = false;
+        self.path = path;
+        !matches!(&self.path, Knowledge::Known(path) if path.ends_here)
+    }
+
+    /// Takes in which function is at an address.
+    pub(in crate::case) fn take_function(&mut self, address: u64, name: Option<&str>) {
+        self.awaited.function = false;
+        self.evidence.name_function(address, name);
+    }
+
+    /// Takes in what connection tracking knows. Where it translates addresses, the ends are other sockets than the packet says: the
+    /// question for them.
+    pub(in crate::case) fn take_conntrack(
+        &mut self,
+        now: MonoTime,
+        conntrack: Knowledge<FlowConntrack>,
+    ) -> Option<Question> {
+        self.awaited.conntrack = false;
+        let asked_before = self.ask_ends();
+        self.conntrack = conntrack;
+        let status = match &self.conntrack {
+            Knowledge::Known(conntrack) => Knowledge::Known(conntrack.status()),
+            Knowledge::Unavailable(why) => Knowledge::Unavailable(why.clone()),
+            Knowledge::NotAsked => Knowledge::NotAsked,
+        };
+        let before = std::mem::replace(&mut self.status, status);
+        self.note_conntrack(now, &before);
+        if let Knowledge::Known(conntrack) = &self.conntrack {
+            self.first_conntrack.get_or_insert_with(|| conntrack.clone());
+        }
+        if let [flow, others @ ..] = self.entries() {
+            let (initiator, responder) = flow.original;
+            // One that was reported keeps the name that it was reported by.
+            let zone = others.is_empty().then_some(flow.entry.zone);
+            if !self.has_finding() {
+                self.key = FlowKey { zone, initiator, responder, ..self.key };
+                self.is_direction_known = true;
+            }
+        }
+        let asked_now = self.ask_ends();
+        (asked_now != asked_before).then(|| {
+            self.awaited.ends = true;
+            asked_now
+        })
+    }
+
+    /// What connection tracking says is evidence when it is first told, and when it changes.
+    fn note_conntrack(&mut self, now: MonoTime, before: &Knowledge<ConntrackStatus>) {
+        let state = |status: &Knowledge<ConntrackStatus>| match status {
+            Knowledge::Known(ConntrackStatus::Tracked(entry, _)) => Some(Some(entry.state)),
+            Knowledge::Known(ConntrackStatus::Forgotten(_)) => Some(None),
+            Knowledge::Known(ConntrackStatus::Inactive) | Knowledge::NotAsked | Knowledge::Unavailable(_) => None,
+        };
+        if state(before) == state(&self.status) {
+            return;
+        }
+        match self.status {
+            Knowledge::Known(ConntrackStatus::Tracked(entry, _)) => self.note(now, EvidenceKind::ConntrackEntry(entry)),
+            Knowledge::Known(ConntrackStatus::Forgotten(settings)) => {
+                self.note(now, EvidenceKind::ConntrackEntryMissing(settings));
+            }
+            Knowledge::Known(ConntrackStatus::Inactive) | Knowledge::NotAsked | Knowledge::Unavailable(_) => {}
+        }
+    }
+
+    /// Takes in which sockets of this host are its ends.
+    pub(in crate::case) fn take_ends(&mut self, now: MonoTime, ends: FlowEnds) {
+        self.awaited.ends = false;
+        let before = std::mem::replace(&mut self.ends, ends);
+        let (receiver, sender) = (self.asked_as.local, self.asked_as.remote);
+        let seen = [
+            (sender, before.receiver.is_some(), self.ends.receiver.clone()),
+            (receiver, before.sender.is_some(), self.ends.sender.clone()),
+        ];
+        for (sender, was_there, end) in seen {
+            let Some((_, segment)) = Evidence::dropped_from(self.evidence.as_slice(), sender).pop() else { continue };
+            match end {
+                Some(end) if segment.is_missed_in(end.status.state) => {
+                    let state = end.status.state;
+                    self.note_waiting(now, WaitingEnd { netns: end.netns, sender, state });
+                }
+                Some(_) => {}
+                None if was_there => self.note(now, EvidenceKind::SocketGone),
+                None => {}
+            }
+        }
+    }
+
+    fn note_waiting(&mut self, at: MonoTime, end: WaitingEnd) {
+        let kind = EvidenceKind::EndWaits(end);
+        if self.evidence.as_slice().last().is_some_and(|last| last.kind == kind) {
+            self.evidence.replace_latest(Evidence { at, kind });
+        } else {
+            self.note(at, kind);
+        }
+    }
+}

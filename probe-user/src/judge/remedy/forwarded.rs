@@ -1,0 +1,66 @@
+//! What to do where this host only forwards the connection.
+
+use std::net::SocketAddr;
+
+use super::{MOST_REMEDIES, Patient, Remedy, dropped, remedies_of};
+use crate::{
+    judge::Ruling,
+    model::{ConnectionKey, FlowKey},
+};
+
+/// What to do about a ruling on a connection that this host only forwards, the most useful first. `sender` is the end whose segment was
+/// dropped, and `waiting_in` the network namespace of this host that the other end is in, where it is.
+pub fn forwarded_remedies(
+    flow: &FlowKey,
+    sender: SocketAddr,
+    waiting_in: Option<u32>,
+    ruling: &Ruling,
+    is_over: bool,
+) -> Vec<Remedy> {
+    let receiver = if sender == flow.initiator { flow.responder } else { flow.initiator };
+    let key = ConnectionKey { netns: flow.netns, local: receiver, remote: sender };
+    let patient = Patient { key: &key, ruling: Some(ruling), owner: None, mark: None, is_over, is_forwarded: true };
+    let mut remedies = remedies_of(&patient, ruling.cause);
+    if !is_over {
+        let place = match waiting_in {
+            Some(netns) => {
+                format!("on this host in network namespace {netns} (`lsns -t net` shows which processes are in it)")
+            }
+            None => format!("on {}, which this host only forwards to", receiver.ip()),
+        };
+        remedies.insert(remedies.len().min(1), Remedy { place: Some(place), ..dropped::end(&patient) });
+    }
+    remedies.truncate(MOST_REMEDIES);
+    remedies
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        judge::{Cause, Confidence, Verdict},
+        model::MonoTime,
+    };
+
+    #[test]
+    fn the_connection_is_ended_at_the_end_that_waits() {
+        let (initiator, responder) = (([10, 0, 0, 1], 40_000).into(), ([10, 0, 0, 2], 5672).into());
+        let flow = FlowKey { netns: 7, zone: None, initiator, responder };
+        for cause in [Cause::ConntrackBadChecksum, Cause::ConntrackInvalid, Cause::FirewallDrop, Cause::StackDrop] {
+            let ruling = Ruling {
+                verdict: Verdict::SilentlyDroppedFin,
+                cause,
+                confidence: Confidence::Confirmed,
+                since: MonoTime::default(),
+                deadline: None,
+                missing: Vec::new(),
+            };
+            let of = |waiting_in, is_over| forwarded_remedies(&flow, responder, waiting_in, &ruling, is_over);
+            let end = of(Some(8), false).swap_remove(1);
+            assert_eq!(end.command.unwrap(), "ss -K src 10.0.0.1 sport = :40000 dst 10.0.0.2 dport = :5672");
+            assert!(end.place.unwrap().contains("namespace 8 "));
+            assert!(of(None, false)[1].place.as_ref().unwrap().starts_with("on 10.0.0.1"));
+            assert!(of(None, true).iter().all(|remedy| !remedy.text.starts_with("End the connection")));
+        }
+    }
+}

@@ -216,10 +216,9 @@ mod tests {
             record.packet.reason = 0;
             (record.zone, record.netfilter_hook) = (zone, 3);
             record.text[..text.len()].copy_from_slice(text);
-            match crate::decode::decode(record.as_bytes(), Units::default()).unwrap().kind {
-                EventKind::SegmentInvalid(invalid) => *invalid,
-                other => panic!("{other:?}"),
-            }
+            let kind = crate::decode::decode(record.as_bytes(), Units::default()).unwrap().kind;
+            let EventKind::SegmentInvalid(invalid) = kind else { panic!("{kind:?}") };
+            *invalid
         };
         let checksum = invalid(b"bad checksum", NO_ZONE);
         assert!(checksum.is_verdict() && checksum.is_about_checksum());

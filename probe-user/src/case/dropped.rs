@@ -36,6 +36,7 @@ impl Case {
             | EventKind::ResetSent
             | EventKind::Scanned
             | EventKind::SynReceived
+            | EventKind::SynAckReceived
             | EventKind::SocketError => false,
         }
     }

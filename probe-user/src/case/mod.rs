@@ -5,6 +5,7 @@
 mod dropped;
 mod evidence_log;
 mod finding;
+mod handshake;
 mod open_case;
 mod questions;
 mod recovery;

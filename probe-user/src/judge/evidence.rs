@@ -1,8 +1,13 @@
+mod handshake;
 mod sentences;
 
 use nix::errno::Errno;
 
-use crate::model::{ConntrackEntry, ConntrackSettings, DroppedSegment, MonoTime, Route, SocketView, TcpState};
+pub use handshake::{Step, SynAckRepeat};
+
+use crate::model::{
+    ConntrackEntry, ConntrackSettings, DroppedSegment, Interface, MonoTime, Route, SocketView, TcpState,
+};
 
 /// One thing that was seen on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +62,13 @@ impl Evidence {
         })
     }
 
-    /// What was thrown away and has not got through since: the first segment and the latest, each with its time.
+    /// Which FIN or RST was thrown away and has not got through since: the first and the latest, each with its time.
     pub fn dropped(evidence: &[Self]) -> Option<[(MonoTime, &DroppedSegment); 2]> {
         let (mut first, mut latest) = (None, None);
         for evidence in evidence {
-            if let EvidenceKind::SegmentDropped(segment) = &evidence.kind {
+            if let EvidenceKind::SegmentDropped(segment) = &evidence.kind
+                && segment.message.is_ending()
+            {
                 latest = Some((evidence.at, &**segment));
                 first = first.or(latest);
             } else if matches!(evidence.kind, EvidenceKind::SegmentGotThrough) {
@@ -108,7 +115,23 @@ pub enum EvidenceKind {
     /// This host's connection tracking has entries, and none for this connection.
     ConntrackEntryMissing(ConntrackSettings),
     /// A SYN-ACK was sent again.
-    SynAckRetransmission,
+    SynAckRetransmission(SynAckRepeat),
+    /// A SYN-ACK came in for this connection, which is established here; the socket as far as it was told.
+    SynAckReceived(Box<SocketView>),
+    /// Segments come in by one interface and leave by another.
+    PathMismatch {
+        /// By which they come in.
+        ingress: Interface,
+        /// By which they leave.
+        egress: Interface,
+    },
+    /// The peer has other connections to the same port of this host, which are established.
+    PeerConnected {
+        /// How many.
+        count: usize,
+    },
+    /// The handshake was completed after all.
+    HandshakeCompleted,
     /// The socket's state changed.
     StateChange {
         /// State before.
@@ -124,7 +147,7 @@ pub enum EvidenceKind {
     ResetReceived(Box<SocketView>),
     /// This host sent a reset.
     ResetSent,
-    /// A FIN or a RST was thrown away.
+    /// A segment was thrown away.
     SegmentDropped(Box<DroppedSegment>),
     /// The socket was looked up, and has not got what was thrown away.
     StillOpen {
@@ -174,7 +197,11 @@ impl EvidenceKind {
             Self::NextHopSilent(_) => "next_hop_silent",
             Self::ConntrackEntry(_) => "conntrack_entry",
             Self::ConntrackEntryMissing(_) => "conntrack_entry_missing",
-            Self::SynAckRetransmission => "syn_ack_retransmission",
+            Self::SynAckRetransmission(_) => "syn_ack_retransmission",
+            Self::SynAckReceived(_) => "syn_ack_received",
+            Self::PathMismatch { .. } => "path_mismatch",
+            Self::PeerConnected { .. } => "peer_connected",
+            Self::HandshakeCompleted => "handshake_completed",
             Self::StateChange { .. } => "state_change",
             Self::ResetReceived(_) => "reset_received",
             Self::ResetSent => "reset_sent",
@@ -204,7 +231,11 @@ impl EvidenceKind {
             | Self::NextHopSilent(_)
             | Self::ConntrackEntry(_)
             | Self::ConntrackEntryMissing(_)
-            | Self::SynAckRetransmission
+            | Self::SynAckRetransmission(_)
+            | Self::SynAckReceived(_)
+            | Self::PathMismatch { .. }
+            | Self::PeerConnected { .. }
+            | Self::HandshakeCompleted
             | Self::ResetReceived(_)
             | Self::ResetSent
             | Self::SegmentDropped(_)

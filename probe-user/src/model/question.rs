@@ -31,6 +31,11 @@ pub enum Question {
         /// The connection.
         key: ConnectionKey,
     },
+    /// What serves the local port, and is the peer one of its clients otherwise?
+    Service {
+        /// The connection.
+        key: ConnectionKey,
+    },
     /// Which kernel function is at this address?
     Function {
         /// The connection whose segment was dropped there.
@@ -48,6 +53,7 @@ impl Question {
             | Self::Owner { key, .. }
             | Self::Path { key, .. }
             | Self::Conntrack { key }
+            | Self::Service { key }
             | Self::Function { key, .. } => key,
         }
     }
@@ -83,6 +89,13 @@ pub enum Answer {
         key: ConnectionKey,
         /// What was found, or why it cannot be known.
         conntrack: Result<ConntrackStatus, String>,
+    },
+    /// To [`Question::Service`].
+    Service {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        service: Result<ServiceStatus, String>,
     },
     /// To [`Question::Function`].
     Function {
@@ -122,6 +135,11 @@ impl Knowledge<PathStatus> {
     /// Whether the socket is known to be none that may do without an address of this host.
     pub fn needs_its_address(&self) -> bool {
         matches!(self, Self::Known(path) if path.socket.transparent == Some(false))
+    }
+
+    /// Whether segments are known to come in by another interface than they leave by.
+    pub fn is_asymmetric(&self) -> bool {
+        matches!(self, Self::Known(path) if path.mismatch().is_some())
     }
 
     /// Whether there is known to be no route.
@@ -170,6 +188,15 @@ impl SocketStatus {
         let probing = matches!(self.timer, Some((SocketTimer::Persist, _)));
         self.retransmits == 0 && self.probes == 0 && !probing
     }
+}
+
+/// What this host serves on the local port of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// `sockfs` inode number of the socket that listens there; `None` when none does.
+    pub listener_inode: Option<u32>,
+    /// Established connections of the port with the same peer.
+    pub connections_with_peer: usize,
 }
 
 /// A pending socket timer as `ss` shows it.

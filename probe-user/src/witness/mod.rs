@@ -14,6 +14,7 @@ mod netlink;
 pub mod netns;
 mod path;
 mod process;
+mod service;
 mod socket;
 pub mod sockets;
 
@@ -79,9 +80,11 @@ impl Witnesses {
     pub fn ask(&mut self, question: Question) -> bool {
         let send = || match question {
             Question::Function { key, address } => self.functions.send((key, address)).is_ok(),
-            Question::Socket { .. } | Question::Owner { .. } | Question::Path { .. } | Question::Conntrack { .. } => {
-                self.questions.send(question).is_ok()
-            }
+            Question::Socket { .. }
+            | Question::Owner { .. }
+            | Question::Path { .. }
+            | Question::Conntrack { .. }
+            | Question::Service { .. } => self.questions.send(question).is_ok(),
         };
         let asked = self.in_flight < MAX_IN_FLIGHT && send();
         self.in_flight += usize::from(asked);
@@ -135,6 +138,7 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::Socket { key, cookie } => asked.sockets.add(key, cookie),
                 Question::Path { key, ingress_ifindex } => asked.paths.add(key, ingress_ifindex),
                 Question::Conntrack { key } => waiting.conntrack.add(key, ()),
+                Question::Service { key } => waiting.services.add(key, ()),
                 Question::Owner { key, inode } => waiting.owners.push((key, inode)),
                 // The other thread's.
                 Question::Function { .. } => {}
@@ -199,11 +203,12 @@ impl Asked {
 struct Waiting {
     owners: Vec<(ConnectionKey, u64)>,
     conntrack: ByNetns<()>,
+    services: ByNetns<()>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.owners.is_empty() && self.conntrack.0.is_empty()
+        self.owners.is_empty() && self.conntrack.0.is_empty() && self.services.0.is_empty()
     }
 
     fn answers(self, namespaces: &mut netns::Namespaces) -> Vec<Answer> {
@@ -212,6 +217,11 @@ impl Waiting {
             let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
             let entries = conntrack::look_up_all(namespaces, netns, &keys);
             answers.extend(keys.iter().zip(entries).map(|(key, conntrack)| Answer::Conntrack { key: *key, conntrack }));
+        }
+        for (netns, asked) in self.services.0 {
+            let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
+            let services = service::look_up_all(namespaces, netns, &keys);
+            answers.extend(keys.iter().zip(services).map(|(key, service)| Answer::Service { key: *key, service }));
         }
         if !self.owners.is_empty() {
             let owners = owners_of_sockets(&self.owners.iter().map(|(_, inode)| *inode).collect());
@@ -237,29 +247,31 @@ mod tests {
         };
         for number in 0..2 * MAX_IN_FLIGHT {
             let key = key(number);
-            let asked = witnesses.ask(match number % 5 {
+            let asked = witnesses.ask(match number % 6 {
                 0 => Question::Socket { key, cookie: None },
                 1 => Question::Owner { key, inode: u64::MAX },
                 2 => Question::Path { key, ingress_ifindex: None },
                 3 => Question::Function { key, address: 0 },
+                4 => Question::Service { key },
                 _ => Question::Conntrack { key },
             });
             assert_eq!(asked, number < MAX_IN_FLIGHT);
         }
         assert_eq!(witnesses.in_flight(), MAX_IN_FLIGHT);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut of_kinds = [0; 5];
+        let mut of_kinds = [0; 6];
         for _ in 0..MAX_IN_FLIGHT {
             let kind = match runtime.block_on(witnesses.next_answer()).unwrap() {
                 Answer::Socket { .. } => 0,
                 Answer::Owner { .. } => 1,
                 Answer::Path { .. } => 2,
                 Answer::Function { .. } => 3,
-                Answer::Conntrack { .. } => 4,
+                Answer::Service { .. } => 4,
+                Answer::Conntrack { .. } => 5,
             };
             of_kinds[kind] += 1;
         }
-        assert_eq!(of_kinds, [0, 1, 2, 3, 4].map(|kind| (kind..MAX_IN_FLIGHT).step_by(5).count()));
+        assert_eq!(of_kinds, [0, 1, 2, 3, 4, 5].map(|kind| (kind..MAX_IN_FLIGHT).step_by(6).count()));
         assert_eq!(witnesses.in_flight(), 0);
         assert!(witnesses.ask(Question::Socket { key: key(1), cookie: None }));
     }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
+mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
 mod half_open;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         conntrack::tests(),
         zero_window::tests(),
         silently_dropped_fin::tests(),
+        asymmetric_handshake::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::sockopt::{
     BindToDevice, IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle,
     TcpKeepInterval, TcpUserTimeout,
@@ -13,8 +12,18 @@ use nix::sys::socket::sockopt::{
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
 };
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use crate::arguments::{Connect, Listen, Mode, Options};
+
+sockopt_impl!(
+    /// `TCP_DEFER_ACCEPT` (tcp(7)): seconds, which the kernel turns into repeats of the SYN-ACK.
+    TcpDeferAccept,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    u32
+);
 
 /// Receive buffer of a slow reader in bytes: the kernel doubles it, the window shuts after a few kilobytes.
 const SLOW_BUFFER: usize = 4096;
@@ -68,6 +77,9 @@ fn open(address: SocketAddr, options: &Options) -> Result<OwnedFd> {
         setsockopt(&socket, TcpKeepInterval, &keepalive.interval_s).context("cannot set TCP_KEEPINTVL")?;
         setsockopt(&socket, TcpKeepCount, &keepalive.probes).context("cannot set TCP_KEEPCNT")?;
         setsockopt(&socket, KeepAlive, &true).context("cannot set SO_KEEPALIVE")?;
+    }
+    if let Some(seconds) = options.defer_accept_s {
+        setsockopt(&socket, TcpDeferAccept, &seconds).context("cannot set TCP_DEFER_ACCEPT")?;
     }
     if options.transparent {
         setsockopt(&socket, IpTransparent, &true).context("cannot set IP_TRANSPARENT")?;

@@ -70,6 +70,8 @@ pub struct Options {
     pub mark: Option<u32>,
     /// For a listener: TCP_DEFER_ACCEPT in seconds.
     pub defer_accept_s: Option<u32>,
+    /// For a connecting peer: TCP_FASTOPEN_CONNECT.
+    pub fast_open: bool,
     /// SO_BINDTODEVICE: the name of an interface.
     pub device: Option<&'static str>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
@@ -293,6 +295,7 @@ impl Options {
         add("--device", self.device.map(str::to_owned));
         add("--defer-accept-s", self.defer_accept_s.map(|seconds| seconds.to_string()));
         add("--mark", self.mark.map(|mark| mark.to_string()));
+        arguments.extend(self.fast_open.then(|| "--fast-open".to_owned()));
         arguments.extend(self.transparent.then(|| "--transparent".to_owned()));
         arguments
     }

@@ -213,6 +213,8 @@ pub enum MissingEvidence {
     ResetAfterSyn,
     /// Another SYN-ACK for the established connection: one alone may be late.
     AnotherSynAck,
+    /// Whether the peer has got the ACK, and has no room for the connection.
+    PeersBacklog,
     /// What the peer knows of the connection, or which segments it gets.
     PeersEnd,
     /// Whether something on one of the two ways drops what it has seen only one direction of.
@@ -251,6 +253,7 @@ impl MissingEvidence {
             Self::WhyInvalid => "why_invalid",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::AnotherSynAck => "another_syn_ack",
+            Self::PeersBacklog => "peers_backlog",
             Self::PeersEnd => "peers_end",
             Self::WhatOneSideDrops => "what_one_side_drops",
             Self::LostEvents { .. } => "lost_events",
@@ -305,6 +308,10 @@ impl fmt::Display for MissingEvidence {
             Self::AnotherSynAck => {
                 f.write_str("one more SYN-ACK from the peer would prove that it still waits for the final ACK")
             }
+            Self::PeersBacklog => f.write_str(
+                "whether the peer has got the ACK and only has no room left in its backlog (TcpExtListenOverflows there) is not seen from \
+                 here",
+            ),
             Self::PeersEnd => f.write_str(
                 "where on the way the segment is lost, and whether it was sent, only the peer's end or a capture there can tell",
             ),

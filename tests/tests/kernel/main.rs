@@ -7,6 +7,7 @@ mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
 mod half_open;
+mod handshakes;
 mod healthy;
 mod loss;
 mod mechanisms;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         zero_window::tests(),
         silently_dropped_fin::tests(),
         asymmetric_handshake::tests(),
+        handshakes::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -105,8 +105,12 @@ fn client(history: &History<'_>) -> Option<Ruling> {
     if telling == 0 && retransmits < SUSPECTED_AT_RETRANSMITS {
         return None;
     }
-    let is_sure = telling > 1 || all > 1 && retransmits >= CONFIRMED_AT_RETRANSMITS;
-    let missing = if is_sure { Vec::new() } else { vec![MissingEvidence::AnotherSynAck] };
+    // A listener whose backlog is full ignores the ACK, and looks the same from here (`listen_overflow` in `tcp_check_req`,
+    // `net/ipv4/tcp_minisocks.c`).
+    let mut missing = vec![MissingEvidence::PeersBacklog];
+    if telling < 2 && !(all > 1 && retransmits >= CONFIRMED_AT_RETRANSMITS) {
+        missing.push(MissingEvidence::AnotherSynAck);
+    }
     let deadline =
         Evidence::latest_sight(history.evidence).and_then(|sight| deadline::of_retransmission(&sight, false));
     Some(Ruling { deadline, ..ruling(Cause::FinalAckLost, since, missing) })
@@ -306,9 +310,9 @@ mod tests {
     fn a_syn_ack_while_data_waits_says_that_the_final_ack_was_lost() {
         let waits = stalled(2);
         let one = Scene::timed_out(waits.clone(), Some(0)).seen(&waits, syn_ack(waits.clone()));
-        assert_eq!(one.judge().unwrap().missing, [MissingEvidence::AnotherSynAck]);
+        assert_eq!(one.judge().unwrap().missing, [MissingEvidence::PeersBacklog, MissingEvidence::AnotherSynAck]);
         let two = one.seen(&waits, syn_ack(waits.clone()));
-        assert_eq!(ruled(&two), Some((Cause::FinalAckLost, Confidence::Confirmed)));
+        assert_eq!(two.judge().unwrap().missing, [MissingEvidence::PeersBacklog]);
         assert!(two.judge().unwrap().deadline.is_some());
         // Before 6.11 the socket is not told.
         let untold = Scene::timed_out(waits, Some(0)).then(syn_ack(SocketView::default()));

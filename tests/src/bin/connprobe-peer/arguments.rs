@@ -123,6 +123,9 @@ pub(crate) struct Options {
     /// `TCP_DEFER_ACCEPT` in seconds
     #[arg(long)]
     pub(crate) defer_accept_s: Option<u32>,
+    /// `TCP_FASTOPEN_CONNECT`
+    #[arg(long)]
+    pub(crate) fast_open: bool,
     /// `SO_MARK`
     #[arg(long)]
     pub(crate) mark: Option<u32>,

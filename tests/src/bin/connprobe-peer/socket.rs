@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
-    BindToDevice, IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle,
-    TcpKeepInterval, TcpUserTimeout,
+    BindToDevice, IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpFastOpenConnect, TcpKeepCount,
+    TcpKeepIdle, TcpKeepInterval, TcpUserTimeout,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
@@ -80,6 +80,9 @@ fn open(address: SocketAddr, options: &Options) -> Result<OwnedFd> {
     }
     if let Some(seconds) = options.defer_accept_s {
         setsockopt(&socket, TcpDeferAccept, &seconds).context("cannot set TCP_DEFER_ACCEPT")?;
+    }
+    if options.fast_open {
+        setsockopt(&socket, TcpFastOpenConnect, &true).context("cannot set TCP_FASTOPEN_CONNECT")?;
     }
     if options.transparent {
         setsockopt(&socket, IpTransparent, &true).context("cannot set IP_TRANSPARENT")?;

@@ -20,7 +20,7 @@ pub mod hook {
     pub const TCP_SEND_RESET: u16 = 4;
     /// `sock:inet_sk_error_report`
     pub const INET_SK_ERROR_REPORT: u16 = 5;
-    /// `skb:kfree_skb`: a SYN for a synchronized connection, a FIN or a RST was dropped
+    /// `skb:kfree_skb`: a SYN or a SYN-ACK for a synchronized connection, or a segment as in [`DropRecord`], was dropped
     pub const KFREE_SKB: u16 = 6;
     /// `tcp_write_wakeup()` and `tcp_send_probe0()`: a probe was sent
     pub const TCP_WRITE_WAKEUP: u16 = 7;
@@ -82,7 +82,7 @@ pub struct SocketRecord {
     pub old_state: u8,
     /// State after, for a state change; otherwise the state.
     pub new_state: u8,
-    /// `icsk_retransmits`.
+    /// `icsk_retransmits`; of a request socket `num_timeout`, how often its timer had fired before this.
     pub retransmits: u8,
     /// `icsk_backoff`.
     pub backoff: u8,
@@ -110,7 +110,7 @@ pub struct SocketRecord {
     pub snd_wnd: u32,
     /// `tp->packets_out`, segments.
     pub packets_out: u32,
-    /// `tp->total_retrans`, segments.
+    /// `tp->total_retrans`, segments; of a request socket `num_retrans`, SYN-ACKs sent again before this.
     pub total_retrans: u32,
     /// `tp->retrans_stamp`: low 32 bits of `CLOCK_MONOTONIC` in milliseconds, or microseconds with `usec_ts`; 0 for none.
     pub retrans_stamp: u32,
@@ -134,8 +134,8 @@ pub struct SocketRecord {
     pub pending: u8,
     /// `net->ipv4.sysctl_tcp_keepalive_probes`.
     pub net_keepalive_probes: u8,
-    /// Always zero.
-    pub padding: u8,
+    /// Of [`hook::KFREE_SKB`]: the flags of the TCP segment that came in; else 0.
+    pub segment_flags: u8,
     /// `icsk_retransmit_timer.expires`: when the pending timer fires, in jiffies as a `long`.
     pub retransmit_expires_jiffies: u64,
     /// `sk_timer.expires`: when the keepalive timer (also that of FIN-WAIT-2) fires, in jiffies as a `long`; stale when it is
@@ -201,7 +201,7 @@ const _: () = {
     assert!(offset_of!(SocketRecord, usec_ts) == 164);
     assert!(offset_of!(SocketRecord, pending) == 165);
     assert!(offset_of!(SocketRecord, net_keepalive_probes) == 166);
-    assert!(offset_of!(SocketRecord, padding) == 167);
+    assert!(offset_of!(SocketRecord, segment_flags) == 167);
     assert!(offset_of!(SocketRecord, retransmit_expires_jiffies) == 168);
     assert!(offset_of!(SocketRecord, sk_timer_expires_jiffies) == 176);
     assert!(offset_of!(SocketRecord, probes_tstamp_jiffies) == 184);
@@ -218,7 +218,8 @@ const _: () = {
 /// RFC 9293 section 3.1), and a power of two, so that one mask bounds them. An IPv6 header is shorter.
 pub const MAX_HEADERS_BYTES: usize = 128;
 
-/// A FIN or a RST that was thrown away, as written to the ring. All integers are in the host's byte order unless said.
+/// A segment that was thrown away, as written to the ring: a FIN, a RST, a SYN-ACK, a SYN that came by an unexpected interface, or any
+/// of a connection under suspicion. All integers are in the host's byte order unless said.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "zerocopy", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
 #[repr(C)]

@@ -84,7 +84,7 @@ pub struct Settings {
     /// The peer prefixes.
     pub prefixes: [Prefix; MAX_FILTER_PREFIXES],
     /// By this kernel's number of a drop reason: user space's code for it, or 0 for one of which nothing is told. With
-    /// [`TOLD_OF_RESETS`] it is told of dropped RSTs as well as of dropped FINs.
+    /// [`TOLD_OF_RESETS`] it is told of other dropped segments as well as of FINs, with [`TOLD_OF_SYNS`] also of every SYN.
     pub told_reasons: [u8; MAX_DROP_REASONS],
 }
 
@@ -93,6 +93,8 @@ pub const MAX_DROP_REASONS: usize = 256;
 
 /// A bit of [`Settings::told_reasons`] that is not part of the code.
 pub const TOLD_OF_RESETS: u8 = 0x80;
+/// Another such bit.
+pub const TOLD_OF_SYNS: u8 = 0x40;
 
 const _: () = {
     use core::mem::offset_of;

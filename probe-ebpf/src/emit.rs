@@ -67,13 +67,15 @@ pub struct SocketEvent {
     pub new_state: u8,
     /// The hook's own result, or [`NO_RESULT`].
     pub result: i32,
+    /// The flags of the segment it is about, where that is what the hook tells of; else 0.
+    pub segment_flags: u8,
 }
 
 impl SocketEvent {
     /// An event in which the socket's state does not change.
     #[inline(always)]
     pub fn new(hook: u16, kind: Kind, state: u8) -> Self {
-        Self { hook, kind, old_state: state, new_state: state, result: NO_RESULT }
+        Self { hook, kind, old_state: state, new_state: state, result: NO_RESULT, segment_flags: 0 }
     }
 }
 
@@ -107,6 +109,10 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
         counters.suppressed += 1;
         return;
     }
+    // What waits for an answer, or answers what should not come any more, may do so because segments of it are dropped here.
+    if event.kind == Kind::Request || matches!(event.hook, hook::TCP_RETRANSMIT_SKB | hook::KFREE_SKB) {
+        limit::suspect(&tuple, now_ns);
+    }
 
     let cookie = match sk.read::<u64>(Field::SkCookie) {
         Some(0) | None => cookie(),
@@ -122,7 +128,7 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
 
 /// The same for a packet whose socket is not at hand.
 #[inline(always)]
-pub fn packet_event(hook: u16, tuple: &Tuple) {
+pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
     if !filter::passes(tuple) {
         return;
     }
@@ -135,8 +141,9 @@ pub fn packet_event(hook: u16, tuple: &Tuple) {
         counters.suppressed += 1;
         return;
     }
+    limit::suspect(tuple, now_ns);
     counters.seen += 1;
-    let event = SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE);
+    let event = SocketEvent { segment_flags, ..SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE) };
     if write(&event, tuple, Address(0), now_ns, 0) {
         counters.emitted += 1;
     } else {
@@ -152,26 +159,49 @@ pub struct Drop {
     pub location: u64,
     /// User space's code for the reason.
     pub reason: u8,
+    /// What makes it worth telling.
+    pub part: Part,
 }
 
-/// Filters, limits, counts and writes a FIN or a RST that is thrown away.
+/// What a segment is to its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A FIN or a RST ends it.
+    Ending,
+    /// A SYN-ACK, or a SYN that came by an unexpected interface, begins it.
+    Beginning,
+    /// Anything else: told only of connections under suspicion.
+    Other,
+}
+
+/// Filters, limits, counts and writes a segment that is thrown away.
 #[inline(always)]
 pub fn drop_event(drop: &Drop, segment: Segment) {
-    let Some(tuple) = segment.tuple_of_receiver() else { return };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if drop.part == Part::Other && !limit::take_from_looked_up_drops(now_ns) {
+        return;
+    }
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
-    let passes = if ingress_ifindex == 0 { filter::passes(&tuple.of_other_end()) } else { filter::passes(&tuple) };
-    if !passes {
+    let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
+    if !filter::passes(&tuple) || drop.part == Part::Other && !limit::take_from_suspect(&tuple, now_ns) {
         return;
     }
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if !limit::take_from_drops(now_ns) {
+    let is_within_limit = match drop.part {
+        Part::Ending => limit::take_from_drops(now_ns),
+        Part::Beginning => limit::take_from_handshake_drops(now_ns),
+        Part::Other => true,
+    };
+    if !is_within_limit {
         counters.suppressed += 1;
         return;
+    }
+    if drop.part == Part::Beginning {
+        limit::suspect(&tuple, now_ns);
     }
     // Where routing has found the socket already (`ip_rcv_finish_core`, early demux), its state changes are told from now on.
     if let Some(sk) = drop.skb.follow(Field::SkbSk) {
@@ -221,10 +251,10 @@ pub struct Invalid {
 /// Filters, limits, counts and writes a FIN or a RST that connection tracking holds for invalid.
 #[inline(always)]
 pub fn invalid_event(invalid: &Invalid, segment: Segment) {
-    let Some(tuple) = segment.tuple_of_receiver() else { return };
     let ingress_ifindex: u32 = invalid.skb.read(Field::SkbSkbIif).unwrap_or(0);
-    let passes = if ingress_ifindex == 0 { filter::passes(&tuple.of_other_end()) } else { filter::passes(&tuple) };
-    if !passes {
+    // Who has made it is its sender.
+    let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
+    if !filter::passes(&tuple) {
         return;
     }
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::NF_CT_LOG_INVALID)) else { return };
@@ -303,6 +333,7 @@ fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u
     record.old_state = event.old_state;
     record.new_state = event.new_state;
     record.result = event.result;
+    record.segment_flags = event.segment_flags;
     tuple.write(record);
     record.cookie = cookie;
     socket::fill_common(record, sk);

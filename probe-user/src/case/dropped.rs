@@ -43,6 +43,7 @@ impl Case {
             | EventKind::ResetSent
             | EventKind::Scanned
             | EventKind::SynReceived
+            | EventKind::SynAckReceived
             | EventKind::SocketError => false,
         }
     }

@@ -6,6 +6,7 @@ mod dropped;
 mod evidence_log;
 mod finding;
 mod flow;
+mod handshake;
 mod open_case;
 mod questions;
 mod recovery;

@@ -7,7 +7,7 @@ use super::{
     surroundings::Surroundings,
 };
 use crate::{
-    judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, judge},
+    judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, SynAckRepeat, Verdict, judge},
     model::{
         ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView,
         TcpState, Vantage,
@@ -162,7 +162,8 @@ impl Case {
                 self.wake = self.next_wake(event);
                 return;
             }
-            EventKind::SynAckRetransmission => EvidenceKind::SynAckRetransmission,
+            EventKind::SynAckRetransmission => EvidenceKind::SynAckRetransmission(SynAckRepeat::of(&event.socket)),
+            EventKind::SynAckReceived => EvidenceKind::SynAckReceived(Box::new(event.socket.clone())),
             EventKind::StateChange { from, to } => EvidenceKind::StateChange { from, to, error: event.socket.error },
             EventKind::ResetReceived => EvidenceKind::ResetReceived(Box::new(event.socket.clone())),
             EventKind::ResetSent => EvidenceKind::ResetSent,
@@ -224,7 +225,8 @@ impl Case {
 
     /// What to ask about the host around the connection.
     pub(super) fn questions(&mut self) -> Vec<Question> {
-        self.surroundings.questions(&self.key, &self.socket)
+        let ingress_ifindex = self.socket.ingress_ifindex.filter(|index| *index > 0).or(self.handshake_ingress());
+        self.surroundings.questions(&self.key, &self.socket, ingress_ifindex)
     }
 
     /// Adds evidence that is not an event.
@@ -258,7 +260,7 @@ impl Case {
     }
 
     fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
-        if let Some(look) = self.next_look(event.at) {
+        if let Some(look) = self.next_look(event.at).or_else(|| self.handshake_wake(event)) {
             return Some(look);
         }
         match event.kind {
@@ -279,6 +281,7 @@ impl Case {
             }
             EventKind::SynReceived
             | EventKind::SynAckRetransmission
+            | EventKind::SynAckReceived
             | EventKind::StateChange { .. }
             | EventKind::ResetReceived
             | EventKind::ResetSent
@@ -332,6 +335,7 @@ impl Case {
             evidence: self.evidence.as_slice(),
             path: &self.surroundings.path,
             conntrack: &self.surroundings.conntrack,
+            service: &self.surroundings.service,
             events_lost: events_lost.saturating_sub(self.lost_before),
         }
     }

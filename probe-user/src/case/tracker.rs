@@ -160,7 +160,8 @@ impl Tracker {
                 Some(Wake::End) => self.end(case),
                 Some(Wake::Gone) => {
                     case.note(self.now, EvidenceKind::SocketGone);
-                    self.close(case, Outcome::Unobserved);
+                    let outcome = case.outcome_when_gone();
+                    self.close(case, outcome);
                 }
                 Some(Wake::LookForAnswer | Wake::Overdue | Wake::Forget) | None if !case.has_finding() => {}
                 Some(Wake::LookForAnswer | Wake::Overdue | Wake::Forget) | None => {
@@ -198,6 +199,11 @@ impl Tracker {
                 self.close(case, Outcome::Recovered);
                 return;
             }
+            Some(mut case) if case.completes_handshake(&event) => {
+                case.note(event.at, EvidenceKind::HandshakeCompleted);
+                self.close(case, Outcome::Recovered);
+                return;
+            }
             Some(mut case) if case.shows_progress(&event) => {
                 case.note(event.at, EvidenceKind::AcknowledgmentsResumed);
                 self.close(case, Outcome::Recovered);
@@ -227,6 +233,14 @@ impl Tracker {
                 self.end(case);
             }
             return;
+        }
+        self.consider(case);
+    }
+
+    /// Asks about a case what is worth asking, and judges it, or waits for the answers.
+    fn consider(&mut self, mut case: Case) {
+        if let Some(question) = case.ask_service() {
+            self.ask(question);
         }
         if case.is_serious() || case.has_ruling(self.events_lost) {
             self.ask_owner(&mut case);

@@ -94,7 +94,7 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         return Err(DecodeError::Version(record.abi_version));
     }
     if record.hook == hook::KFREE_SKB && record.new_state == UNKNOWN_STATE {
-        return Ok(event(&record, SocketView::default(), EventKind::SynReceived));
+        return Ok(event(&record, SocketView::default(), syn_or_syn_ack(&record)));
     }
     let from = tcp_state(record.old_state)?;
     let to = tcp_state(record.new_state)?;
@@ -109,7 +109,7 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         hook::TCP_RECEIVE_RESET => EventKind::ResetReceived,
         hook::TCP_SEND_RESET => EventKind::ResetSent,
         hook::INET_SK_ERROR_REPORT => EventKind::SocketError,
-        hook::KFREE_SKB => EventKind::SynReceived,
+        hook::KFREE_SKB => syn_or_syn_ack(&record),
         hook::TCP_WRITE_WAKEUP => {
             EventKind::ProbeSent { send_result: (record.result != NO_RESULT).then_some(record.result) }
         }
@@ -121,6 +121,13 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         count_keepalive_probe(&mut socket, send_result);
     }
     Ok(event(&record, socket, kind))
+}
+
+/// Which of the two came in for a synchronized connection.
+const fn syn_or_syn_ack(record: &SocketRecord) -> EventKind {
+    /// `ACK` (RFC 9293 section 3.1).
+    const ACK: u8 = 16;
+    if record.segment_flags & ACK != 0 { EventKind::SynAckReceived } else { EventKind::SynReceived }
 }
 
 fn event(record: &SocketRecord, socket: SocketView, kind: EventKind) -> ConnectionEvent {
@@ -179,7 +186,7 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
         write_seq: of(has(Field::TpWriteSeq), record.write_seq),
         snd_wnd_bytes: of(has(Field::TpSndWnd), record.snd_wnd),
         packets_out: of(has(Field::TpPacketsOut), record.packets_out),
-        total_retransmits: of(has(Field::TpTotalRetrans), record.total_retrans),
+        total_retransmits: of(has(Field::TpTotalRetrans) || has(Field::ReqNumRetrans), record.total_retrans),
         retransmits: of(has(Field::IcskRetransmits) || has(Field::ReqNumTimeout), record.retransmits),
         backoff: of(has(Field::IcskBackoff), record.backoff),
         probes_out: of(has(Field::IcskProbesOut), record.probes_out),

@@ -63,6 +63,18 @@ impl Ip {
     }
 }
 
+/// What the flags say, the weightiest first.
+const fn message(tcp: &TcpHeader, data_bytes: u32) -> ControlMessage {
+    match (tcp.rst, tcp.fin, tcp.syn, tcp.ack) {
+        (true, _, _, _) => ControlMessage::Reset,
+        (false, true, _, _) => ControlMessage::Fin,
+        (false, false, true, true) => ControlMessage::SynAck,
+        (false, false, true, false) => ControlMessage::Syn,
+        (false, false, false, _) if data_bytes > 0 => ControlMessage::Data,
+        (false, false, false, _) => ControlMessage::Ack,
+    }
+}
+
 /// Decodes the record of a dropped segment.
 pub(super) fn decode(record: &DropRecord) -> Result<ConnectionEvent, DecodeError> {
     let reason = DropReason::from_code(record.reason).ok_or(DecodeError::DropReason(record.reason))?;
@@ -113,7 +125,7 @@ fn packet(record: &DropRecord, reason: DropReason) -> Result<(ConnectionKey, Dro
         ifindex => (Origin::Received { ifindex }, destination, source),
     };
     let segment = DroppedSegment {
-        message: if tcp.rst { ControlMessage::Reset } else { ControlMessage::Fin },
+        message: message(&tcp, data_bytes),
         origin,
         sequence: tcp.sequence_number,
         reason,
@@ -192,6 +204,21 @@ mod tests {
         record.ingress_ifindex = 0;
         assert_eq!(key(&record).local, (SERVER, 5672).into());
         assert_eq!(segment(&record).origin, Origin::Sent);
+    }
+
+    #[test]
+    fn a_segment_is_what_its_flags_say() {
+        let message = |flags: u8, data_bytes: u16| {
+            let mut packet = fin();
+            let length = 40 + data_bytes;
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[33] = flags;
+            segment(&record(&packet)).message
+        };
+        assert_eq!(message(0x02, 0), ControlMessage::Syn);
+        assert_eq!(message(0x12, 0), ControlMessage::SynAck);
+        assert_eq!((message(0x10, 0), message(0x18, 9)), (ControlMessage::Ack, ControlMessage::Data));
+        assert_eq!((message(0x11, 9), message(0x14, 0)), (ControlMessage::Fin, ControlMessage::Reset));
     }
 
     #[test]

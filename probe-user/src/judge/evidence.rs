@@ -1,12 +1,15 @@
+mod handshake;
 mod sentences;
 
 use std::{net::SocketAddr, time::Duration};
 
 use nix::errno::Errno;
 
+pub use handshake::{Step, SynAckRepeat};
+
 use crate::model::{
-    ConntrackEntry, ConntrackSettings, DroppedSegment, InvalidSegment, MonoTime, Route, SocketView, TcpState,
-    WaitingEnd,
+    ConntrackEntry, ConntrackSettings, DroppedSegment, Interface, InvalidSegment, MonoTime, Route, SocketView,
+    TcpState, WaitingEnd,
 };
 
 /// One thing that was seen on a connection.
@@ -62,7 +65,7 @@ impl Evidence {
         })
     }
 
-    /// What was thrown away and has not got through since: the first segment and the latest, each with its time. Where no drop was
+    /// Which FIN or RST was thrown away and has not got through since: the first and the latest, each with its time. Where no drop was
     /// seen, what connection tracking holds for invalid, which may have been dropped.
     pub fn dropped(evidence: &[Self]) -> Option<[(MonoTime, &DroppedSegment); 2]> {
         let since = Self::since_got_through(evidence);
@@ -88,7 +91,8 @@ impl Evidence {
     }
 
     fn as_dropped(&self) -> Option<(MonoTime, &DroppedSegment)> {
-        if let EvidenceKind::SegmentDropped(segment) = &self.kind { Some((self.at, segment)) } else { None }
+        let EvidenceKind::SegmentDropped(segment) = &self.kind else { return None };
+        segment.message.is_ending().then_some((self.at, segment))
     }
 
     fn as_invalid(&self) -> Option<&InvalidSegment> {
@@ -148,7 +152,23 @@ pub enum EvidenceKind {
     /// This host's connection tracking has entries, and none for this connection.
     ConntrackEntryMissing(ConntrackSettings),
     /// A SYN-ACK was sent again.
-    SynAckRetransmission,
+    SynAckRetransmission(SynAckRepeat),
+    /// A SYN-ACK came in for this connection, which is established here; the socket as far as it was told.
+    SynAckReceived(Box<SocketView>),
+    /// Segments come in by one interface and leave by another.
+    PathMismatch {
+        /// By which they come in.
+        ingress: Interface,
+        /// By which they leave.
+        egress: Interface,
+    },
+    /// The peer has other connections to the same port of this host, which are established.
+    PeerConnected {
+        /// How many.
+        count: usize,
+    },
+    /// The handshake was completed after all.
+    HandshakeCompleted,
     /// The socket's state changed.
     StateChange {
         /// State before.
@@ -164,7 +184,7 @@ pub enum EvidenceKind {
     ResetReceived(Box<SocketView>),
     /// This host sent a reset.
     ResetSent,
-    /// A FIN or a RST was thrown away.
+    /// A segment was thrown away.
     SegmentDropped(Box<DroppedSegment>),
     /// Connection tracking holds a FIN or a RST for invalid.
     SegmentInvalid(Box<InvalidSegment>),
@@ -218,7 +238,11 @@ impl EvidenceKind {
             Self::NextHopSilent(_) => "next_hop_silent",
             Self::ConntrackEntry(_) => "conntrack_entry",
             Self::ConntrackEntryMissing(_) => "conntrack_entry_missing",
-            Self::SynAckRetransmission => "syn_ack_retransmission",
+            Self::SynAckRetransmission(_) => "syn_ack_retransmission",
+            Self::SynAckReceived(_) => "syn_ack_received",
+            Self::PathMismatch { .. } => "path_mismatch",
+            Self::PeerConnected { .. } => "peer_connected",
+            Self::HandshakeCompleted => "handshake_completed",
             Self::StateChange { .. } => "state_change",
             Self::ResetReceived(_) => "reset_received",
             Self::ResetSent => "reset_sent",
@@ -250,7 +274,11 @@ impl EvidenceKind {
             | Self::NextHopSilent(_)
             | Self::ConntrackEntry(_)
             | Self::ConntrackEntryMissing(_)
-            | Self::SynAckRetransmission
+            | Self::SynAckRetransmission(_)
+            | Self::SynAckReceived(_)
+            | Self::PathMismatch { .. }
+            | Self::PeerConnected { .. }
+            | Self::HandshakeCompleted
             | Self::ResetReceived(_)
             | Self::ResetSent
             | Self::SegmentDropped(_)

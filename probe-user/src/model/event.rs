@@ -40,7 +40,8 @@ pub enum EventKind {
         /// return of the function tells of failures, too.
         send_result: Option<i32>,
     },
-    /// A SYN-ACK was sent again (`tcp:tcp_retransmit_synack`).
+    /// A SYN-ACK was sent again (`tcp:tcp_retransmit_synack`), and the final ACK has not come. Of a request socket the view has in
+    /// `retransmits` how often its timer had fired before, in `total_retransmits` how often its SYN-ACK had been sent again.
     SynAckRetransmission,
     /// A connection under suspicion changed its state (`sock:inet_sock_set_state`).
     StateChange {
@@ -64,7 +65,10 @@ pub enum EventKind {
     /// A SYN came in for a synchronized connection: the kernel drops it and answers with a challenge ACK (`skb:kfree_skb` with reason
     /// `TCP_INVALID_SYN`; RFC 5961 section 4).
     SynReceived,
-    /// A FIN or a RST was thrown away (`skb:kfree_skb`).
+    /// A SYN-ACK came in for a synchronized connection, and the kernel did as with a SYN: the peer sends it again because it has not got
+    /// the final ACK (RFC 9293 section 3.5).
+    SynAckReceived,
+    /// A segment was thrown away (`skb:kfree_skb`).
     SegmentDropped(Box<DroppedSegment>),
     /// Connection tracking holds a FIN or a RST for invalid (`nf_l4proto_log_invalid`, `nf_ct_l4proto_log_invalid`).
     SegmentInvalid(Box<InvalidSegment>),

@@ -32,7 +32,7 @@ pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
-pub use question::{Answer, Knowledge, Question, SocketLookup, SocketStatus, SocketTimer};
+pub use question::{Answer, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
 pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

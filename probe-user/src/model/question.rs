@@ -34,6 +34,11 @@ pub enum Question {
         /// The connection.
         key: ConnectionKey,
     },
+    /// What serves the local port, and is the peer one of its clients otherwise?
+    Service {
+        /// The connection.
+        key: ConnectionKey,
+    },
     /// Which kernel function is at this address?
     Function {
         /// The connection whose segment was dropped there.
@@ -74,6 +79,7 @@ impl Question {
             | Self::Owner { key, .. }
             | Self::Path { key, .. }
             | Self::Conntrack { key }
+            | Self::Service { key }
             | Self::Function { key, .. }
             | Self::ForwardPath { key, .. }
             | Self::FlowConntrack { key, .. }
@@ -112,6 +118,13 @@ pub enum Answer {
         key: ConnectionKey,
         /// What was found, or why it cannot be known.
         conntrack: Result<ConntrackStatus, String>,
+    },
+    /// To [`Question::Service`].
+    Service {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        service: Result<ServiceStatus, String>,
     },
     /// To [`Question::Function`].
     Function {
@@ -174,6 +187,11 @@ impl Knowledge<PathStatus> {
         matches!(self, Self::Known(path) if path.socket.transparent == Some(false))
     }
 
+    /// Whether segments are known to come in by another interface than they leave by.
+    pub fn is_asymmetric(&self) -> bool {
+        matches!(self, Self::Known(path) if path.mismatch().is_some())
+    }
+
     /// Whether there is known to be no route.
     pub fn has_no_route(&self) -> bool {
         matches!(self, Self::Known(path) if path.no_route().is_some())
@@ -220,6 +238,15 @@ impl SocketStatus {
         let probing = matches!(self.timer, Some((SocketTimer::Persist, _)));
         self.retransmits == 0 && self.probes == 0 && !probing
     }
+}
+
+/// What this host serves on the local port of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// `sockfs` inode number of the socket that listens there; `None` when none does.
+    pub listener_inode: Option<u32>,
+    /// Established connections of the port with the same peer.
+    pub connections_with_peer: usize,
 }
 
 /// A pending socket timer as `ss` shows it.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::TcpState;
 
-/// A FIN or a RST that the kernel dropped.
+/// A segment that the kernel dropped: a FIN, a RST, one of a handshake, or any of a connection under suspicion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DroppedSegment {
     /// What it would have said.
@@ -49,6 +49,16 @@ impl DroppedSegment {
             }
             // Who sends a reset has no connection any more.
             (Origin::Sent, ControlMessage::Reset) => false,
+            // The SYN-ACK moves a client on, the ACK of it a server (RFC 9293 section 3.10.7).
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::SynAck) => {
+                matches!(state, TcpState::SynSent)
+            }
+            (Origin::Sent, ControlMessage::SynAck)
+            | (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Ack) => {
+                matches!(state, TcpState::SynReceived | TcpState::NewSynReceived)
+            }
+            // Of these the state does not tell.
+            (_, ControlMessage::Syn | ControlMessage::Data) | (Origin::Sent, ControlMessage::Ack) => false,
         }
     }
 
@@ -71,13 +81,21 @@ impl DroppedSegment {
     }
 }
 
-/// What a control segment says.
+/// What a segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlMessage {
     /// The sender has nothing more to say (FIN).
     Fin,
     /// The sender has no such connection any more (RST).
     Reset,
+    /// The sender asks for a connection (SYN).
+    Syn,
+    /// The sender grants it (SYN-ACK).
+    SynAck,
+    /// The sender has got something (ACK without data), as in the last step of a handshake.
+    Ack,
+    /// It carries data of the application.
+    Data,
 }
 
 impl Origin {
@@ -96,6 +114,18 @@ impl ControlMessage {
         match self {
             Self::Fin => "FIN",
             Self::Reset => "RST",
+            Self::Syn => "SYN",
+            Self::SynAck => "SYN-ACK",
+            Self::Ack => "ACK",
+            Self::Data => "data",
+        }
+    }
+
+    /// Whether it ends its sender's half of the connection, or all of it.
+    pub const fn is_ending(self) -> bool {
+        match self {
+            Self::Fin | Self::Reset => true,
+            Self::Syn | Self::SynAck | Self::Ack | Self::Data => false,
         }
     }
 }
@@ -233,6 +263,11 @@ impl DropReason {
         !matches!(self, Self::Paws | Self::InvalidSequence)
     }
 
+    /// Whether a SYN dropped for it is told of, whatever it is for: what a firewall keeps from closed ports is ordinary.
+    pub const fn is_told_of_syns(self) -> bool {
+        matches!(self, Self::IpRpfilter)
+    }
+
     /// Whether somebody has told this host to drop it.
     pub const fn is_filter(self) -> bool {
         match self {
@@ -280,7 +315,7 @@ mod tests {
     fn every_reason_is_found_by_its_code() {
         for reason in DropReason::ALL {
             assert_eq!(DropReason::from_code(reason.code().into()), Some(reason));
-            assert!(reason.code() < connprobe_common::settings::TOLD_OF_RESETS);
+            assert!(reason.code() < connprobe_common::settings::TOLD_OF_SYNS);
         }
         assert_eq!(DropReason::from_code(0), None);
     }

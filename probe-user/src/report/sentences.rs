@@ -1,6 +1,7 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
 mod forwarded;
+mod handshake;
 mod risk;
 
 use std::{fmt::Write as _, time::Duration};
@@ -82,7 +83,10 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         | Cause::KeepaliveUnanswered
         | Cause::WindowProbesUnanswered
         | Cause::UnacknowledgedFin
+        | Cause::PathMismatch
+        | Cause::EmbryonicExpired
         | Cause::PeerWindowShut => Evidence::latest_sight(&finding.evidence),
+        Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => None,
         // What is known of the socket is only that it is still open.
         Cause::ConntrackBadChecksum | Cause::ConntrackInvalid | Cause::FirewallDrop | Cause::StackDrop => None,
     };
@@ -164,12 +168,16 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
                 Some(count) => format!(", again at {count} retransmission timeouts"),
             }
         ),
+        Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => handshake::what(finding, &since),
+        Cause::PathMismatch | Cause::EmbryonicExpired => {
+            handshake::of_stalled(finding, &waiting(socket, "for an acknowledgment", &since))
+        }
         Cause::PeerWindowShut => format!(
             "{peer} has kept its window shut {since} with {} waiting, and answers the probes: its application does not read.",
             bytes(socket.unsent())
         ),
     };
-    if let Some(ago) = socket.heard_ago() {
+    if let Some(ago) = socket.heard_ago().filter(|_| !handshake::is_about(finding)) {
         let heard = at.before(ago);
         let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
         let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
@@ -296,6 +304,9 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
 }
 
 pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
+    if let Some(text) = handshake::ended(finding, outcome) {
+        return text.to_owned();
+    }
     let text = match outcome {
         Outcome::Recovered if has_got_through(finding) => "a copy of what was thrown away got through",
         Outcome::Recovered => "the peer acknowledged data again",

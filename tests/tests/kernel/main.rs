@@ -3,10 +3,12 @@
 
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
+mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
 mod forwarded;
 mod half_open;
+mod handshakes;
 mod healthy;
 mod held_invalid;
 mod loss;
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         silently_dropped_fin::tests(),
         held_invalid::tests(),
         forwarded::tests(),
+        asymmetric_handshake::tests(),
+        handshakes::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

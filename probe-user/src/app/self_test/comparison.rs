@@ -40,6 +40,7 @@ pub(super) fn compare(expected: &Expected, events: &[ConnectionEvent]) -> (usize
             EventKind::Scanned
             | EventKind::ProbeSent { .. }
             | EventKind::SynReceived
+            | EventKind::SynAckReceived
             | EventKind::ResetReceived
             | EventKind::StateChange { .. }
             | EventKind::SynAckRetransmission

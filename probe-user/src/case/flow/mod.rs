@@ -229,6 +229,7 @@ impl Flow {
             evidence: self.evidence.as_slice(),
             path: &Knowledge::<PathStatus>::NotAsked,
             conntrack: &self.status,
+            service: &Knowledge::NotAsked,
             events_lost: events_lost.saturating_sub(self.lost_before),
         })?;
         let (id, state) = match &self.reported {

@@ -89,7 +89,7 @@ impl World {
             Question::Function { key, address } => {
                 Answer::Function { key, address, function: Ok(Some("nft_do_chain".to_owned())) }
             }
-            Question::Owner { .. } | Question::Path { .. } | Question::Conntrack { .. } => {
+            Question::Owner { .. } | Question::Path { .. } | Question::Conntrack { .. } | Question::Service { .. } => {
                 panic!("not of a flow: {question:?}")
             }
         }

@@ -30,7 +30,7 @@ impl Tracker {
     /// Takes an event in that is about a flow; `false` for another.
     pub(super) fn take_flow_event(&mut self, event: &ConnectionEvent) -> bool {
         let is_forwarded = match &event.kind {
-            EventKind::SegmentDropped(segment) => segment.origin != Origin::Sent,
+            EventKind::SegmentDropped(segment) => segment.message.is_ending() && segment.origin != Origin::Sent,
             EventKind::SegmentInvalid(invalid) => invalid.segment.origin != Origin::Sent,
             EventKind::RetransmissionTimeout { .. }
             | EventKind::SynAckRetransmission
@@ -40,6 +40,7 @@ impl Tracker {
             | EventKind::Scanned
             | EventKind::ProbeSent { .. }
             | EventKind::SynReceived
+            | EventKind::SynAckReceived
             | EventKind::SocketError => false,
         };
         if !is_forwarded {

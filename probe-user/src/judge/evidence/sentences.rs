@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use nix::errno::Errno;
 
-use super::{Attempt, EvidenceKind};
+use super::{Attempt, EvidenceKind, SynAckRepeat};
 use crate::model::{Checksum, ConntrackEntry, DroppedSegment, InvalidSegment, Origin, SocketView};
 
 impl fmt::Display for EvidenceKind {
@@ -34,7 +34,26 @@ impl fmt::Display for EvidenceKind {
                     None => Ok(()),
                 }
             }
-            Self::SynAckRetransmission => f.write_str("SYN-ACK sent again"),
+            Self::SynAckRetransmission(repeat) => fmt_syn_ack(repeat, f),
+            Self::SynAckReceived(socket) => {
+                f.write_str(
+                    "a SYN-ACK came in again for the established connection: the peer has not got the final ACK",
+                )?;
+                match socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
+                    Some(bytes) => write!(f, "; {bytes} bytes unacknowledged"),
+                    None => Ok(()),
+                }
+            }
+            Self::PathMismatch { ingress, egress } => {
+                write!(f, "segments come in by {} and go out by {}", ingress.name, egress.name)
+            }
+            Self::PeerConnected { count: 1 } => {
+                f.write_str("the peer has another connection to this port, established")
+            }
+            Self::PeerConnected { count } => {
+                write!(f, "the peer has {count} other connections to this port, established")
+            }
+            Self::HandshakeCompleted => f.write_str("the handshake is complete"),
             Self::StateChange { from, to, error } => {
                 write!(f, "state changed from {} to {}", from.name(), to.name())?;
                 fmt_error(*error, f)
@@ -134,6 +153,15 @@ fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         )?;
     }
     Ok(())
+}
+
+fn fmt_syn_ack(repeat: &SynAckRepeat, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("SYN-ACK sent again")?;
+    match repeat.syn_repeats().filter(|count| *count > 0) {
+        Some(1) => f.write_str("; the client has repeated its SYN once"),
+        Some(count) => write!(f, "; the client has repeated its SYN {count} times"),
+        None => Ok(()),
+    }
 }
 
 fn fmt_error(error: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {

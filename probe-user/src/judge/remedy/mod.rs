@@ -4,6 +4,7 @@
 mod dropped;
 mod forgotten;
 mod forwarded;
+mod handshake;
 mod kernel;
 mod local;
 mod reader;
@@ -71,6 +72,11 @@ fn remedies_of(patient: &Patient<'_>, cause: Cause) -> Vec<Remedy> {
         Cause::FirewallDrop => dropped::firewall_drop(patient),
         Cause::StackDrop => dropped::stack_drop(patient),
         Cause::UnacknowledgedFin => dropped::unacknowledged_fin(patient),
+        Cause::FinalAckLost => handshake::final_ack_lost(patient),
+        Cause::SynackLost => handshake::synack_lost(patient),
+        Cause::PathMismatch => handshake::path_mismatch(patient),
+        Cause::ReversePathFiltered => handshake::reverse_path_filtered(patient),
+        Cause::EmbryonicExpired => handshake::embryonic_expired(patient),
         Cause::PeerWindowShut => reader::peer_window_shut(patient),
     }
 }

@@ -37,7 +37,7 @@ pub enum EvidenceData {
         #[serde(flatten)]
         socket: Box<SocketBody>,
     },
-    /// `scanned`, `reset_received`: the socket.
+    /// `scanned`, `reset_received`, `syn_ack_received`: the socket.
     Socket(Box<SocketBody>),
     /// `no_route`.
     Route {
@@ -86,7 +86,7 @@ pub enum EvidenceData {
     },
     /// `segment_dropped`.
     Dropped {
-        /// `FIN` or `RST`.
+        /// `FIN`, `RST`, `SYN`, `SYN-ACK`, `ACK` or `data`.
         message: &'static str,
         /// Its sequence number: the copies of a FIN have the same, unless they carry data.
         sequence: u32,
@@ -134,6 +134,25 @@ pub enum EvidenceData {
         /// As in `segment_dropped`.
         checksum: &'static str,
     },
+    /// `syn_ack_retransmission`: before this one; `null` where the kernel does not tell.
+    SynAckRepeat {
+        /// How often the request's timer had fired.
+        timeouts: Option<u8>,
+        /// How often the client had repeated its SYN.
+        syn_repeats: Option<u32>,
+    },
+    /// `path_mismatch`.
+    PathMismatch {
+        /// Name of the interface that segments come in by.
+        ingress_interface: String,
+        /// Name of the interface that they leave by.
+        egress_interface: String,
+    },
+    /// `peer_connected`.
+    PeerConnected {
+        /// How many other connections.
+        connections: usize,
+    },
     /// `still_open`.
     StillOpen {
         /// The socket's state.
@@ -164,9 +183,9 @@ impl EvidenceBody {
                 send_result: attempt.send_result,
                 socket: Box::new(SocketBody::new(&attempt.socket)),
             },
-            EvidenceKind::Scanned(socket) | EvidenceKind::ResetReceived(socket) => {
-                EvidenceData::Socket(Box::new(SocketBody::new(socket)))
-            }
+            EvidenceKind::Scanned(socket)
+            | EvidenceKind::ResetReceived(socket)
+            | EvidenceKind::SynAckReceived(socket) => EvidenceData::Socket(Box::new(SocketBody::new(socket))),
             EvidenceKind::NoRoute { errno } => EvidenceData::Route { errno: *errno },
             EvidenceKind::NextHopSilent(route) => {
                 EvidenceData::NextHop { gateway: route.gateway, interface: route.egress.name.clone() }
@@ -213,6 +232,14 @@ impl EvidenceBody {
                 data_bytes: invalid.segment.data_bytes,
                 checksum: invalid.segment.checksum.name(),
             },
+            EvidenceKind::SynAckRetransmission(repeat) => {
+                EvidenceData::SynAckRepeat { timeouts: repeat.timeouts, syn_repeats: repeat.syn_repeats() }
+            }
+            EvidenceKind::PathMismatch { ingress, egress } => EvidenceData::PathMismatch {
+                ingress_interface: ingress.name.clone(),
+                egress_interface: egress.name.clone(),
+            },
+            EvidenceKind::PeerConnected { count } => EvidenceData::PeerConnected { connections: *count },
             EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
             EvidenceKind::EndWaits(end) => {
                 EvidenceData::EndWaits { netns: end.netns, state: end.state.name(), sender: endpoint(end.sender) }
@@ -220,7 +247,7 @@ impl EvidenceBody {
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
             EvidenceKind::LocalAddressGone
             | EvidenceKind::SynReceived
-            | EvidenceKind::SynAckRetransmission
+            | EvidenceKind::HandshakeCompleted
             | EvidenceKind::ResetSent
             | EvidenceKind::SegmentGotThrough
             | EvidenceKind::AcknowledgmentsResumed

@@ -57,6 +57,7 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let mut missing = match latest.message {
         ControlMessage::Fin => of_fin(&dropped, waiting_at, history.conntrack)?,
         ControlMessage::Reset => of_reset(latest, waiting_at, history.conntrack)?,
+        ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => return None,
     };
     // One that was not seen to be dropped may be on its way yet.
     if !latest.reason.is_seen() && !missing.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::open_case::{Case, Wake};
+use super::{open_case::Case, wakes::Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Verdict},
     model::{ConnectionEvent, DroppedSegment, EventKind, MonoTime, Origin, Question, TcpState},

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    finding::Outcome,
-    open_case::{Case, Wake},
-};
+use super::{finding::Outcome, open_case::Case, wakes::Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Step, Verdict},
     model::{ConnectionEvent, EventKind, Knowledge, MonoTime, Origin, Question, ServiceStatus, SocketStatus, TcpState},

@@ -12,6 +12,7 @@ mod questions;
 mod recovery;
 mod surroundings;
 mod tracker;
+mod wakes;
 
 pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
 pub use flow::FlowView;

@@ -9,8 +9,9 @@ use std::{
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     flow::Flows,
-    open_case::{Case, Wake, is_closing},
+    open_case::{Case, is_closing},
     questions::Questions,
+    wakes::Wake,
 };
 use crate::{
     judge::EvidenceKind,

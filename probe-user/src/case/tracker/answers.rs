@@ -4,8 +4,9 @@ use super::{GRACE_FOR_LAST_EVENT, HOLD, Tracker};
 use crate::{
     case::{
         finding::{Outcome, OwnerKnowledge},
-        open_case::{Case, Wake},
+        open_case::Case,
         recovery::next_look_in,
+        wakes::Wake,
     },
     judge::EvidenceKind,
     model::{Answer, MonoTime, SocketLookup, SocketStatus, TcpState},

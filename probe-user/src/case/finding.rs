@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use super::flow::FlowView;
 use crate::{
-    judge::{Evidence, EvidenceKind, MissingEvidence, Remedy, Ruling, forwarded_remedies, remedies},
+    judge::{Evidence, EvidenceKind, MissingEvidence, Remedy, Ruling, Waiting, forwarded_remedies, remedies},
     model::{CommunityId, ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView, Vantage},
 };
 
@@ -155,8 +155,9 @@ impl Finding {
         match &self.flow {
             None => remedies(&self.id.key, &self.ruling, self.owner.process(), self.mark(), self.is_over()),
             Some(flow) => {
-                let waiting_in = flow.ends.receiver.as_ref().map(|end| end.netns);
-                forwarded_remedies(&flow.key, flow.sender, waiting_in, &self.ruling, self.is_over())
+                let owner = flow.receiver_owner.process();
+                let waiting = flow.ends.receiver.as_ref().map(|end| Waiting { netns: end.netns, owner });
+                forwarded_remedies(&flow.key, flow.sender, waiting, &self.ruling, self.is_over())
             }
         }
     }

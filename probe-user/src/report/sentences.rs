@@ -15,7 +15,7 @@ use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
-    model::{DroppedSegment, InvalidSegment, MonoTime, Origin, Owner, Place, SocketView},
+    model::{Checksum, DroppedSegment, InvalidSegment, MonoTime, Origin, Owner, Place, SocketView},
 };
 
 /// Who holds the socket, where there is one.
@@ -225,11 +225,14 @@ fn padding(finding: &Finding) -> String {
     /// Bytes of an Ethernet header without a tag.
     const ETHERNET: u32 = 14;
     match latest_dropped(finding) {
-        Some(segment) if segment.padding_bytes() > 0 => format!(
-            " (a {}-byte frame arrived padded to {}, and the padding was taken into the sum)",
-            segment.stated_bytes + ETHERNET,
-            segment.actual_bytes + ETHERNET
-        ),
+        Some(segment) if segment.padding_bytes() > 0 => {
+            let whose = if segment.checksum == Checksum::Right { "; it is right without it" } else { "" };
+            format!(
+                " (a {}-byte frame arrived padded to {}, and the padding was taken into the sum{whose})",
+                segment.stated_bytes + ETHERNET,
+                segment.actual_bytes + ETHERNET
+            )
+        }
         Some(_) | None => String::new(),
     }
 }

@@ -1,3 +1,5 @@
+mod forwarded;
+
 use std::time::Duration;
 
 use super::{record::Recorder, text::Layout, *};

@@ -230,7 +230,7 @@ impl Waiting {
     fn answers(self, namespaces: &mut netns::Namespaces, roster: &mut netns::Roster) -> Vec<Answer> {
         let mut answers = Vec::new();
         for (netns, asked) in self.flow_paths.0 {
-            let paths = flow::look_up_paths(namespaces, netns, &asked);
+            let paths = flow::look_up_paths(namespaces, roster, netns, &asked);
             answers.extend(asked.iter().zip(paths).map(|((key, _), path)| Answer::ForwardPath { key: *key, path }));
         }
         for (netns, asked) in self.flow_conntrack.0 {

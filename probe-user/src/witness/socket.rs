@@ -76,12 +76,17 @@ impl Diag {
         Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
-    pub(super) fn look_up(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<SocketLookup> {
+    fn look_up(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<SocketLookup> {
         match self.find(key, cookie)? {
             Some(response) => Ok(lookup(&response)),
             None if self.knows_tcp()? => Ok(SocketLookup::Gone),
             None => Ok(SocketLookup::Unknown("this kernel cannot look up TCP sockets (it lacks tcp_diag)".to_owned())),
         }
+    }
+
+    /// The same of a socket that is bound to no interface, without a look at each: for where one is unlikely to be at all.
+    pub(super) fn look_up_unbound(&self, key: &ConnectionKey) -> io::Result<Option<SocketLookup>> {
+        Ok(self.find_on(key, None, 0)?.as_ref().map(lookup))
     }
 
     /// The connection's socket, bound to an interface or not. `None`: there is none, or the kernel has no `tcp_diag`.

@@ -1,6 +1,6 @@
 use serde::Deserialize;
 
-use super::Endpoint;
+use super::{Endpoint, Owner};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,4 +40,5 @@ pub struct End {
     pub role: String,
     pub netns: u32,
     pub tcp_state: String,
+    pub owner: Option<Owner>,
 }

@@ -2,9 +2,11 @@
 
 use super::Flow;
 use crate::{
+    case::finding::OwnerKnowledge,
     judge::{Evidence, EvidenceKind},
     model::{
-        ConntrackStatus, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Question, WaitingEnd,
+        ConntrackStatus, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Owner, Question,
+        WaitingEnd,
     },
 };
 
@@ -109,8 +111,8 @@ impl Flow {
         }
     }
 
-    /// Takes in which sockets of this host are its ends.
-    pub(in crate::case) fn take_ends(&mut self, now: MonoTime, ends: FlowEnds) {
+    /// Takes in which sockets of this host are its ends; the question who holds that of the receiver.
+    pub(in crate::case) fn take_ends(&mut self, now: MonoTime, ends: FlowEnds) -> Option<Question> {
         self.awaited.ends = false;
         let before = std::mem::replace(&mut self.ends, ends);
         let (receiver, sender) = (self.asked_as.local, self.asked_as.remote);
@@ -129,6 +131,36 @@ impl Flow {
                 None if was_there => self.note(now, EvidenceKind::SocketGone),
                 None => {}
             }
+        }
+        self.ask_owner()
+    }
+
+    /// Asks once who holds the receiver's socket.
+    fn ask_owner(&mut self) -> Option<Question> {
+        let key = self.asked_as;
+        let receiver = if self.sender()? == key.remote { &self.ends.receiver } else { &self.ends.sender };
+        let inode = u64::from(receiver.as_ref()?.status.inode);
+        if inode == 0 || self.receiver_owner.0 == inode {
+            return None;
+        }
+        self.receiver_owner = (inode, OwnerKnowledge::NotAsked);
+        self.awaited.owner = true;
+        Some(Question::Owner { key, inode })
+    }
+
+    /// Whether it was asked who holds the receiver's socket.
+    pub(in crate::case) const fn awaits_owner(&self) -> bool {
+        self.awaited.owner
+    }
+
+    /// Takes in who holds the receiver's socket, if that was asked.
+    pub(in crate::case) fn take_owner(&mut self, owner: Result<Option<Owner>, String>) {
+        if std::mem::take(&mut self.awaited.owner) {
+            self.receiver_owner.1 = match owner {
+                Ok(Some(owner)) => OwnerKnowledge::Process(owner),
+                Ok(None) => OwnerKnowledge::NoProcess,
+                Err(why) => OwnerKnowledge::Unavailable(why),
+            };
         }
     }
 

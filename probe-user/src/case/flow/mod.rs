@@ -50,6 +50,7 @@ struct Awaited {
     conntrack: bool,
     ends: bool,
     function: bool,
+    owner: bool,
 }
 
 /// A finding as last reported.
@@ -57,6 +58,7 @@ struct Awaited {
 struct Reported {
     id: FindingId,
     ruling: Ruling,
+    receiver_owner: OwnerKnowledge,
 }
 
 /// What a finding tells of a connection that this host only forwards.
@@ -72,6 +74,8 @@ pub struct FlowView {
     pub path: Knowledge<ForwardPath>,
     /// Its ends that are sockets of other network namespaces of this host: of `sender`, and of who was to receive.
     pub ends: FlowEnds,
+    /// Who holds the receiver's socket, where that is one of them.
+    pub receiver_owner: OwnerKnowledge,
 }
 
 /// One forwarded connection under suspicion.
@@ -92,6 +96,8 @@ pub(super) struct Flow {
     ends: FlowEnds,
     awaited: Awaited,
     function_asked: Option<u64>,
+    /// The receiver's socket, by its inode, and who holds it.
+    receiver_owner: (u64, OwnerKnowledge),
     /// Until when a first judgment waits for answers.
     held_until: Option<MonoTime>,
     pub(super) wake: Option<(MonoTime, FlowWake)>,
@@ -116,6 +122,7 @@ impl Flow {
             ends: FlowEnds::default(),
             awaited: Awaited::default(),
             function_asked: None,
+            receiver_owner: (0, OwnerKnowledge::NotAsked),
             held_until: None,
             wake: None,
             touched: now,
@@ -176,7 +183,8 @@ impl Flow {
     }
 
     const fn awaits_answers(&self) -> bool {
-        self.awaited.path || self.awaited.conntrack || self.awaited.ends || self.awaited.function
+        let Awaited { path, conntrack, ends, function, owner } = self.awaited;
+        path || conntrack || ends || function || owner
     }
 
     /// Whether a first judgment is to wait, now that something was asked or answered.
@@ -238,16 +246,21 @@ impl Flow {
                 let key = ConnectionKey { netns, local: initiator, remote: responder };
                 (FindingId { key, cookie: None, opened_at: at, case: self.number }, FindingState::Opened)
             }
-            Some(reported) if differs(&reported.ruling, &ruling) => (reported.id, FindingState::Updated),
+            Some(reported)
+                if reported.receiver_owner != self.receiver_owner.1 || differs(&reported.ruling, &ruling) =>
+            {
+                (reported.id, FindingState::Updated)
+            }
             Some(_) => return None,
         };
-        self.reported = Some(Reported { id, ruling: ruling.clone() });
+        let receiver_owner = self.receiver_owner.1.clone();
+        self.reported = Some(Reported { id, ruling: ruling.clone(), receiver_owner });
         self.finding(id, state, at, ruling)
     }
 
     /// Ends the flow. `Some` when it had a finding.
     pub(super) fn close(self, at: MonoTime, outcome: Outcome) -> Option<Finding> {
-        let Reported { id, ruling } = self.reported.clone()?;
+        let Reported { id, ruling, receiver_owner: _ } = self.reported.clone()?;
         self.finding(id, FindingState::Closed(outcome), at, ruling)
     }
 
@@ -269,6 +282,7 @@ impl Flow {
                 sender,
                 path: self.path.clone(),
                 ends,
+                receiver_owner: self.receiver_owner.1.clone(),
             })),
             socket: SocketView::default(),
             path: Knowledge::NotAsked,

@@ -6,7 +6,7 @@ use crate::{
     judge::{Cause, Confidence},
     model::{
         Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd,
-        Interface, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
+        Interface, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
     },
 };
 
@@ -89,7 +89,11 @@ impl World {
             Question::Function { key, address } => {
                 Answer::Function { key, address, function: Ok(Some("nft_do_chain".to_owned())) }
             }
-            Question::Owner { .. } | Question::Path { .. } | Question::Conntrack { .. } | Question::Service { .. } => {
+            Question::Owner { key, inode } => {
+                let pid = u32::try_from(inode).unwrap();
+                Answer::Owner { key, owner: Ok(Some(Owner { pid, ..Owner::default() })) }
+            }
+            Question::Path { .. } | Question::Conntrack { .. } | Question::Service { .. } => {
                 panic!("not of a flow: {question:?}")
             }
         }
@@ -230,7 +234,9 @@ fn a_receiver_on_this_host_is_looked_at_until_it_has_got_a_copy() {
     assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Suspected)]);
     lab.drops([1_400], key(), &segment(true));
     assert_eq!(lab.states()[1..], [(FindingState::Updated, Confidence::Confirmed)]);
-    assert_eq!(lab.findings[1].flow.as_ref().unwrap().ends.receiver, Some(end(TcpState::Established)));
+    let flow = lab.findings[1].flow.as_ref().unwrap();
+    assert_eq!(flow.ends.receiver, Some(end(TcpState::Established)));
+    assert_eq!(flow.receiver_owner.process().map(|owner| owner.pid), Some(9));
     lab.run_until(100_000);
     assert_eq!(lab.states().len(), 2, "as long as it waits");
     lab.world = World::default().with_receiver(TcpState::CloseWait);

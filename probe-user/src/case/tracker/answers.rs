@@ -55,6 +55,7 @@ impl Tracker {
                 }
             }
             Answer::Owner { key, owner } => {
+                let Some(owner) = self.take_flow_owner(&key, owner) else { return };
                 let Some(mut case) = self.take_case(&key) else { return };
                 case.owner = match owner {
                     Ok(Some(owner)) => OwnerKnowledge::Process(owner),

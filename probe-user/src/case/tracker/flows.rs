@@ -8,7 +8,7 @@ use crate::{
         open_case::Case,
     },
     judge::EvidenceKind,
-    model::{ConnectionEvent, ConnectionKey, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin},
+    model::{ConnectionEvent, ConnectionKey, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin, Owner},
 };
 
 impl Tracker {
@@ -78,8 +78,23 @@ impl Tracker {
     /// Takes in which sockets of this host are its ends.
     pub(super) fn take_flow_ends(&mut self, key: &ConnectionKey, ends: FlowEnds) {
         let Some(mut flow) = self.flows.take(key) else { return };
-        flow.take_ends(self.now, ends);
+        if let Some(question) = flow.take_ends(self.now, ends) {
+            self.ask(question);
+        }
         self.judge_flow(flow);
+    }
+
+    /// Takes in who holds a flow's receiving socket; gives it back when no flow has asked.
+    pub(super) fn take_flow_owner(
+        &mut self,
+        key: &ConnectionKey,
+        owner: Result<Option<Owner>, String>,
+    ) -> Option<Result<Option<Owner>, String>> {
+        let Some(mut flow) = self.flows.take(key) else { return Some(owner) };
+        let not_asked = (!flow.awaits_owner()).then(|| owner.clone());
+        flow.take_owner(owner);
+        self.judge_flow(flow);
+        not_asked
     }
 
     /// Takes in which function is at an address.

@@ -5,15 +5,24 @@ use std::net::SocketAddr;
 use super::{MOST_REMEDIES, Patient, Remedy, dropped, remedies_of};
 use crate::{
     judge::Ruling,
-    model::{ConnectionKey, FlowKey},
+    model::{ConnectionKey, FlowKey, Owner},
 };
 
+/// The end that waits for what was dropped, where it is a socket of this host.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a> {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// The process that holds it, where that is known.
+    pub owner: Option<&'a Owner>,
+}
+
 /// What to do about a ruling on a connection that this host only forwards, the most useful first. `sender` is the end whose segment was
-/// dropped, and `waiting_in` the network namespace of this host that the other end is in, where it is.
+/// dropped.
 pub fn forwarded_remedies(
     flow: &FlowKey,
     sender: SocketAddr,
-    waiting_in: Option<u32>,
+    waiting: Option<Waiting<'_>>,
     ruling: &Ruling,
     is_over: bool,
 ) -> Vec<Remedy> {
@@ -22,13 +31,17 @@ pub fn forwarded_remedies(
     let patient = Patient { key: &key, ruling: Some(ruling), owner: None, mark: None, is_over, is_forwarded: true };
     let mut remedies = remedies_of(&patient, ruling.cause);
     if !is_over {
-        let place = match waiting_in {
-            Some(netns) => {
-                format!("on this host in network namespace {netns} (`lsns -t net` shows which processes are in it)")
+        let end = match waiting {
+            Some(Waiting { netns, owner }) => {
+                let key = ConnectionKey { netns, ..key };
+                dropped::end(&Patient { key: &key, owner, ..patient })
             }
-            None => format!("on {}, which this host only forwards to", receiver.ip()),
+            None => {
+                let place = format!("on {}, which this host only forwards to", receiver.ip());
+                Remedy { place: Some(place), ..dropped::end(&patient) }
+            }
         };
-        remedies.insert(remedies.len().min(1), Remedy { place: Some(place), ..dropped::end(&patient) });
+        remedies.insert(remedies.len().min(1), end);
     }
     remedies.truncate(MOST_REMEDIES);
     remedies
@@ -55,10 +68,13 @@ mod tests {
                 deadline: None,
                 missing: Vec::new(),
             };
-            let of = |waiting_in, is_over| forwarded_remedies(&flow, responder, waiting_in, &ruling, is_over);
-            let end = of(Some(8), false).swap_remove(1);
+            let of = |waiting, is_over| forwarded_remedies(&flow, responder, waiting, &ruling, is_over);
+            let end = of(Some(Waiting { netns: 8, owner: None }), false).swap_remove(1);
             assert_eq!(end.command.unwrap(), "ss -K src 10.0.0.1 sport = :40000 dst 10.0.0.2 dport = :5672");
             assert!(end.place.unwrap().contains("namespace 8 "));
+            let owner = Owner { pid: 77, ..Owner::default() };
+            let end = of(Some(Waiting { netns: 8, owner: Some(&owner) }), false).swap_remove(1);
+            assert!(end.command.unwrap().starts_with("nsenter -t 77 -n ss -K "));
             assert!(of(None, false)[1].place.as_ref().unwrap().starts_with("on 10.0.0.1"));
             assert!(of(None, true).iter().all(|remedy| !remedy.text.starts_with("End the connection")));
         }

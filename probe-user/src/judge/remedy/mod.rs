@@ -16,7 +16,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-pub use forwarded::forwarded_remedies;
+pub use forwarded::{Waiting, forwarded_remedies};
 pub use risk::risk_remedies;
 
 use super::{Cause, DeadlineSource, Ruling};

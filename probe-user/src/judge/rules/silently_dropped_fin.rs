@@ -82,6 +82,11 @@ fn invalid(segment: &DroppedSegment, settings: &ConntrackSettings) -> (Cause, Op
         // `tcp_error()`, `net/netfilter/nf_conntrack_proto_tcp.c`: looked at first of all.
         (Checksum::Wrong { .. }, Some(true)) => (Cause::ConntrackBadChecksum, None),
         (Checksum::Wrong { .. }, None) => (Cause::ConntrackBadChecksum, Some(MissingEvidence::WhyInvalid)),
+        // `nf_checksum()` takes the length of what the kernel holds, padding and all, where nothing has cut it off before: then it finds
+        // the sum wrong that the receiver finds right.
+        (Checksum::Right, Some(true) | None) if segment.padding_bytes() > 0 => {
+            (Cause::ConntrackBadChecksum, Some(MissingEvidence::WhyInvalid))
+        }
         (Checksum::NotVerifiable, Some(true) | None) => (Cause::ConntrackInvalid, Some(MissingEvidence::WhyInvalid)),
         (Checksum::Right | Checksum::Offloaded, _) | (_, Some(false)) => (Cause::ConntrackInvalid, None),
     }
@@ -183,6 +188,14 @@ mod tests {
         let with_data = DroppedSegment { checksum: Checksum::NotVerifiable, data_bytes: 9, ..fin() };
         assert_eq!(blamed(with_data), (Cause::ConntrackInvalid, vec![MissingEvidence::WhyInvalid]));
         assert_eq!(blamed(fin()), (Cause::ConntrackInvalid, vec![]));
+    }
+
+    #[test]
+    fn a_right_checksum_is_wrong_to_who_takes_the_padding_into_it() {
+        let padded = DroppedSegment { actual_bytes: 46, ..fin() };
+        assert_eq!(blamed(padded.clone()), (Cause::ConntrackBadChecksum, vec![MissingEvidence::WhyInvalid]));
+        let unlooked = drop_of(padded).then(STILL_OPEN).then(STILL_OPEN).tracked(Some(false)).judge().unwrap();
+        assert_eq!(unlooked.cause, Cause::ConntrackInvalid);
     }
 
     #[test]

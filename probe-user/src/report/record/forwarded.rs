@@ -1,9 +1,12 @@
 use serde::Serialize;
 
-use super::finding::{EndpointBody, endpoint};
+use super::{
+    finding::{EndpointBody, endpoint},
+    owner::OwnerBody,
+};
 use crate::{
     case::FlowView,
-    model::{Behind, ForwardPath, HostEnd, Knowledge, Port},
+    model::{Behind, ForwardPath, HostEnd, Knowledge, Owner, Port},
 };
 
 /// A connection that this host only forwards.
@@ -64,6 +67,8 @@ pub struct EndBody {
     pub netns: u32,
     /// Its state when last looked up.
     pub tcp_state: &'static str,
+    /// Of the receiver the process that holds the socket; `null` where it is not known, and of the sender.
+    pub owner: Option<OwnerBody>,
 }
 
 impl ForwardedBody {
@@ -72,10 +77,14 @@ impl ForwardedBody {
             Knowledge::Known(path) => path.clone(),
             Knowledge::NotAsked | Knowledge::Unavailable(_) => ForwardPath::default(),
         };
-        let end = |role, end: &Option<HostEnd>| {
-            end.as_ref().map(|end| EndBody { role, netns: end.netns, tcp_state: end.status.state.name() })
+        let end = |role, end: &Option<HostEnd>, owner: Option<&Owner>| {
+            let owner = owner.map(OwnerBody::new);
+            end.as_ref().map(|end| EndBody { role, netns: end.netns, tcp_state: end.status.state.name(), owner })
         };
-        let ends = [end("receiver", &flow.ends.receiver), end("sender", &flow.ends.sender)];
+        let ends = [
+            end("receiver", &flow.ends.receiver, flow.receiver_owner.process()),
+            end("sender", &flow.ends.sender, None),
+        ];
         Self {
             netns: flow.key.netns,
             zone: flow.key.zone,

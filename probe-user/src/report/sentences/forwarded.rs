@@ -14,6 +14,9 @@ use crate::{
 pub(in crate::report) fn forwarded(flow: &FlowView) -> String {
     let mut text = "only forwarded by this host".to_owned();
     text.push_str(&way(flow));
+    if !flow.is_direction_known {
+        text.push_str(", who began it is not known");
+    }
     if let Some(zone) = flow.key.zone.filter(|zone| *zone != 0) {
         let _ = write!(text, ", connection tracking's zone {zone}");
     }
@@ -73,12 +76,18 @@ pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: M
 fn waits(flow: &FlowView, receiver: std::net::SocketAddr) -> String {
     let receiver = receiver.ip();
     match &flow.ends.receiver {
-        Some(end) => format!(
-            "{receiver} is in network namespace {} of this host and still holds the connection for open ({}); without keepalive or a \
-             timeout of its own it waits for ever.",
-            end.netns,
-            end.status.state.name()
-        ),
+        Some(end) => {
+            let owner = match flow.receiver_owner.process() {
+                Some(_) => format!(", {}", super::owner(&flow.receiver_owner)),
+                None => String::new(),
+            };
+            format!(
+                "{receiver} is in network namespace {} of this host{owner}, and still has the connection open ({}); without keepalive or \
+                 a timeout of its own it waits for ever.",
+                end.netns,
+                end.status.state.name()
+            )
+        }
         None => format!(
             "Nothing tells {receiver} that the connection has ended; without keepalive or a timeout of its own it waits for ever."
         ),

@@ -36,9 +36,9 @@ fn query(netns: u32, (key, [receiver, sender]): &Asked) -> FlowEnds {
     let find = |(local, remote): Tuple| {
         let key = ConnectionKey { netns, local, remote };
         // A namespace that cannot be asked holds none of them, as far as can be told.
-        match diag.look_up(&key, None) {
-            Ok(SocketLookup::Found(status)) => Some(HostEnd { netns, status }),
-            Ok(SocketLookup::Gone | SocketLookup::Unknown(_)) | Err(_) => None,
+        match diag.look_up_unbound(&key) {
+            Ok(Some(SocketLookup::Found(status))) => Some(HostEnd { netns, status }),
+            Ok(Some(SocketLookup::Gone | SocketLookup::Unknown(_)) | None) | Err(_) => None,
         }
     };
     FlowEnds { receiver: find(*receiver), sender: find(*sender) }

@@ -3,6 +3,7 @@
 mod ends;
 mod machine;
 mod path;
+mod peer;
 
 pub(super) use ends::look_up_all as look_up_ends;
 pub(super) use path::look_up_all as look_up_paths;

@@ -1,7 +1,11 @@
 //! The way of a forwarded packet: it came in by one interface, and the route from there says by which it leaves. What comes in by a port
 //! of a bridge or of Open vSwitch may leave by another port, which no route knows.
 
-use std::{io, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::IpAddr,
+};
 
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
@@ -12,12 +16,15 @@ use netlink_packet_route::{
 use netlink_packet_sock_diag::constants::IPPROTO_TCP;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::machine::{Machines, tap_behind};
+use super::{
+    machine::{Machines, tap_behind},
+    peer,
+};
 use crate::{
     model::{Behind, ConnectionKey, ForwardPath, Interface, Port},
     witness::{
         netlink::Netlink,
-        netns::Namespaces,
+        netns::{Namespaces, Roster},
         path::{prefix_length, route_address, to},
     },
 };
@@ -25,6 +32,7 @@ use crate::{
 /// Looks up the ways of these flows of one namespace, each with the interface its packet came in by.
 pub(in crate::witness) fn look_up_all(
     namespaces: &mut Namespaces,
+    roster: &mut Roster,
     netns: u32,
     asked: &[(ConnectionKey, u32)],
 ) -> Vec<Result<ForwardPath, String>> {
@@ -37,15 +45,43 @@ pub(in crate::witness) fn look_up_all(
         let mut machines = Machines::default();
         asked.iter().map(|(key, ingress)| query(key, *ingress, &mut machines)).collect::<Vec<_>>()
     };
-    match namespaces.open(netns).map(|netns| netns.run(query_all)) {
-        Ok(Ok(found)) => found.into_iter().map(|path| path.map_err(failed)).collect(),
-        Ok(Err(error)) => all(failed(error)),
-        Err(error) => all(error.to_string()),
+    let found = match namespaces.open(netns).map(|netns| netns.run(query_all)) {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return all(failed(error)),
+        Err(error) => return all(error.to_string()),
+    };
+    let peers: HashSet<i32> = found.iter().flatten().flat_map(Found::peers).collect();
+    let peers = if peers.is_empty() { HashMap::new() } else { peer::resolve(namespaces, roster, netns, &peers) };
+    found.into_iter().map(|path| path.map(|path| path.resolved(&peers)).map_err(failed)).collect()
+}
+
+/// A way of which the network namespaces behind veth pairs have only the numbers that this namespace gives them.
+struct Found {
+    path: ForwardPath,
+    ingress_peer: Option<i32>,
+    egress_peer: Option<i32>,
+}
+
+impl Found {
+    fn peers(&self) -> impl Iterator<Item = i32> + use<> {
+        [self.ingress_peer, self.egress_peer].into_iter().flatten()
+    }
+
+    fn resolved(mut self, inodes: &HashMap<i32, u32>) -> ForwardPath {
+        let ports = [(&mut self.path.ingress, self.ingress_peer), (&mut self.path.egress, self.egress_peer)];
+        for (port, peer) in ports {
+            if let (Some(port), Some(inode)) = (port, peer.and_then(|peer| inodes.get(&peer)))
+                && port.behind.is_none()
+            {
+                port.behind = Some(Behind::Netns(*inode));
+            }
+        }
+        self.path
     }
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(key: &ConnectionKey, ingress: u32, machines: &mut Machines) -> io::Result<ForwardPath> {
+fn query(key: &ConnectionKey, ingress: u32, machines: &mut Machines) -> io::Result<Found> {
     let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE)?);
     let link = rtnetlink.link(ingress)?;
     let is_bridged = link.as_ref().is_some_and(|link| link.is_port);
@@ -54,11 +90,14 @@ fn query(key: &ConnectionKey, ingress: u32, machines: &mut Machines) -> io::Resu
         Some(index) => rtnetlink.link(index)?,
         None => None,
     };
-    Ok(ForwardPath {
+    let peer = |link: &Option<Link>| link.as_ref().and_then(|link| link.peer);
+    let (ingress_peer, egress_peer) = (peer(&link), peer(&egress));
+    let path = ForwardPath {
         ends_here,
         ingress: link.map(|link| link.into_port(machines)),
         egress: egress.map(|link| link.into_port(machines)),
-    })
+    };
+    Ok(Found { path, ingress_peer, egress_peer })
 }
 
 /// What is told of an interface.
@@ -67,6 +106,8 @@ struct Link {
     /// Whether a bridge, or Open vSwitch, has it as a port.
     is_port: bool,
     kind: Option<InfoKind>,
+    /// The number that this namespace has for the one that the interface's other end is in.
+    peer: Option<i32>,
 }
 
 impl Link {
@@ -75,10 +116,12 @@ impl Link {
             interface: Interface { index: message.header.index, name: String::new() },
             is_port: false,
             kind: None,
+            peer: None,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.interface.name.clone_from(name),
+                LinkAttribute::LinkNetNsId(number) => link.peer = Some(*number),
                 LinkAttribute::Controller(index) => link.is_port = *index != 0,
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {
@@ -89,6 +132,8 @@ impl Link {
                 _ => {}
             }
         }
+        // Other kinds are upon a device of that namespace, such as a MACVLAN.
+        link.peer = link.peer.filter(|_| link.kind == Some(InfoKind::Veth));
         link
     }
 
@@ -149,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_for_this_host_is_not_forwarded() {
         let key = ConnectionKey { netns: 1, local: ([127, 0, 0, 1], 1).into(), remote: ([127, 0, 0, 1], 2).into() };
-        let path = query(&key, 1, &mut Machines::default()).unwrap();
+        let path = query(&key, 1, &mut Machines::default()).unwrap().path;
         assert!(path.ends_here);
         assert_eq!((path.ingress.unwrap().interface.name.as_str(), path.egress), ("lo", None));
     }

@@ -56,6 +56,7 @@ struct Reported {
     id: FindingId,
     ruling: Ruling,
     owner: OwnerKnowledge,
+    has_place: bool,
 }
 
 /// One connection under suspicion.
@@ -340,9 +341,14 @@ impl Case {
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }
+        let has_place = Evidence::place(self.evidence.as_slice()).is_some();
         let state = match &self.reported {
             None => FindingState::Opened,
-            Some(reported) if reported.owner != self.owner || differs(&reported.ruling, &ruling) => {
+            Some(reported)
+                if reported.owner != self.owner
+                    || reported.has_place != has_place
+                    || differs(&reported.ruling, &ruling) =>
+            {
                 FindingState::Updated
             }
             Some(_) => return None,
@@ -357,7 +363,7 @@ impl Case {
             let look = (self.next_timeout_in() / 4).clamp(EARLIEST_LOOK, LATEST_LOOK);
             self.wake = Some((at + look, Wake::LookForAnswer));
         }
-        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone() });
+        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone(), has_place });
         Some(self.finding(id, state, at, ruling))
     }
 

@@ -581,6 +581,7 @@ fn of_a_thousand_connections_that_lose_their_address_at_once_each_gets_its_cause
                 }
                 Question::Conntrack { key } => Answer::Conntrack { key, conntrack: Ok(ConntrackStatus::Inactive) },
                 Question::Function { key, address } => Answer::Function { key, address, function: Ok(None) },
+                Question::DropPlace { key, .. } => Answer::DropPlace { key, place: Err("not found".to_owned()) },
             };
             tracker.handle_answer(now, answer);
         }

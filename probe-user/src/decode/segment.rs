@@ -116,6 +116,7 @@ fn packet(record: &DropRecord, reason: DropReason) -> Result<(ConnectionKey, Dro
         origin,
         reason,
         location: record.location,
+        stack: record.stack,
         function: None,
         stated_bytes,
         // 0 where it was not read.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::model::{
-    ConntrackEntry, ConntrackSettings, DroppedSegment, InvalidSegment, MonoTime, Route, SocketView, TcpState,
+    ConntrackEntry, ConntrackSettings, DropPlace, DroppedSegment, InvalidSegment, MonoTime, Route, SocketView, TcpState,
 };
 
 /// One thing that was seen on a connection.
@@ -81,6 +81,13 @@ impl Evidence {
         before.take_while(|evidence| at.since(evidence.at) <= ONE_PACKET).filter_map(Self::as_invalid).find(is_it)
     }
 
+    /// Where the latest was dropped that was asked about.
+    pub fn place(evidence: &[Self]) -> Option<&DropPlace> {
+        evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::DropPlace(place) = &evidence.kind { Some(&**place) } else { None }
+        })
+    }
+
     fn since_got_through(evidence: &[Self]) -> &[Self] {
         let latest = evidence.iter().rposition(|evidence| matches!(evidence.kind, EvidenceKind::SegmentGotThrough));
         latest.and_then(|latest| evidence.get(latest + 1..)).unwrap_or(evidence)
@@ -149,6 +156,8 @@ pub enum EvidenceKind {
     ResetSent,
     /// A FIN or a RST was thrown away.
     SegmentDropped(Box<DroppedSegment>),
+    /// Where what was thrown away was dropped.
+    DropPlace(Box<DropPlace>),
     /// Connection tracking holds a FIN or a RST for invalid.
     SegmentInvalid(Box<InvalidSegment>),
     /// The socket was looked up, and has not got what was thrown away.
@@ -205,6 +214,7 @@ impl EvidenceKind {
             Self::ResetSent => "reset_sent",
             Self::SegmentDropped(_) => "segment_dropped",
             Self::SegmentInvalid(_) => "segment_invalid",
+            Self::DropPlace(_) => "drop_place",
             Self::StillOpen { .. } => "still_open",
             Self::SegmentGotThrough => "segment_got_through",
             Self::SocketError { .. } => "socket_error",
@@ -235,6 +245,7 @@ impl EvidenceKind {
             | Self::ResetSent
             | Self::SegmentDropped(_)
             | Self::SegmentInvalid(_)
+            | Self::DropPlace(_)
             | Self::StillOpen { .. }
             | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use super::{ConnectionKey, ConntrackStatus, NeighbourState, Owner, PathStatus, Route, SocketCookie, TcpState};
+use super::{
+    ConnectionKey, ConntrackStatus, DropPlace, DropTrace, NeighbourState, Owner, PathStatus, Route, SocketCookie,
+    TcpState,
+};
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +41,13 @@ pub enum Question {
         /// The address.
         address: u64,
     },
+    /// Where in the kernel was it dropped, and by which rule?
+    DropPlace {
+        /// The connection whose segment was dropped.
+        key: ConnectionKey,
+        /// What is known of the drop.
+        trace: DropTrace,
+    },
 }
 
 impl Question {
@@ -48,7 +58,8 @@ impl Question {
             | Self::Owner { key, .. }
             | Self::Path { key, .. }
             | Self::Conntrack { key }
-            | Self::Function { key, .. } => key,
+            | Self::Function { key, .. }
+            | Self::DropPlace { key, .. } => key,
         }
     }
 }
@@ -92,6 +103,13 @@ pub enum Answer {
         address: u64,
         /// The function's name; `Ok(None)` when none is there, or why it cannot be known.
         function: Result<Option<String>, String>,
+    },
+    /// To [`Question::DropPlace`].
+    DropPlace {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        place: Result<DropPlace, String>,
     },
 }
 

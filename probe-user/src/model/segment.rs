@@ -1,6 +1,6 @@
 //! A segment that was thrown away on its way to its receiver or out of this host.
 
-use super::TcpState;
+use super::{Stack, TcpState};
 
 /// A FIN or a RST that the kernel dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct DroppedSegment {
     pub reason: DropReason,
     /// Where in the kernel's code, as an address; 0 where that is not told.
     pub location: u64,
+    /// By which calls the kernel got there; zeros where that is not told.
+    pub stack: Stack,
     /// The kernel function that `location` is in, once it has been looked up.
     pub function: Option<String>,
     /// The packet's length from the IP header on, as its IP header says.

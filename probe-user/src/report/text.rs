@@ -189,7 +189,7 @@ impl Writer {
         }
         self.line(BODY, &self.dim("what to do"));
         let is_over = matches!(finding.state, FindingState::Closed(_));
-        self.remedies(remedies(key, ruling, finding.owner.process(), finding.mark(), is_over));
+        self.remedies(remedies(key, ruling, finding.owner.process(), finding.mark(), is_over, &finding.evidence));
         self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
     }
 

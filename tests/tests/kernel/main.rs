@@ -5,6 +5,7 @@
 
 mod command_line;
 mod conntrack;
+mod drop_place;
 mod half_open;
 mod healthy;
 mod held_invalid;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         zero_window::tests(),
         silently_dropped_fin::tests(),
         held_invalid::tests(),
+        drop_place::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -63,6 +63,11 @@ impl Tracker {
                 case.take_function(address, function.ok().flatten().as_deref());
                 self.take_answer(case);
             }
+            Answer::DropPlace { key, place } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                case.take_place(self.now, place);
+                self.take_answer(case);
+            }
             Answer::Conntrack { key, conntrack } => {
                 let Some(mut case) = self.take_case(&key) else { return };
                 let evidence = case.surroundings.take_conntrack(conntrack.into());
@@ -98,7 +103,7 @@ impl Tracker {
             return;
         }
         case.note_still_open(self.now, status.state);
-        for question in case.questions().into_iter().chain(case.ask_function()) {
+        for question in case.questions().into_iter().chain(case.ask_place()).chain(case.ask_function()) {
             self.ask(question);
         }
         if case.has_finding() || !case.awaits_answers() {

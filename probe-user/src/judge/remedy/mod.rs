@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 pub use risk::risk_remedies;
 
-use super::{Cause, DeadlineSource, Ruling};
+use super::{Cause, DeadlineSource, Evidence, Ruling};
 use crate::model::{ConnectionKey, Owner};
 
 /// One thing to do.
@@ -38,15 +38,17 @@ pub struct Remedy {
 const MOST_REMEDIES: usize = 5;
 
 /// What to do about a ruling, the most useful first. `owner` is the process that holds the socket and `mark` its `SO_MARK`, where they are known;
-/// what can only be done to a connection that is still there is left out when it `is_over`.
+/// `evidence` is what was seen; what can only be done to a connection that is still there is left out when it `is_over`.
 pub fn remedies(
     key: &ConnectionKey,
     ruling: &Ruling,
     owner: Option<&Owner>,
     mark: Option<u32>,
     is_over: bool,
+    evidence: &[Evidence],
 ) -> Vec<Remedy> {
-    let patient = Patient { key, ruling: Some(ruling), owner, mark: mark.filter(|mark| *mark != 0), is_over };
+    let mark = mark.filter(|mark| *mark != 0);
+    let patient = Patient { key, ruling: Some(ruling), owner, mark, is_over, evidence };
     let mut remedies = match ruling.cause {
         Cause::PeerSilent => silent::peer_silent(&patient),
         Cause::PeerUnreachable => silent::peer_unreachable(&patient),
@@ -77,6 +79,8 @@ struct Patient<'a> {
     /// `SO_MARK`, where there is one.
     mark: Option<u32>,
     is_over: bool,
+    /// What was seen of it.
+    evidence: &'a [Evidence],
 }
 
 impl Patient<'_> {

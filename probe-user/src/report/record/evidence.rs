@@ -2,7 +2,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::Serialize;
 
-use super::socket::SocketBody;
+use super::{place::PlaceBody, socket::SocketBody};
 use crate::{
     judge::{Evidence, EvidenceKind},
     model::{ConntrackState, DroppedSegment, NetfilterHook, Origin},
@@ -102,6 +102,8 @@ pub enum EvidenceData {
         /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
         tracked: Option<bool>,
     },
+    /// `drop_place`.
+    Place(PlaceBody),
     /// `segment_invalid`.
     Invalid {
         /// `FIN` or `RST`.
@@ -178,6 +180,7 @@ impl EvidenceBody {
                 checksum: segment.checksum.name(),
                 tracked: segment.is_tracked,
             },
+            EvidenceKind::DropPlace(place) => EvidenceData::Place(PlaceBody::new(place)),
             EvidenceKind::SegmentInvalid(invalid) => EvidenceData::Invalid {
                 message: invalid.segment.message.name(),
                 ingress_ifindex: ingress_ifindex(&invalid.segment),

@@ -163,6 +163,7 @@ impl FindingBody {
                 finding.owner.process(),
                 finding.mark(),
                 outcome.is_some(),
+                &finding.evidence,
             )
             .into_iter()
             .map(remedy_body)

@@ -8,6 +8,7 @@ mod evidence;
 mod finding;
 mod owner;
 mod path;
+mod place;
 mod risk;
 mod socket;
 mod summary;

@@ -252,7 +252,13 @@ pub struct DropRecord {
     pub padding: [u8; 4],
     /// IP header, then TCP header, as on the wire. No data.
     pub headers: [u8; MAX_HEADERS_BYTES],
+    /// By which calls the kernel got there: return addresses, the innermost first; 0 behind the last.
+    pub stack: [u64; MAX_STACK_FRAMES],
 }
+
+/// How many return addresses are kept: from a rule of nftables to the function that received the packet there are at most eight, and
+/// the program's own and the tracepoint's come before.
+pub const MAX_STACK_FRAMES: usize = 12;
 
 /// In a byte of [`DropRecord`]: this kernel does not tell.
 pub const UNKNOWN: u8 = u8::MAX;
@@ -273,7 +279,8 @@ const _: () = {
     assert!(offset_of!(DropRecord, is_tracked) == 43);
     assert!(offset_of!(DropRecord, padding) == 44);
     assert!(offset_of!(DropRecord, headers) == 48);
-    assert!(size_of::<DropRecord>() == 176);
+    assert!(offset_of!(DropRecord, stack) == 176);
+    assert!(size_of::<DropRecord>() == 272);
 };
 
 /// How many bytes are kept of the text by which connection tracking says why a packet is invalid; the longest of 6.18 has 62.

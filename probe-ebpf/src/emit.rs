@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
+        generated::{bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     },
     macros::map,
     maps::{PerCpuArray, RingBuf},
@@ -154,6 +154,8 @@ pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
 /// A packet that is thrown away.
 #[derive(Clone, Copy)]
 pub struct Drop {
+    /// What the program was given: the way to the stack.
+    pub context: *mut core::ffi::c_void,
     pub skb: Address,
     /// The address after the call that drops it.
     pub location: u64,
@@ -232,6 +234,7 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     record.netns = netns;
     record.ingress_ifindex = ingress_ifindex;
     fill_packet(record, drop.skb, segment, headers_bytes);
+    fill_stack(record, drop.context);
     entry.submit(wakeup());
     true
 }
@@ -239,6 +242,8 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
 /// A packet that connection tracking holds for invalid.
 #[derive(Clone, Copy)]
 pub struct Invalid {
+    /// See [`Drop::context`].
+    pub context: *mut core::ffi::c_void,
     pub skb: Address,
     /// Where the kernel's text for why is.
     pub text: u64,
@@ -287,6 +292,7 @@ fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifinde
     record.packet.netns = netns;
     record.packet.ingress_ifindex = ingress_ifindex;
     fill_packet(&mut record.packet, invalid.skb, segment, headers_bytes);
+    fill_stack(&mut record.packet, invalid.context);
     record.zone = invalid.zone;
     record.netfilter_hook = invalid.netfilter_hook;
     // SAFETY: writes at most as many bytes as the array has, with the zero that ends them; the helper checks the source itself. What it
@@ -300,6 +306,13 @@ fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifinde
     }
     entry.submit(wakeup());
     true
+}
+
+/// The calls' part of a record. On failure it stays zero.
+#[inline(always)]
+fn fill_stack(record: &mut DropRecord, context: *mut core::ffi::c_void) {
+    // SAFETY: the context is the program's own, and the helper writes at most as many bytes as the array has.
+    unsafe { bpf_get_stack(context, record.stack.as_mut_ptr().cast(), size_of_val(&record.stack) as u32, 0) };
 }
 
 /// The packet's part of a record.

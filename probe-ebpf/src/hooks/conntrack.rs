@@ -1,6 +1,6 @@
 //! `nf_l4proto_log_invalid()` and `nf_ct_l4proto_log_invalid()`: why connection tracking holds a packet for invalid.
 
-use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::kprobe, programs::ProbeContext};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_kernel, macros::kprobe, programs::ProbeContext};
 use connprobe_common::{
     abi::{NO_ZONE, UNKNOWN},
     fields::{Location, UNAVAILABLE, offset_bytes},
@@ -67,7 +67,7 @@ fn tell(ctx: &ProbeContext, state_index: usize, connection: Option<u64>, follows
     let zone = connection.and_then(|connection| at::<u16>(connection, zone_at)).map_or(NO_ZONE, u32::from);
     let netfilter_hook =
         kprobe_argument(ctx, state_index).and_then(|state| at::<u8>(state, hook_at)).unwrap_or(UNKNOWN);
-    emit::invalid_event(&Invalid { skb, text, zone, netfilter_hook }, segment);
+    emit::invalid_event(&Invalid { context: ctx.as_ptr(), skb, text, zone, netfilter_hook }, segment);
 }
 
 /// Which segments are told of: the same of which drops are.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::{open_case::Case, wakes::Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Verdict},
-    model::{ConnectionEvent, DroppedSegment, EventKind, MonoTime, Origin, Question, TcpState},
+    model::{
+        ConnectionEvent, ControlMessage, DropPlace, DropReason, DropTrace, DroppedSegment, EventKind, MonoTime, Origin,
+        Question, Stack, TcpState,
+    },
 };
 
 /// How long the sender is given to send it again before the receiver is looked at. A retransmission comes after 0.2 s at the
@@ -86,11 +89,40 @@ impl Case {
         is_new.then_some(Question::Function { key: self.key, address })
     }
 
+    /// Asks once where it was dropped.
+    pub(super) fn ask_place(&mut self) -> Option<Question> {
+        let [_, (at, segment)] = Evidence::dropped(self.evidence.as_slice()).filter(|_| self.dropped().is_some())?;
+        let trace = trace(self.evidence.as_slice(), at, segment).filter(|_| !self.surroundings.has_asked_place)?;
+        (self.surroundings.has_asked_place, self.surroundings.awaits_place) = (true, true);
+        Some(Question::DropPlace { key: self.key, trace })
+    }
+
+    /// Takes in where it was dropped.
+    pub(super) fn take_place(&mut self, at: MonoTime, place: Result<DropPlace, String>) {
+        self.surroundings.awaits_place = false;
+        if let Ok(place) = place {
+            self.note(at, EvidenceKind::DropPlace(Box::new(place)));
+        }
+    }
+
     /// Takes in which function is at an address.
     pub(super) fn take_function(&mut self, address: u64, name: Option<&str>) {
         self.surroundings.awaits_function = false;
         self.evidence.name_function(address, name);
     }
+}
+
+/// What is known of where the segment was dropped; `None` where the kernel's calls are not.
+pub(super) fn trace(evidence: &[Evidence], at: MonoTime, segment: &DroppedSegment) -> Option<DropTrace> {
+    let is_held = Evidence::why_invalid(evidence, at, segment).map(|_| true);
+    (segment.stack != Stack::default()).then(|| DropTrace {
+        stack: segment.stack,
+        is_by_filter: segment.reason == DropReason::NetfilterDrop,
+        // To a rule, a packet without a connection is invalid (`nft_ct_get_eval`).
+        is_invalid: segment.is_tracked.map(|is_tracked| !is_tracked).or(is_held),
+        is_sent: segment.origin == Origin::Sent,
+        is_reset: segment.message == ControlMessage::Reset,
+    })
 }
 
 #[cfg(test)]
@@ -100,8 +132,8 @@ pub(super) mod tests {
         case::{Finding, FindingState, Outcome, Output, Tracker},
         judge::{Cause, Confidence},
         model::{
-            Answer, Checksum, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, Event, InvalidSegment,
-            SocketLookup, SocketStatus, SocketView,
+            Answer, Checksum, ConnectionKey, ConntrackStatus, Event, FilterRules, InvalidSegment, Knowledge,
+            NetfilterHook, Site, SocketLookup, SocketStatus, SocketView,
         },
     };
 
@@ -125,6 +157,7 @@ pub(super) mod tests {
             sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 0xf00,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,
@@ -191,6 +224,39 @@ pub(super) mod tests {
         assert_eq!(finding.ruling.confidence, Confidence::Suspected);
         assert!(finding.evidence[0].kind.to_string().contains("nft_do_chain"), "{:?}", finding.evidence);
         assert_eq!(finding.socket.state, Some(TcpState::Established));
+    }
+
+    #[test]
+    fn the_place_of_a_drop_is_asked_for_once_and_a_late_answer_is_an_update() {
+        let mut stack = Stack::default();
+        stack[0] = 0xf00;
+        let segment = DroppedSegment { stack, is_tracked: Some(false), ..dropped_fin(RECEIVED) };
+        let mut tracker = Tracker::new();
+        tracker.handle_event(event(0, SocketView::default(), EventKind::SegmentDropped(Box::new(segment.clone()))));
+        tracker.handle_timeout(at(1_000));
+        tracker.handle_answer(at(1_001), found(TcpState::Established));
+        let (questions, _) = said(&mut tracker);
+        let asked = questions
+            .iter()
+            .find_map(|question| if let Question::DropPlace { trace, .. } = question { Some(*trace) } else { None });
+        let trace = asked.unwrap();
+        assert_eq!((trace.is_by_filter, trace.is_invalid, trace.is_sent), (true, Some(true), false));
+        answer_all(&mut tracker);
+        assert_eq!(said(&mut tracker).1, [], "it waits for the place");
+        tracker.handle_timeout(at(3_500));
+        assert_eq!(said(&mut tracker).1.len(), 1);
+        let functions = vec!["nf_hook_slow".to_owned(), "ip_local_deliver".to_owned()];
+        let site = Site::of_calls(&functions);
+        let place = DropPlace { site, functions, rules: Knowledge::Known(FilterRules::default()) };
+        tracker.handle_answer(at(3_600), Answer::DropPlace { key: key(), place: Ok(place) });
+        let (questions, findings) = said(&mut tracker);
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!(finding.state, FindingState::Updated);
+        let place = Evidence::place(&finding.evidence).unwrap();
+        assert_eq!(place.site, Some(Site::Netfilter(NetfilterHook::Input)));
+        tracker.handle_event(event(3_700, SocketView::default(), EventKind::SegmentDropped(Box::new(segment))));
+        let again = said(&mut tracker).0.into_iter().chain(questions);
+        assert!(!again.into_iter().any(|question| matches!(question, Question::DropPlace { .. })));
     }
 
     #[test]

@@ -227,8 +227,11 @@ mod tests {
                         service: Ok(ServiceStatus { listener_inode: Some(7), connections_with_peer: 0 }),
                     },
                     Output::Question(
-                        Question::ForwardPath { .. } | Question::FlowConntrack { .. } | Question::FlowEnds { .. },
-                    ) => panic!("it is not forwarded"),
+                        Question::DropPlace { .. }
+                        | Question::ForwardPath { .. }
+                        | Question::FlowConntrack { .. }
+                        | Question::FlowEnds { .. },
+                    ) => panic!("not of a handshake"),
                     Output::Question(Question::Owner { .. }) => Answer::Owner { key: key(), owner: Ok(None) },
                     Output::Question(Question::Function { address, .. }) => {
                         Answer::Function { key: key(), address, function: Ok(None) }

@@ -22,6 +22,7 @@ struct Reported {
     id: FindingId,
     ruling: Ruling,
     owner: OwnerKnowledge,
+    has_place: bool,
 }
 
 /// One connection under suspicion.
@@ -248,9 +249,14 @@ impl Case {
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }
+        let has_place = Evidence::place(self.evidence.as_slice()).is_some();
         let state = match &self.reported {
             None => FindingState::Opened,
-            Some(reported) if reported.owner != self.owner || differs(&reported.ruling, &ruling) => {
+            Some(reported)
+                if reported.owner != self.owner
+                    || reported.has_place != has_place
+                    || differs(&reported.ruling, &ruling) =>
+            {
                 FindingState::Updated
             }
             Some(_) => return None,
@@ -263,7 +269,7 @@ impl Case {
         if state == FindingState::Opened {
             self.wake = Some(self.first_look(at));
         }
-        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone() });
+        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone(), has_place });
         Some(self.finding(id, state, at, ruling))
     }
 

@@ -585,6 +585,7 @@ fn of_a_thousand_connections_that_lose_their_address_at_once_each_gets_its_cause
                     unreachable!()
                 }
                 Question::Service { key } => Answer::Service { key, service: Err(String::new()) },
+                Question::DropPlace { key, .. } => Answer::DropPlace { key, place: Err("not found".to_owned()) },
             };
             tracker.handle_answer(now, answer);
         }

@@ -130,6 +130,7 @@ fn packet(record: &DropRecord, reason: DropReason) -> Result<(ConnectionKey, Dro
         sequence: tcp.sequence_number,
         reason,
         location: record.location,
+        stack: record.stack,
         function: None,
         stated_bytes,
         // 0 where it was not read.

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 pub use handshake::{Step, SynAckRepeat};
 
 use crate::model::{
-    ConntrackEntry, ConntrackSettings, DroppedSegment, Interface, InvalidSegment, MonoTime, Route, SocketView,
-    TcpState, WaitingEnd,
+    ConntrackEntry, ConntrackSettings, DropPlace, DroppedSegment, Interface, InvalidSegment, MonoTime, Route,
+    SocketView, TcpState, WaitingEnd,
 };
 
 /// One thing that was seen on a connection.
@@ -83,6 +83,13 @@ impl Evidence {
         let is_it = |invalid: &&InvalidSegment| invalid.is_same_as(dropped);
         let before = Self::since_got_through(evidence).iter().rev().filter(|evidence| evidence.at <= at);
         before.take_while(|evidence| at.since(evidence.at) <= ONE_PACKET).filter_map(Self::as_invalid).find(is_it)
+    }
+
+    /// Where the latest was dropped that was asked about.
+    pub fn place(evidence: &[Self]) -> Option<&DropPlace> {
+        evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::DropPlace(place) = &evidence.kind { Some(&**place) } else { None }
+        })
     }
 
     fn since_got_through(evidence: &[Self]) -> &[Self] {
@@ -186,6 +193,8 @@ pub enum EvidenceKind {
     ResetSent,
     /// A segment was thrown away.
     SegmentDropped(Box<DroppedSegment>),
+    /// Where what was thrown away was dropped.
+    DropPlace(Box<DropPlace>),
     /// Connection tracking holds a FIN or a RST for invalid.
     SegmentInvalid(Box<InvalidSegment>),
     /// The socket was looked up, and has not got what was thrown away.
@@ -248,6 +257,7 @@ impl EvidenceKind {
             Self::ResetSent => "reset_sent",
             Self::SegmentDropped(_) => "segment_dropped",
             Self::SegmentInvalid(_) => "segment_invalid",
+            Self::DropPlace(_) => "drop_place",
             Self::StillOpen { .. } => "still_open",
             Self::EndWaits(_) => "end_waits",
             Self::SegmentGotThrough => "segment_got_through",
@@ -283,6 +293,7 @@ impl EvidenceKind {
             | Self::ResetSent
             | Self::SegmentDropped(_)
             | Self::SegmentInvalid(_)
+            | Self::DropPlace(_)
             | Self::StillOpen { .. }
             | Self::EndWaits(_)
             | Self::SegmentGotThrough

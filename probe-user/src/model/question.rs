@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::{
-    ConnectionKey, ConntrackStatus, FlowConntrack, FlowEnds, ForwardPath, NeighbourState, Owner, PathStatus, Route,
-    SocketCookie, TcpState, Tuple,
+    ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, NeighbourState, Owner,
+    PathStatus, Route, SocketCookie, TcpState, Tuple,
 };
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
@@ -69,6 +69,13 @@ pub enum Question {
         /// The sender's.
         sender: Tuple,
     },
+    /// Where in the kernel was it dropped, and by which rule?
+    DropPlace {
+        /// The connection whose segment was dropped.
+        key: ConnectionKey,
+        /// What is known of the drop.
+        trace: DropTrace,
+    },
 }
 
 impl Question {
@@ -81,6 +88,7 @@ impl Question {
             | Self::Conntrack { key }
             | Self::Service { key }
             | Self::Function { key, .. }
+            | Self::DropPlace { key, .. }
             | Self::ForwardPath { key, .. }
             | Self::FlowConntrack { key, .. }
             | Self::FlowEnds { key, .. } => key,
@@ -155,6 +163,13 @@ pub enum Answer {
         key: ConnectionKey,
         /// What was found.
         ends: FlowEnds,
+    },
+    /// To [`Question::DropPlace`].
+    DropPlace {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        place: Result<DropPlace, String>,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::TcpState;
+use super::{Stack, TcpState};
 
 /// A segment that the kernel dropped: a FIN, a RST, one of a handshake, or any of a connection under suspicion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct DroppedSegment {
     pub reason: DropReason,
     /// Where in the kernel's code, as an address; 0 where that is not told.
     pub location: u64,
+    /// By which calls the kernel got there; zeros where that is not told.
+    pub stack: Stack,
     /// The kernel function that `location` is in, once it has been looked up.
     pub function: Option<String>,
     /// The packet's length from the IP header on, as its IP header says.

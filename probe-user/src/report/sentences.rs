@@ -15,7 +15,9 @@ use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
-    model::{Checksum, DroppedSegment, InvalidSegment, MonoTime, Origin, Owner, Place, SocketView},
+    model::{
+        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, Place, SocketView,
+    },
 };
 
 /// Who holds the socket, where there is one.
@@ -159,6 +161,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         ),
         Cause::FirewallDrop | Cause::StackDrop => {
             let why = latest_dropped(finding).map_or("by this host", |segment| segment.reason.phrase());
+            let why = dropping_rule(finding).map_or(why.to_owned(), |rule| format!("{why}: {rule}"));
             format!("{} it was dropped {why}. {}", dropped(finding, &since), waits(finding))
         }
         Cause::UnacknowledgedFin => format!(
@@ -213,11 +216,20 @@ fn why_invalid(finding: &Finding) -> Option<&InvalidSegment> {
 }
 
 /// Who dropped what connection tracking held for invalid.
-fn dropped_for_that(finding: &Finding) -> &'static str {
-    match latest_dropped(finding) {
-        Some(segment) if !segment.reason.is_seen() => "and no copy of it has got through; who dropped it was not seen",
-        Some(_) | None => "and the firewall drops what is invalid",
+fn dropped_for_that(finding: &Finding) -> String {
+    match (latest_dropped(finding), dropping_rule(finding)) {
+        (Some(segment), _) if !segment.reason.is_seen() => {
+            "and no copy of it has got through; who dropped it was not seen".to_owned()
+        }
+        (Some(_) | None, Some(rule)) => format!("and {rule} drops it"),
+        (Some(_) | None, None) => "and the firewall drops what is invalid".to_owned(),
     }
+}
+
+/// The rule that dropped it, where only one can have done it.
+fn dropping_rule(finding: &Finding) -> Option<&FilterRule> {
+    let Knowledge::Known(rules) = &Evidence::place(&finding.evidence)?.rules else { return None };
+    rules.only()
 }
 
 /// In the words of a frame on the wire, which one sees in a capture.

@@ -14,7 +14,9 @@ pub mod idle;
 mod netlink;
 pub mod netns;
 mod path;
+mod place;
 mod process;
+mod ruleset;
 mod service;
 mod socket;
 pub mod sockets;
@@ -49,9 +51,9 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Witnesses {
     questions: Asking<Question>,
-    /// Names of functions are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols down,
-    /// on a slow machine seconds.
-    functions: Asking<(ConnectionKey, u64)>,
+    /// Names of functions and rules are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols
+    /// down, on a slow machine seconds, and `nft` takes its time with many rules.
+    functions: Asking<Question>,
     answers: tokio::sync::mpsc::Receiver<Answer>,
     in_flight: usize,
 }
@@ -80,7 +82,7 @@ impl Witnesses {
     /// Puts a question; `false` when too many are waiting.
     pub fn ask(&mut self, question: Question) -> bool {
         let send = || match question {
-            Question::Function { key, address } => self.functions.send((key, address)).is_ok(),
+            Question::Function { .. } | Question::DropPlace { .. } => self.functions.send(question).is_ok(),
             Question::Socket { .. }
             | Question::Owner { .. }
             | Question::Path { .. }
@@ -109,11 +111,26 @@ impl Witnesses {
 }
 
 /// Ends when the other side is dropped.
-fn name_functions(asked: &Receiver<(ConnectionKey, u64)>, answers: &Sender<Answer>) {
-    let mut functions = function::Functions::default();
-    while let Ok((key, address)) = asked.recv() {
-        let function = functions.at(address);
-        if answers.blocking_send(Answer::Function { key, address, function }).is_err() {
+fn name_functions(asked: &Receiver<Question>, answers: &Sender<Answer>) {
+    let (mut functions, mut namespaces) = (function::Functions::default(), netns::Namespaces::default());
+    while let Ok(question) = asked.recv() {
+        let answer = match question {
+            Question::Function { key, address } => Answer::Function { key, address, function: functions.at(address) },
+            Question::DropPlace { key, trace } => {
+                let place = place::look_up(&mut functions, &mut namespaces, &key, &trace);
+                Answer::DropPlace { key, place }
+            }
+            // The other thread's.
+            Question::Socket { .. }
+            | Question::Owner { .. }
+            | Question::Path { .. }
+            | Question::Conntrack { .. }
+            | Question::Service { .. }
+            | Question::ForwardPath { .. }
+            | Question::FlowConntrack { .. }
+            | Question::FlowEnds { .. } => continue,
+        };
+        if answers.blocking_send(answer).is_err() {
             return;
         }
     }
@@ -149,7 +166,7 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::FlowConntrack { key, zone } => waiting.flow_conntrack.add(key, zone),
                 Question::FlowEnds { key, receiver, sender } => waiting.flow_ends.push((key, [receiver, sender])),
                 // The other thread's.
-                Question::Function { .. } => {}
+                Question::Function { .. } | Question::DropPlace { .. } => {}
             }
         }
         let mut found = asked.answers(&mut namespaces);
@@ -303,6 +320,7 @@ mod tests {
                 Answer::FlowEnds { .. } => 6,
                 Answer::Service { .. } => 7,
                 Answer::Conntrack { .. } => 8,
+                Answer::DropPlace { .. } => panic!("not asked"),
             };
             of_kinds[kind] += 1;
         }

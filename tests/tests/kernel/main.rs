@@ -6,6 +6,7 @@
 mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
+mod drop_place;
 mod forwarded;
 mod half_open;
 mod handshakes;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         forwarded::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
+        drop_place::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

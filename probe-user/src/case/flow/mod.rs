@@ -50,6 +50,7 @@ struct Awaited {
     conntrack: bool,
     ends: bool,
     function: bool,
+    place: bool,
     owner: bool,
 }
 
@@ -96,6 +97,7 @@ pub(super) struct Flow {
     ends: FlowEnds,
     awaited: Awaited,
     function_asked: Option<u64>,
+    has_asked_place: bool,
     /// The receiver's socket, by its inode, and who holds it.
     receiver_owner: (u64, OwnerKnowledge),
     /// Until when a first judgment waits for answers.
@@ -122,6 +124,7 @@ impl Flow {
             ends: FlowEnds::default(),
             awaited: Awaited::default(),
             function_asked: None,
+            has_asked_place: false,
             receiver_owner: (0, OwnerKnowledge::NotAsked),
             held_until: None,
             wake: None,
@@ -183,8 +186,8 @@ impl Flow {
     }
 
     const fn awaits_answers(&self) -> bool {
-        let Awaited { path, conntrack, ends, function, owner } = self.awaited;
-        path || conntrack || ends || function || owner
+        let Awaited { path, conntrack, ends, function, place, owner } = self.awaited;
+        path || conntrack || ends || function || place || owner
     }
 
     /// Whether a first judgment is to wait, now that something was asked or answered.
@@ -199,11 +202,11 @@ impl Flow {
         now < until
     }
 
-    /// The latest segment that was dropped, and who sent it.
-    fn latest_dropped(&self) -> Option<(SocketAddr, DroppedSegment)> {
+    /// The latest segment that was dropped, when, and who sent it.
+    fn latest_dropped(&self) -> Option<(MonoTime, SocketAddr, DroppedSegment)> {
         self.evidence.as_slice().iter().rev().find_map(|evidence| {
             let segment = evidence.segment()?;
-            Some((segment.origin.forwarded_sender()?, segment.clone()))
+            Some((evidence.at, segment.origin.forwarded_sender()?, segment.clone()))
         })
     }
 
@@ -214,7 +217,7 @@ impl Flow {
             let sender = evidence.segment()?.origin.forwarded_sender()?;
             (Some(evidence.at) == since).then_some(sender)
         });
-        of_ruling.or_else(|| self.latest_dropped().map(|(sender, _)| sender))
+        of_ruling.or_else(|| self.latest_dropped().map(|(_, sender, _)| sender))
     }
 
     /// When to look again, or how long to wait for a copy.

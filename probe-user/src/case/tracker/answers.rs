@@ -80,6 +80,14 @@ impl Tracker {
                 case.take_function(address, function.ok().flatten().as_deref());
                 self.take_answer(case);
             }
+            Answer::DropPlace { key, place } => {
+                let Some(mut case) = self.take_case(&key) else {
+                    self.take_flow_place(&key, place);
+                    return;
+                };
+                case.take_place(self.now, place);
+                self.take_answer(case);
+            }
             Answer::Service { key, service } => {
                 let Some(mut case) = self.take_case(&key) else { return };
                 if let Some(inode) = case.take_service(self.now, service) {
@@ -135,7 +143,7 @@ impl Tracker {
             return;
         }
         case.note_still_open(self.now, status.state);
-        for question in case.questions().into_iter().chain(case.ask_function()) {
+        for question in case.questions().into_iter().chain(case.ask_place()).chain(case.ask_function()) {
             self.ask(question);
         }
         if case.has_finding() || !case.awaits_answers() {

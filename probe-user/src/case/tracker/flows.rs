@@ -8,7 +8,10 @@ use crate::{
         open_case::Case,
     },
     judge::EvidenceKind,
-    model::{ConnectionEvent, ConnectionKey, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin, Owner},
+    model::{
+        ConnectionEvent, ConnectionKey, DropPlace, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin,
+        Owner,
+    },
 };
 
 impl Tracker {
@@ -101,6 +104,13 @@ impl Tracker {
     pub(super) fn take_flow_function(&mut self, key: &ConnectionKey, address: u64, name: Option<&str>) {
         let Some(mut flow) = self.flows.take(key) else { return };
         flow.take_function(address, name);
+        self.judge_flow(flow);
+    }
+
+    /// Takes in where it was dropped.
+    pub(super) fn take_flow_place(&mut self, key: &ConnectionKey, place: Result<DropPlace, String>) {
+        let Some(mut flow) = self.flows.take(key) else { return };
+        flow.take_place(self.now, place);
         self.judge_flow(flow);
     }
 

@@ -1,5 +1,7 @@
 //! What was seen, in a sentence each.
 
+mod place;
+
 use std::{fmt, time::Duration};
 
 use nix::errno::Errno;
@@ -68,6 +70,7 @@ impl fmt::Display for EvidenceKind {
             Self::ResetSent => f.write_str("RST sent by this host"),
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
             Self::SegmentInvalid(segment) => fmt_invalid(segment, f),
+            Self::DropPlace(place) => place::fmt(place, f),
             Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
             Self::EndWaits(end) => write!(
                 f,

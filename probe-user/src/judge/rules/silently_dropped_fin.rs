@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::rules::scene::{SEEN_AT, Scene, quiet, stalled},
-        model::{DropReason, InvalidSegment, Origin, PendingTimer, SocketTimer, SocketView},
+        model::{DropReason, InvalidSegment, Origin, PendingTimer, SocketTimer, SocketView, Stack},
     };
 
     fn fin() -> DroppedSegment {
@@ -135,6 +135,7 @@ mod tests {
             sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 1,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{
     finding::{EndpointBody, endpoint},
+    place::PlaceBody,
     socket::SocketBody,
 };
 use crate::{
@@ -109,6 +110,8 @@ pub enum EvidenceData {
         /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
         tracked: Option<bool>,
     },
+    /// `drop_place`.
+    Place(PlaceBody),
     /// `segment_invalid`.
     Invalid {
         /// `FIN` or `RST`.
@@ -219,6 +222,7 @@ impl EvidenceBody {
                 checksum: segment.checksum.name(),
                 tracked: segment.is_tracked,
             },
+            EvidenceKind::DropPlace(place) => EvidenceData::Place(PlaceBody::new(place)),
             EvidenceKind::SegmentInvalid(invalid) => EvidenceData::Invalid {
                 message: invalid.segment.message.name(),
                 sequence: invalid.segment.sequence,

@@ -145,7 +145,7 @@ mod tests {
             Cause, Verdict,
             rules::scene::{SEEN_AT, Scene},
         },
-        model::{Checksum, DropReason, InvalidSegment, Origin, TcpState, WaitingEnd},
+        model::{Checksum, DropReason, InvalidSegment, Origin, Stack, TcpState, WaitingEnd},
     };
 
     fn server() -> SocketAddr {
@@ -164,6 +164,7 @@ mod tests {
             sequence: 1_000,
             reason: DropReason::NetfilterDrop,
             location: 1,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,

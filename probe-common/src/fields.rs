@@ -68,11 +68,13 @@ pub enum Field {
     SkbIpSummed,
     SkbNfct,
     SkbSk,
+    ReqNumRetrans,
+    ReqAcked,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 65] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -136,6 +138,8 @@ impl Field {
         Self::SkbIpSummed,
         Self::SkbNfct,
         Self::SkbSk,
+        Self::ReqNumRetrans,
+        Self::ReqAcked,
     ];
 
     /// How many fields there are.
@@ -146,14 +150,14 @@ impl Field {
         self as usize
     }
 
-    /// The field's bit in [`crate::abi::SocketRecord::available`].
+    /// The field's bit in [`crate::abi::SocketRecord::available`]; none for the later fields, which no record holds.
     pub const fn bit(self) -> u64 {
-        1 << (self as u16)
+        if (self as u16) < 64 { 1 << (self as u16) } else { 0 }
     }
 }
 
 const _: () = {
-    assert!(Field::COUNT <= 64, "`available` is a 64-bit set");
+    assert!(Field::ReqNumRetrans.bit() != 0, "`available` is a 64-bit set");
     let mut index = 0;
     while index < Field::COUNT {
         #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]

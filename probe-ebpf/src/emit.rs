@@ -4,13 +4,17 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
-    helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_kernel},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
+    },
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
 use connprobe_common::{
     abi::{
-        ABI_VERSION, DropRecord, HookCounters, MAX_HEADERS_BYTES, NO_RESULT, SocketRecord, UNKNOWN, UNKNOWN_STATE, hook,
+        ABI_VERSION, DropRecord, HookCounters, InvalidRecord, MAX_HEADERS_BYTES, MAX_REASON_BYTES, NO_RESULT,
+        SocketRecord, UNKNOWN, UNKNOWN_STATE, hook,
     },
     fields::Field,
 };
@@ -63,13 +67,15 @@ pub struct SocketEvent {
     pub new_state: u8,
     /// The hook's own result, or [`NO_RESULT`].
     pub result: i32,
+    /// The flags of the segment it is about, where that is what the hook tells of; else 0.
+    pub segment_flags: u8,
 }
 
 impl SocketEvent {
     /// An event in which the socket's state does not change.
     #[inline(always)]
     pub fn new(hook: u16, kind: Kind, state: u8) -> Self {
-        Self { hook, kind, old_state: state, new_state: state, result: NO_RESULT }
+        Self { hook, kind, old_state: state, new_state: state, result: NO_RESULT, segment_flags: 0 }
     }
 }
 
@@ -103,6 +109,10 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
         counters.suppressed += 1;
         return;
     }
+    // What waits for an answer, or answers what should not come any more, may do so because segments of it are dropped here.
+    if event.kind == Kind::Request || matches!(event.hook, hook::TCP_RETRANSMIT_SKB | hook::KFREE_SKB) {
+        limit::suspect(&tuple, now_ns);
+    }
 
     let cookie = match sk.read::<u64>(Field::SkCookie) {
         Some(0) | None => cookie(),
@@ -118,7 +128,7 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
 
 /// The same for a packet whose socket is not at hand.
 #[inline(always)]
-pub fn packet_event(hook: u16, tuple: &Tuple) {
+pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
     if !filter::passes(tuple) {
         return;
     }
@@ -131,8 +141,9 @@ pub fn packet_event(hook: u16, tuple: &Tuple) {
         counters.suppressed += 1;
         return;
     }
+    limit::suspect(tuple, now_ns);
     counters.seen += 1;
-    let event = SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE);
+    let event = SocketEvent { segment_flags, ..SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE) };
     if write(&event, tuple, Address(0), now_ns, 0) {
         counters.emitted += 1;
     } else {
@@ -143,31 +154,56 @@ pub fn packet_event(hook: u16, tuple: &Tuple) {
 /// A packet that is thrown away.
 #[derive(Clone, Copy)]
 pub struct Drop {
+    /// What the program was given: the way to the stack.
+    pub context: *mut core::ffi::c_void,
     pub skb: Address,
     /// The address after the call that drops it.
     pub location: u64,
     /// User space's code for the reason.
     pub reason: u8,
+    /// What makes it worth telling.
+    pub part: Part,
 }
 
-/// Filters, limits, counts and writes a FIN or a RST that is thrown away.
+/// What a segment is to its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A FIN or a RST ends it.
+    Ending,
+    /// A SYN-ACK, or a SYN that came by an unexpected interface, begins it.
+    Beginning,
+    /// Anything else: told only of connections under suspicion.
+    Other,
+}
+
+/// Filters, limits, counts and writes a segment that is thrown away.
 #[inline(always)]
 pub fn drop_event(drop: &Drop, segment: Segment) {
-    let Some(tuple) = segment.tuple_of_receiver() else { return };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if drop.part == Part::Other && !limit::take_from_looked_up_drops(now_ns) {
+        return;
+    }
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
-    let passes = if ingress_ifindex == 0 { filter::passes(&tuple.of_other_end()) } else { filter::passes(&tuple) };
-    if !passes {
+    let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
+    if !filter::passes(&tuple) || drop.part == Part::Other && !limit::take_from_suspect(&tuple, now_ns) {
         return;
     }
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if !limit::take_from_drops(now_ns) {
+    let is_within_limit = match drop.part {
+        Part::Ending => limit::take_from_drops(now_ns),
+        Part::Beginning => limit::take_from_handshake_drops(now_ns),
+        Part::Other => true,
+    };
+    if !is_within_limit {
         counters.suppressed += 1;
         return;
+    }
+    if drop.part == Part::Beginning {
+        limit::suspect(&tuple, now_ns);
     }
     // Where routing has found the socket already (`ip_rcv_finish_core`, early demux), its state changes are told from now on.
     if let Some(sk) = drop.skb.follow(Field::SkbSk) {
@@ -197,9 +233,94 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     record.reason = u32::from(drop.reason);
     record.netns = netns;
     record.ingress_ifindex = ingress_ifindex;
+    fill_packet(record, drop.skb, segment, headers_bytes);
+    fill_stack(record, drop.context);
+    entry.submit(wakeup());
+    true
+}
+
+/// A packet that connection tracking holds for invalid.
+#[derive(Clone, Copy)]
+pub struct Invalid {
+    /// See [`Drop::context`].
+    pub context: *mut core::ffi::c_void,
+    pub skb: Address,
+    /// Where the kernel's text for why is.
+    pub text: u64,
+    /// The zone, or `abi::NO_ZONE`.
+    pub zone: u32,
+    /// Netfilter's number of its hook, or [`UNKNOWN`].
+    pub netfilter_hook: u8,
+}
+
+/// Filters, limits, counts and writes a FIN or a RST that connection tracking holds for invalid.
+#[inline(always)]
+pub fn invalid_event(invalid: &Invalid, segment: Segment) {
+    let ingress_ifindex: u32 = invalid.skb.read(Field::SkbSkbIif).unwrap_or(0);
+    // Who has made it is its sender.
+    let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
+    if !filter::passes(&tuple) {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::NF_CT_LOG_INVALID)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if !limit::take_from_invalid(now_ns) {
+        counters.suppressed += 1;
+        return;
+    }
+    counters.seen += 1;
+    if write_invalid(invalid, segment, tuple.netns, ingress_ifindex, now_ns) {
+        counters.emitted += 1;
+    } else {
+        counters.lost += 1;
+    }
+}
+
+/// Writes the record; `false` when the ring is full.
+#[inline(always)]
+fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifindex: u32, now_ns: u64) -> bool {
+    let Some(headers_bytes) = segment.headers_bytes() else { return true };
+    let Some(mut entry) = EVENTS.reserve::<InvalidRecord>(0) else { return false };
+    let record = zeroed(entry.as_mut_ptr());
+    record.packet.abi_version = ABI_VERSION;
+    record.packet.hook = hook::NF_CT_LOG_INVALID;
+    record.packet.size = size_of::<InvalidRecord>() as u32;
+    record.packet.ktime_ns = now_ns;
+    record.packet.netns = netns;
+    record.packet.ingress_ifindex = ingress_ifindex;
+    fill_packet(&mut record.packet, invalid.skb, segment, headers_bytes);
+    fill_stack(&mut record.packet, invalid.context);
+    record.zone = invalid.zone;
+    record.netfilter_hook = invalid.netfilter_hook;
+    // SAFETY: writes at most as many bytes as the array has, with the zero that ends them; the helper checks the source itself. What it
+    // cannot read stays empty.
+    unsafe {
+        bpf_probe_read_kernel_str(
+            record.text.as_mut_ptr().cast(),
+            MAX_REASON_BYTES as u32,
+            invalid.text as *const core::ffi::c_void,
+        );
+    }
+    entry.submit(wakeup());
+    true
+}
+
+/// The calls' part of a record. On failure it stays zero.
+#[inline(always)]
+fn fill_stack(record: &mut DropRecord, context: *mut core::ffi::c_void) {
+    // SAFETY: the context is the program's own, and the helper writes at most as many bytes as the array has.
+    unsafe { bpf_get_stack(context, record.stack.as_mut_ptr().cast(), size_of_val(&record.stack) as u32, 0) };
+}
+
+/// The packet's part of a record.
+#[inline(always)]
+fn fill_packet(record: &mut DropRecord, skb: Address, segment: Segment, headers_bytes: u64) {
     record.packet_bytes = segment.packet_bytes().unwrap_or(0);
-    record.checksum_state = drop.skb.read_bits(Field::SkbIpSummed).unwrap_or(UNKNOWN);
-    record.is_tracked = match drop.skb.read::<u64>(Field::SkbNfct) {
+    record.checksum_state = skb.read_bits(Field::SkbIpSummed).unwrap_or(UNKNOWN);
+    record.is_tracked = match skb.read::<u64>(Field::SkbNfct) {
         // The low bits say what the packet is to the connection.
         Some(connection) => u8::from(connection & !7 != 0),
         None => UNKNOWN,
@@ -210,8 +331,6 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     let result =
         unsafe { bpf_probe_read_kernel(record.headers.as_mut_ptr().cast(), bytes as u32, segment.start() as *const _) };
     record.headers_bytes = if result == 0 { bytes as u16 } else { 0 };
-    entry.submit(wakeup());
-    true
 }
 
 /// Writes the record; `false` when the ring is full. A function of its own, so that it stands in the object once
@@ -227,6 +346,7 @@ fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u
     record.old_state = event.old_state;
     record.new_state = event.new_state;
     record.result = event.result;
+    record.segment_flags = event.segment_flags;
     tuple.write(record);
     record.cookie = cookie;
     socket::fill_common(record, sk);

@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{LruHashMap, PerCpuArray},
 };
 
-use crate::socket::Address;
+use crate::socket::{Address, Tuple};
 
 /// Sockets under suspicion at once. The oldest is forgotten first; then only its later state changes go unseen, and the
 /// socket witness still finds them out. 16,384 entries cost about 2 MB of kernel memory.
@@ -20,6 +20,21 @@ const HANDSHAKE_PER_CPU_PER_TENTH: u32 = 100;
 /// Dropped FINs and RSTs a CPU may report in a tenth of a second. Each that is not a connection's of this host costs user space one
 /// look-up, and firewalls drop stray ones all the time.
 const DROPS_PER_CPU_PER_TENTH: u32 = 20;
+
+/// Dropped SYN-ACKs, and SYNs that came by an unexpected interface, a CPU may report in a tenth of a second: of floods and scans there may
+/// be any number.
+const HANDSHAKE_DROPS_PER_CPU_PER_TENTH: u32 = 20;
+
+/// Other dropped segments of which a CPU looks up in a tenth of a second whether their connection is under suspicion.
+const LOOKED_UP_DROPS_PER_CPU_PER_TENTH: u32 = 200;
+
+/// Connections of which any dropped segment is told. About 2 MB of kernel memory; a flood of handshakes that are repeated takes some
+/// seconds to push one out.
+const MAX_SUSPECTS: u32 = 16_384;
+
+/// A connection stays under that suspicion for so long after its latest event: longer than the longest wait between two timeouts
+/// (`TCP_RTO_MAX`).
+const SUSPECT_FOR_NS: u64 = 150 * SECOND_NS;
 
 const SECOND_NS: u64 = 1_000_000_000;
 const TENTH_NS: u64 = SECOND_NS / 10;
@@ -76,6 +91,55 @@ static HANDSHAKES: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
+/// Apart from the drops, of which each may follow: neither takes the other's place.
+#[map]
+static INVALID: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static HANDSHAKE_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static LOOKED_UP_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+/// What is remembered of a connection of which any dropped segment is told.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Suspect {
+    budget: Budget,
+    /// When it last raised an event.
+    latest_ns: u64,
+}
+
+/// Keyed by the tuple as this host's end names it: of a packet no socket is known.
+#[map]
+static SUSPECTS: LruHashMap<Tuple, Suspect> = LruHashMap::with_max_entries(MAX_SUSPECTS, 0);
+
+/// From now on any dropped segment of the connection is told. A function of its own, as the next, for its caller's stack is full.
+#[inline(never)]
+pub fn suspect(tuple: &Tuple, now_ns: u64) {
+    match SUSPECTS.get_ptr_mut(tuple) {
+        // SAFETY: a map value stays valid while the program runs, and one word is written.
+        Some(suspect) => unsafe { (*suspect).latest_ns = now_ns },
+        None => {
+            let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
+            let _ = SUSPECTS.insert(tuple, &Suspect { budget, latest_ns: now_ns }, 0);
+        }
+    }
+}
+
+/// Whether a dropped segment of the connection is to be told, and if so, takes it from the connection's budget.
+#[inline(never)]
+pub fn take_from_suspect(tuple: &Tuple, now_ns: u64) -> bool {
+    match SUSPECTS.get_ptr_mut(tuple) {
+        Some(suspect) => {
+            // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one.
+            let suspect = unsafe { &mut *suspect };
+            now_ns.wrapping_sub(suspect.latest_ns) < SUSPECT_FOR_NS
+                && suspect.budget.take(now_ns, SECOND_NS, PER_CONNECTION_PER_SECOND)
+        }
+        None => false,
+    }
+}
+
 /// Whether the socket has raised an event before.
 #[inline(always)]
 pub fn is_watched(sk: Address) -> bool {
@@ -130,10 +194,28 @@ pub fn take_from_handshakes(now_ns: u64) -> bool {
     take_from(&HANDSHAKES, now_ns, HANDSHAKE_PER_CPU_PER_TENTH)
 }
 
+/// Takes one event from this CPU's budget of segments that connection tracking holds for invalid; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_invalid(now_ns: u64) -> bool {
+    take_from(&INVALID, now_ns, DROPS_PER_CPU_PER_TENTH)
+}
+
 /// Takes one event from this CPU's budget of dropped segments; `false` when it is used up.
 #[inline(always)]
 pub fn take_from_drops(now_ns: u64) -> bool {
     take_from(&DROPS, now_ns, DROPS_PER_CPU_PER_TENTH)
+}
+
+/// Takes one event from this CPU's budget of dropped segments of handshakes; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_handshake_drops(now_ns: u64) -> bool {
+    take_from(&HANDSHAKE_DROPS, now_ns, HANDSHAKE_DROPS_PER_CPU_PER_TENTH)
+}
+
+/// Takes one look-up from this CPU's budget; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_looked_up_drops(now_ns: u64) -> bool {
+    take_from(&LOOKED_UP_DROPS, now_ns, LOOKED_UP_DROPS_PER_CPU_PER_TENTH)
 }
 
 #[inline(always)]

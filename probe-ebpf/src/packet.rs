@@ -24,7 +24,9 @@ const PROTOCOL_TCP: u8 = 6;
 /// The flags of a TCP header.
 pub mod flag {
     pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
     pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
 }
 
 /// A TCP segment within a packet. Not seen as one: a later fragment, and IPv6 with extension headers.
@@ -68,15 +70,25 @@ impl Segment {
     /// The tuple as who receives it would name it: local is where it is sent to.
     #[inline(always)]
     pub fn tuple_of_receiver(self) -> Option<Tuple> {
-        let (remote_address, local_address) = if self.is_ipv6 {
-            (load(self.network + IPV6_SOURCE)?, load(self.network + IPV6_DESTINATION)?)
+        self.tuple(false)
+    }
+
+    /// The tuple as who receives it would name it, or as who has sent it.
+    #[inline(always)]
+    pub fn tuple(self, of_sender: bool) -> Option<Tuple> {
+        // Where the addresses and ports of the end that names it are, and those of the other end.
+        let (local, remote) = if of_sender { (1, 0) } else { (0, 1) };
+        let (local_address, remote_address) = if self.is_ipv6 {
+            let at = |is_source: u64| self.network + IPV6_DESTINATION - is_source * (IPV6_DESTINATION - IPV6_SOURCE);
+            (load(at(local))?, load(at(remote))?)
         } else {
-            (mapped(load(self.network + IPV4_SOURCE)?), mapped(load(self.network + IPV4_DESTINATION)?))
+            let at = |is_source: u64| self.network + IPV4_DESTINATION - is_source * (IPV4_DESTINATION - IPV4_SOURCE);
+            (mapped(load(at(local))?), mapped(load(at(remote))?))
         };
         Some(Tuple {
             netns: device(self.skb)?.follow(Field::DevNet)?.read(Field::NetInum)?,
-            local_port: u16::from_be(load(self.transport + 2)?),
-            remote_port: u16::from_be(load(self.transport)?),
+            local_port: u16::from_be(load(self.transport + 2 * remote)?),
+            remote_port: u16::from_be(load(self.transport + 2 * local)?),
             local_address,
             remote_address,
         })

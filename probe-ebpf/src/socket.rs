@@ -67,8 +67,9 @@ pub mod state {
     }
 }
 
-/// The tuple of a socket, as the filter and the record need it.
+/// The tuple of a socket, as the filter and the record need it. Without padding: it is a key, too.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Tuple {
     pub netns: u32,
     pub local_port: u16,
@@ -78,18 +79,6 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    /// The tuple as the other end would name it.
-    #[inline(always)]
-    pub fn of_other_end(&self) -> Self {
-        Self {
-            netns: self.netns,
-            local_port: self.remote_port,
-            remote_port: self.local_port,
-            local_address: self.remote_address,
-            remote_address: self.local_address,
-        }
-    }
-
     /// Writes it into a record.
     #[inline(always)]
     pub fn write(&self, record: &mut SocketRecord) {
@@ -211,5 +200,9 @@ pub fn fill_request(record: &mut SocketRecord, req: Address) {
     if let Some(timeouts) = req.read_bits(Field::ReqNumTimeout) {
         record.retransmits = timeouts;
         record.available |= Field::ReqNumTimeout.bit();
+    }
+    if let Some(repeats) = req.read::<u8>(Field::ReqNumRetrans) {
+        record.total_retrans = u32::from(repeats);
+        record.available |= Field::ReqNumRetrans.bit();
     }
 }

@@ -68,6 +68,10 @@ pub struct Options {
     pub transparent: bool,
     /// SO_MARK.
     pub mark: Option<u32>,
+    /// For a listener: TCP_DEFER_ACCEPT in seconds.
+    pub defer_accept_s: Option<u32>,
+    /// For a connecting peer: TCP_FASTOPEN_CONNECT.
+    pub fast_open: bool,
     /// SO_BINDTODEVICE: the name of an interface.
     pub device: Option<&'static str>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
@@ -289,7 +293,9 @@ impl Options {
         add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
         add("--device", self.device.map(str::to_owned));
+        add("--defer-accept-s", self.defer_accept_s.map(|seconds| seconds.to_string()));
         add("--mark", self.mark.map(|mark| mark.to_string()));
+        arguments.extend(self.fast_open.then(|| "--fast-open".to_owned()));
         arguments.extend(self.transparent.then(|| "--transparent".to_owned()));
         arguments
     }

@@ -240,6 +240,28 @@ pub struct HookCount {
     pub missed: u64,
 }
 
+/// The data of evidence `drop_place`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropPlace {
+    pub site: Option<String>,
+    pub hook: Option<String>,
+    pub functions: Vec<String>,
+    pub rules: Option<Vec<FilterRule>>,
+    pub rules_left_out: usize,
+    pub rules_unavailable: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterRule {
+    pub family: String,
+    pub table: String,
+    pub chain: String,
+    pub handle: Option<u64>,
+    pub text: String,
+}
+
 /// What a record says beside its envelope.
 #[derive(Clone, Debug)]
 pub enum Body {

@@ -1,17 +1,18 @@
 //! `skb:kfree_skb`.
 
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
 use connprobe_common::{
     abi::hook,
-    settings::{MAX_DROP_REASONS, TOLD_OF_RESETS},
+    settings::{MAX_DROP_REASONS, TOLD_OF_RESETS, TOLD_OF_SYNS},
 };
 
 use super::{classic_field, cookie, no_cookie, socket_argument};
 use crate::{
-    emit::{self, Drop, Kind, Limit, SocketEvent},
+    emit::{self, Drop, Kind, Limit, Part, SocketEvent},
     globals::{read, settings},
     packet::{Segment, flag},
     socket::{Address, state},
@@ -20,10 +21,12 @@ use crate::{
 /// A packet is thrown away, with a reason.
 ///
 /// Kernel functions `kfree_skb_reason` (`net/core/skbuff.c`), from 5.17, and `sk_skb_reason_drop`, from 6.11; from there also with
-/// the socket it was meant for. Told of: a SYN that came for a synchronized connection, which the kernel answers with a
-/// challenge ACK and drops (`tcp_validate_incoming`, RFC 5961 section 4); a FIN or a RST, dropped for one of the reasons in the
-/// settings. Ordinary: everything else. Blind spot: packets are dropped in softirq, also while this program runs for another one.
-/// Cost of an ordinary one: two comparisons; where the reason is one of those told of, six reads more.
+/// the socket it was meant for. Told of: a SYN or a SYN-ACK that came for a synchronized connection, which the kernel answers with
+/// a challenge ACK and drops (`tcp_validate_incoming`, RFC 5961 section 4); and, dropped for one of the reasons in the settings, a FIN,
+/// a RST, a SYN-ACK, a SYN where the reason says so, and any segment of a connection under suspicion. Ordinary: everything else. Blind
+/// spot: packets are dropped in softirq, also while this program runs for another one. Cost of an ordinary one: two comparisons; where
+/// the reason is one of those told of, six reads more, and for a segment of any connection a dozen and a look-up, of which each CPU
+/// makes only so many.
 #[btf_tracepoint(function = "kfree_skb")]
 fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let reason = ctx.arg::<u32>(2);
@@ -32,13 +35,13 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: points into the settings.
         if unsafe { read(&raw const (*settings()).drop_has_socket) } == 1 {
             if let Some((sk, raw)) = socket_argument(ctx.arg(3)) {
-                on_syn(sk, || cookie(raw));
+                on_syn(skb, sk, || cookie(raw));
             }
         } else {
             on_syn_of_unknown_socket(skb);
         }
     } else if told_reason(reason) != 0 {
-        on_drop(skb, ctx.arg::<u64>(1), told_reason(reason));
+        on_drop(ctx.as_ptr(), skb, ctx.arg::<u64>(1), told_reason(reason));
     }
     0
 }
@@ -57,14 +60,15 @@ fn kfree_skb_classic(ctx: TracePointContext) -> u32 {
     let Some(reason) = classic_field::<u32>(&ctx, reason_offset) else { return 0 };
     if is_invalid_syn(reason) {
         if let Some(sk) = classic_field::<u64>(&ctx, sk_offset).filter(|sk| *sk != 0) {
-            on_syn(Address(sk), no_cookie);
+            let skb = classic_field::<u64>(&ctx, skb_offset).unwrap_or(0);
+            on_syn(Address(skb), Address(sk), no_cookie);
         } else if let Some(skb) = classic_field::<u64>(&ctx, skb_offset) {
             on_syn_of_unknown_socket(Address(skb));
         }
     } else if told_reason(reason) != 0 {
         let Some(skb) = classic_field::<u64>(&ctx, skb_offset) else { return 0 };
         let location = classic_field::<u64>(&ctx, location_offset).unwrap_or(0);
-        on_drop(Address(skb), location, told_reason(reason));
+        on_drop(ctx.as_ptr(), Address(skb), location, told_reason(reason));
     }
     0
 }
@@ -88,27 +92,42 @@ fn told_reason(reason: u32) -> u8 {
 }
 
 #[inline(always)]
-fn on_syn(sk: Address, cookie: impl FnOnce() -> u64) {
+fn on_syn(skb: Address, sk: Address, cookie: impl FnOnce() -> u64) {
     let Some(state) = sk.state() else { return };
     if state::is_synchronized(state) {
-        emit::socket_event(SocketEvent::new(hook::KFREE_SKB, Kind::Full, state), Limit::Connection, sk, cookie);
+        // Without them it counts as a SYN.
+        let segment_flags = match Segment::of(skb) {
+            Some(segment) => segment.flags().unwrap_or(0),
+            None => 0,
+        };
+        let event = SocketEvent { segment_flags, ..SocketEvent::new(hook::KFREE_SKB, Kind::Full, state) };
+        emit::socket_event(event, Limit::Connection, sk, cookie);
     }
 }
 
 /// Only the packet tells which connection it came for.
 #[inline(always)]
 fn on_syn_of_unknown_socket(skb: Address) {
-    if let Some(tuple) = Segment::of(skb).and_then(Segment::tuple_of_receiver) {
-        emit::packet_event(hook::KFREE_SKB, &tuple);
+    let Some(segment) = Segment::of(skb) else { return };
+    if let Some(tuple) = segment.tuple_of_receiver() {
+        emit::packet_event(hook::KFREE_SKB, &tuple, segment.flags().unwrap_or(0));
     }
 }
 
 #[inline(always)]
-fn on_drop(skb: Address, location: u64, told: u8) {
+fn on_drop(context: *mut core::ffi::c_void, skb: Address, location: u64, told: u8) {
     let Some(segment) = Segment::of(skb) else { return };
     let Some(flags) = segment.flags() else { return };
-    let is_told = if flags & flag::RST != 0 { told & TOLD_OF_RESETS != 0 } else { flags & flag::FIN != 0 };
-    if is_told {
-        emit::drop_event(&Drop { skb, location, reason: told & !TOLD_OF_RESETS }, segment);
+    if flags & (flag::FIN | flag::RST) != flag::FIN && told & TOLD_OF_RESETS == 0 {
+        return;
     }
+    let part = if flags & (flag::FIN | flag::RST) != 0 {
+        Part::Ending
+    } else if flags & flag::SYN != 0 && (flags & flag::ACK != 0 || told & TOLD_OF_SYNS != 0) {
+        Part::Beginning
+    } else {
+        Part::Other
+    };
+    let reason = told & !(TOLD_OF_RESETS | TOLD_OF_SYNS);
+    emit::drop_event(&Drop { context, skb, location, reason, part }, segment);
 }

@@ -91,9 +91,10 @@ fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
 
 /// A SYN-ACK was sent again.
 ///
-/// Kernel function `tcp_rtx_synack` (`net/ipv4/tcp_output.c`), since 4.15. There is no ordinary case: a SYN-ACK is repeated
-/// only when its timer has run out (or, with TCP_DEFER_ACCEPT, when no data has come). The listener is argument 0, the
-/// request socket argument 1. Blind spot: SYN cookies keep no request socket and repeat nothing.
+/// Kernel function `tcp_rtx_synack` (`net/ipv4/tcp_output.c`), since 4.15: a SYN-ACK is repeated when its timer has run out, or the
+/// client has repeated its SYN (`tcp_check_req`). Ordinary: the ACK has come, and with TCP_DEFER_ACCEPT the listener waits for data
+/// (`inet_request_sock.acked`). The listener is argument 0, the request socket argument 1. Blind spots: SYN cookies keep no request
+/// socket and repeat nothing; the tracepoint is passed only when sending succeeded.
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     if let Some((req, _)) = socket_argument(ctx.arg(1)) {
@@ -130,6 +131,9 @@ fn tcp_rtx_synack_kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn on_retransmit_synack(req: Address) {
+    if req.read_bits(Field::ReqAcked) == Some(1) {
+        return;
+    }
     let event = SocketEvent::new(hook::TCP_RETRANSMIT_SYNACK, Kind::Request, state::NEW_SYN_RECV);
     // The cookie helper takes full sockets only; `SocketRecord::cookie` is still set when the kernel has given one.
     emit::socket_event(event, Limit::Handshake, req, no_cookie);

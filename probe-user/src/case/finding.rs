@@ -158,11 +158,14 @@ impl Finding {
     /// What to do about it, the most useful first.
     pub fn remedies(&self) -> Vec<Remedy> {
         match &self.flow {
-            None => remedies(&self.id.key, &self.ruling, self.owner.process(), self.mark(), self.is_over()),
+            None => {
+                let (owner, mark) = (self.owner.process(), self.mark());
+                remedies(&self.id.key, &self.ruling, owner, mark, self.is_over(), &self.evidence)
+            }
             Some(flow) => {
                 let owner = flow.receiver_owner.process();
                 let waiting = flow.ends.receiver.as_ref().map(|end| Waiting { netns: end.netns, owner });
-                forwarded_remedies(&flow.key, flow.sender, waiting, &self.ruling, self.is_over())
+                forwarded_remedies(&flow.key, flow.sender, waiting, &self.ruling, self.is_over(), &self.evidence)
             }
         }
     }

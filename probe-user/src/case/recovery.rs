@@ -23,6 +23,13 @@ pub(super) fn has_recovered(ruling: &Ruling, seen: &[Evidence], asked_at: MonoTi
             let is_syn = |evidence: &&Evidence| matches!(evidence.kind, EvidenceKind::SynReceived);
             seen.iter().rev().find(is_syn).is_some_and(|latest| is_heard_since(latest.at))
         }
+        // As above, for a client; a server has its socket only now. With data in flight rest says that it was acknowledged.
+        Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => {
+            let latest = Evidence::syn_acks_received(seen).next_back();
+            status.state.is_synchronized()
+                && status.is_at_rest()
+                && latest.is_none_or(|(latest, _)| is_heard_since(latest))
+        }
         // Data alone does not set the count of probes back.
         Cause::KeepaliveUnanswered => status.is_at_rest() || is_heard_since(ruling.since),
         Cause::PeerReset
@@ -33,6 +40,8 @@ pub(super) fn has_recovered(ruling: &Ruling, seen: &[Evidence], asked_at: MonoTi
         | Cause::SourceAddressLost
         | Cause::LocalSendFailure
         | Cause::UnacknowledgedFin
+        | Cause::PathMismatch
+        | Cause::EmbryonicExpired
         | Cause::PeerWindowShut => status.is_at_rest(),
         // A receiver is at rest all along: its state tells (`Case::dropped`).
         Cause::ConntrackBadChecksum | Cause::ConntrackInvalid | Cause::FirewallDrop | Cause::StackDrop => false,

@@ -1,6 +1,6 @@
 use crate::{
     judge::EvidenceKind,
-    model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, Question, SocketView},
+    model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, Question, ServiceStatus, SocketView},
 };
 
 /// What witnesses have said of the host around a connection: the way to its peer, and connection tracking.
@@ -8,13 +8,19 @@ use crate::{
 pub(super) struct Surroundings {
     pub(super) path: Knowledge<PathStatus>,
     pub(super) conntrack: Knowledge<ConntrackStatus>,
+    pub(super) service: Knowledge<ServiceStatus>,
     awaits_path: bool,
     awaits_conntrack: bool,
+    awaits_service: bool,
+    service_asked: bool,
     asked_at: Option<Step>,
     /// Whether the name of a function is still to come.
     pub(super) awaits_function: bool,
     /// The address last asked about.
     function_asked: Option<u64>,
+    /// Whether it was asked where the drop was, and is still to be answered.
+    pub(super) has_asked_place: bool,
+    pub(super) awaits_place: bool,
 }
 
 /// How far a socket has got in waiting: it changes with every timeout and every unanswered probe.
@@ -23,25 +29,31 @@ struct Step {
     retransmits: Option<u8>,
     probes_out: Option<u8>,
     backoff: Option<u8>,
+    ingress_ifindex: Option<u32>,
 }
 
 impl Surroundings {
     /// What to ask now, if anything: each witness once a step, however often a scan comes by.
-    pub(super) fn questions(&mut self, key: &ConnectionKey, socket: &SocketView) -> Vec<Question> {
-        let step =
-            Some(Step { retransmits: socket.retransmits, probes_out: socket.probes_out, backoff: socket.backoff });
+    pub(super) fn questions(
+        &mut self,
+        key: &ConnectionKey,
+        socket: &SocketView,
+        ingress_ifindex: Option<u32>,
+    ) -> Vec<Question> {
+        let (retransmits, probes_out, backoff) = (socket.retransmits, socket.probes_out, socket.backoff);
+        let step = Some(Step { retransmits, probes_out, backoff, ingress_ifindex });
         if self.asked_at == step {
             return Vec::new();
         }
         self.asked_at = step;
         // What is still unanswered from the step before was lost on the way.
         (self.awaits_path, self.awaits_conntrack) = (true, true);
-        vec![Question::Path { key: *key, ingress_ifindex: socket.ingress_ifindex }, Question::Conntrack { key: *key }]
+        vec![Question::Path { key: *key, ingress_ifindex }, Question::Conntrack { key: *key }]
     }
 
     /// Whether an answer is still to come.
     pub(super) const fn awaits_answers(&self) -> bool {
-        self.awaits_path || self.awaits_conntrack || self.awaits_function
+        self.awaits_path || self.awaits_conntrack || self.awaits_function || self.awaits_service || self.awaits_place
     }
 
     /// Whether the function at this address is to be asked for now, and was not before.
@@ -49,6 +61,19 @@ impl Surroundings {
         let is_new = self.function_asked.replace(address) != Some(address);
         self.awaits_function |= is_new;
         is_new
+    }
+
+    /// Whether what this host serves is to be asked for now: once.
+    pub(super) fn asks_service(&mut self) -> bool {
+        let is_new = !std::mem::replace(&mut self.service_asked, true);
+        self.awaits_service |= is_new;
+        is_new
+    }
+
+    /// Takes in what this host serves.
+    pub(super) fn take_service(&mut self, service: Knowledge<ServiceStatus>) {
+        self.awaits_service = false;
+        self.service = service;
     }
 
     /// Takes in what is known of the way to the peer. What is wrong with it is evidence when it is new.
@@ -61,7 +86,10 @@ impl Surroundings {
                 _ if status.address_is_gone() => Some(EvidenceKind::LocalAddressGone),
                 (Some(errno), _) => Some(EvidenceKind::NoRoute { errno }),
                 (None, Some(route)) => Some(EvidenceKind::NextHopSilent(route.clone())),
-                (None, None) => None,
+                (None, None) => status.mismatch().map(|(ingress, egress)| EvidenceKind::PathMismatch {
+                    ingress: ingress.clone(),
+                    egress: egress.clone(),
+                }),
             }
         };
         wrong(&self.path).filter(|now| wrong(&before).as_ref() != Some(now))

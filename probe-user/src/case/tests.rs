@@ -6,9 +6,9 @@ use super::{dropped::tests::dropped_fin, *};
 use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
-        Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, Event, EventKind, Hook, Interface, LossPlace,
-        MonoTime, Origin, Owner, PathStatus, PendingTimer, Question, Route, SocketCookie, SocketLookup, SocketRouting,
-        SocketStatus, SocketTimer, SocketView, TcpState,
+        Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, DroppedSegment, Event,
+        EventKind, Hook, Interface, LossPlace, MonoTime, Origin, Owner, PathStatus, PendingTimer, Question, Route,
+        ServiceStatus, SocketCookie, SocketLookup, SocketRouting, SocketStatus, SocketTimer, SocketView, TcpState,
     },
 };
 
@@ -584,6 +584,8 @@ fn of_a_thousand_connections_that_lose_their_address_at_once_each_gets_its_cause
                 Question::ForwardPath { .. } | Question::FlowConntrack { .. } | Question::FlowEnds { .. } => {
                     unreachable!()
                 }
+                Question::Service { key } => Answer::Service { key, service: Err(String::new()) },
+                Question::DropPlace { key, .. } => Answer::DropPlace { key, place: Err("not found".to_owned()) },
             };
             tracker.handle_answer(now, answer);
         }
@@ -599,6 +601,7 @@ enum Input {
     Unknown { port: u16, ms: u64 },
     Owner { port: u16, ms: u64, known: bool },
     Function { port: u16, ms: u64 },
+    Service { port: u16, ms: u64, served: bool },
     Lost { ms: u64 },
     Timeout { ms: u64 },
     TimeoutWhenDue,
@@ -607,13 +610,14 @@ enum Input {
 fn input() -> impl Strategy<Value = Input> {
     let (port, ms) = (1u16..4, 0u64..2_000_000);
     prop_oneof![
-        8 => (port.clone(), ms.clone(), 0u64..3, 0u8..12, 0u32..3, 0u8..10, prop_oneof![Just(0), Just(110), Just(104)])
+        8 => (port.clone(), ms.clone(), 0u64..3, 0u8..12, 0u32..3, 0u8..16, prop_oneof![Just(0), Just(110), Just(104)])
             .prop_map(|(port, ms, cookie, count, una, kind, error)| Input::Event { port, ms, cookie, count, una, kind, error }),
         2 => (port.clone(), ms.clone(), 0u8..5, 0u32..2)
             .prop_map(|(port, ms, retransmits, inode)| Input::Found { port, ms, retransmits, inode }),
         1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Gone { port, ms }),
         1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Unknown { port, ms }),
         1 => (port.clone(), ms.clone()).prop_map(|(port, ms)| Input::Function { port, ms }),
+        1 => (port.clone(), ms.clone(), any::<bool>()).prop_map(|(port, ms, served)| Input::Service { port, ms, served }),
         1 => (port, ms.clone(), any::<bool>()).prop_map(|(port, ms, known)| Input::Owner { port, ms, known }),
         1 => ms.clone().prop_map(|ms| Input::Lost { ms }),
         1 => ms.prop_map(|ms| Input::Timeout { ms }),
@@ -632,9 +636,26 @@ fn apply(tracker: &mut Tracker, input: Input) {
                 4 => EventKind::StateChange { from: TcpState::Established, to: TcpState::Close },
                 5 => EventKind::SegmentDropped(Box::new(dropped_fin(Origin::Received { ifindex: 1 }))),
                 6 => EventKind::StateChange { from: TcpState::Established, to: TcpState::CloseWait },
+                7 => EventKind::SynAckReceived,
+                9..=12 => {
+                    let messages = [ControlMessage::Syn, ControlMessage::SynAck, ControlMessage::Ack];
+                    let message = messages[usize::from(count % 3)];
+                    let origin = if kind % 2 == 0 { Origin::Sent } else { Origin::Received { ifindex: 1 } };
+                    let reason = if kind < 11 { DropReason::IpRpfilter } else { DropReason::NetfilterDrop };
+                    EventKind::SegmentDropped(Box::new(DroppedSegment { message, reason, ..dropped_fin(origin) }))
+                }
+                8 => EventKind::StateChange { from: TcpState::SynSent, to: TcpState::Established },
                 _ => EventKind::RetransmissionTimeout { send_result: None },
             };
-            let state = if let EventKind::StateChange { to, .. } = kind { to } else { TcpState::Established };
+            let state = if let EventKind::StateChange { to, .. } = kind {
+                to
+            } else if kind == EventKind::SynAckRetransmission {
+                TcpState::NewSynReceived
+            } else if cookie == 0 && matches!(kind, EventKind::RetransmissionTimeout { .. }) {
+                TcpState::SynSent
+            } else {
+                TcpState::Established
+            };
             let socket = SocketView {
                 state: Some(state),
                 cookie: (cookie > 0).then_some(SocketCookie(cookie)),
@@ -661,6 +682,11 @@ fn apply(tracker: &mut Tracker, input: Input) {
         }
         Input::Function { port, ms } => {
             tracker.handle_answer(at(ms), Answer::Function { key: key(port), address: 0xf00, function: Ok(None) });
+        }
+        Input::Service { port, ms, served } => {
+            let listener_inode = served.then_some(7);
+            let service = Ok(ServiceStatus { listener_inode, connections_with_peer: usize::from(served) });
+            tracker.handle_answer(at(ms), Answer::Service { key: key(port), service });
         }
         Input::Lost { ms } => {
             tracker.handle_event(Event::Lost { at: at(ms), place: LossPlace::Decode, count: 1 });

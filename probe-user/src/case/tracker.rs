@@ -9,12 +9,13 @@ use std::{
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     flow::Flows,
-    open_case::{Case, Wake, is_closing},
+    open_case::{Case, is_closing},
     questions::Questions,
+    wakes::Wake,
 };
 use crate::{
     judge::EvidenceKind,
-    model::{ConnectionEvent, ConnectionKey, Event, MonoTime, Question},
+    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
 };
 
 /// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
@@ -160,7 +161,8 @@ impl Tracker {
                 Some(Wake::End) => self.end(case),
                 Some(Wake::Gone) => {
                     case.note(self.now, EvidenceKind::SocketGone);
-                    self.close(case, Outcome::Unobserved);
+                    let outcome = case.outcome_when_gone();
+                    self.close(case, outcome);
                 }
                 Some(Wake::LookForAnswer | Wake::Overdue | Wake::Forget) | None if !case.has_finding() => {}
                 Some(Wake::LookForAnswer | Wake::Overdue | Wake::Forget) | None => {
@@ -177,6 +179,9 @@ impl Tracker {
 
     fn handle_connection_event(&mut self, event: ConnectionEvent) {
         self.advance(event.at);
+        if matches!(&event.kind, EventKind::SegmentInvalid(segment) if !segment.is_verdict()) {
+            return;
+        }
         if self.take_flow_event(&event) {
             return;
         }
@@ -192,6 +197,11 @@ impl Tracker {
             }
             Some(mut case) if case.got_through(&event) => {
                 case.note(event.at, EvidenceKind::SegmentGotThrough);
+                self.close(case, Outcome::Recovered);
+                return;
+            }
+            Some(mut case) if case.completes_handshake(&event) => {
+                case.note(event.at, EvidenceKind::HandshakeCompleted);
                 self.close(case, Outcome::Recovered);
                 return;
             }
@@ -224,6 +234,14 @@ impl Tracker {
                 self.end(case);
             }
             return;
+        }
+        self.consider(case);
+    }
+
+    /// Asks about a case what is worth asking, and judges it, or waits for the answers.
+    fn consider(&mut self, mut case: Case) {
+        if let Some(question) = case.ask_service() {
+            self.ask(question);
         }
         if case.is_serious() || case.has_ruling(self.events_lost) {
             self.ask_owner(&mut case);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use connprobe_common::{
-    abi::{ABI_VERSION, DropRecord, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
+    abi::{ABI_VERSION, DropRecord, InvalidRecord, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
     fields::Field,
 };
 use zerocopy::FromBytes as _;
@@ -81,13 +81,20 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
             (version, _) => Err(DecodeError::Version(version)),
         };
     }
+    if let Ok(record) = InvalidRecord::read_from_bytes(bytes) {
+        return match (record.packet.abi_version, record.packet.hook) {
+            (ABI_VERSION, hook::NF_CT_LOG_INVALID) => segment::decode_invalid(&record),
+            (ABI_VERSION, other) => Err(DecodeError::Hook(other)),
+            (version, _) => Err(DecodeError::Version(version)),
+        };
+    }
     let record = SocketRecord::read_from_bytes(bytes)
         .map_err(|_| DecodeError::Length { actual: bytes.len(), expected: size_of::<SocketRecord>() })?;
     if record.abi_version != ABI_VERSION {
         return Err(DecodeError::Version(record.abi_version));
     }
     if record.hook == hook::KFREE_SKB && record.new_state == UNKNOWN_STATE {
-        return Ok(event(&record, SocketView::default(), EventKind::SynReceived));
+        return Ok(event(&record, SocketView::default(), syn_or_syn_ack(&record)));
     }
     let from = tcp_state(record.old_state)?;
     let to = tcp_state(record.new_state)?;
@@ -102,7 +109,7 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         hook::TCP_RECEIVE_RESET => EventKind::ResetReceived,
         hook::TCP_SEND_RESET => EventKind::ResetSent,
         hook::INET_SK_ERROR_REPORT => EventKind::SocketError,
-        hook::KFREE_SKB => EventKind::SynReceived,
+        hook::KFREE_SKB => syn_or_syn_ack(&record),
         hook::TCP_WRITE_WAKEUP => {
             EventKind::ProbeSent { send_result: (record.result != NO_RESULT).then_some(record.result) }
         }
@@ -114,6 +121,13 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         count_keepalive_probe(&mut socket, send_result);
     }
     Ok(event(&record, socket, kind))
+}
+
+/// Which of the two came in for a synchronized connection.
+const fn syn_or_syn_ack(record: &SocketRecord) -> EventKind {
+    /// `ACK` (RFC 9293 section 3.1).
+    const ACK: u8 = 16;
+    if record.segment_flags & ACK != 0 { EventKind::SynAckReceived } else { EventKind::SynReceived }
 }
 
 fn event(record: &SocketRecord, socket: SocketView, kind: EventKind) -> ConnectionEvent {
@@ -172,7 +186,7 @@ fn socket_view(record: &SocketRecord, state: TcpState, units: Units) -> SocketVi
         write_seq: of(has(Field::TpWriteSeq), record.write_seq),
         snd_wnd_bytes: of(has(Field::TpSndWnd), record.snd_wnd),
         packets_out: of(has(Field::TpPacketsOut), record.packets_out),
-        total_retransmits: of(has(Field::TpTotalRetrans), record.total_retrans),
+        total_retransmits: of(has(Field::TpTotalRetrans) || has(Field::ReqNumRetrans), record.total_retrans),
         retransmits: of(has(Field::IcskRetransmits) || has(Field::ReqNumTimeout), record.retransmits),
         backoff: of(has(Field::IcskBackoff), record.backoff),
         probes_out: of(has(Field::IcskProbesOut), record.probes_out),

@@ -13,12 +13,12 @@ mod rules;
 mod ruling;
 
 pub use deadline::{Deadline, DeadlineSource, KernelTimer};
-pub use evidence::{Attempt, Evidence, EvidenceKind, Sight};
+pub use evidence::{Attempt, Evidence, EvidenceKind, Sight, Step, SynAckRepeat};
 pub use remedy::{Remedy, Waiting, forwarded_remedies, remedies, risk_remedies};
 pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
 pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
 
-use crate::model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, SocketView, Vantage};
+use crate::model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, ServiceStatus, SocketView, Vantage};
 
 /// What a case knows when it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,8 @@ pub struct History<'a> {
     pub path: &'a Knowledge<PathStatus>,
     /// What connection tracking of this host knows of the connection.
     pub conntrack: &'a Knowledge<ConntrackStatus>,
+    /// What this host serves on the connection's port.
+    pub service: &'a Knowledge<ServiceStatus>,
     /// Events lost anywhere since the case was opened: one of them may have been about this connection.
     pub events_lost: u64,
 }
@@ -48,8 +50,10 @@ pub fn judge(history: &History<'_>) -> Option<Ruling> {
 }
 
 fn judge_socket(history: &History<'_>) -> Option<Ruling> {
-    rules::half_open::assess(history)
+    let of_stalled = |ruling| rules::asymmetric_handshake::of_stalled(history, ruling);
+    rules::asymmetric_handshake::assess(history)
+        .or_else(|| rules::half_open::assess(history))
         .or_else(|| rules::zero_window_stalled::assess(history))
-        .or_else(|| rules::retransmit_stalled::assess(history))
+        .or_else(|| rules::retransmit_stalled::assess(history).map(of_stalled))
         .or_else(|| rules::silently_dropped_fin::assess(history))
 }

@@ -14,12 +14,19 @@ pub enum Verdict {
     RetransmitStalled,
     /// A FIN, or a RST, was sent and thrown away, and nobody was told.
     SilentlyDroppedFin,
+    /// The two ends disagree about the handshake, or its packets took different paths with a consequence.
+    AsymmetricHandshake,
 }
 
 impl Verdict {
     /// Every verdict.
-    pub const ALL: [Self; 4] =
-        [Self::HalfOpen, Self::RetransmitStalled, Self::SilentlyDroppedFin, Self::ZeroWindowStalled];
+    pub const ALL: [Self; 5] = [
+        Self::HalfOpen,
+        Self::AsymmetricHandshake,
+        Self::RetransmitStalled,
+        Self::SilentlyDroppedFin,
+        Self::ZeroWindowStalled,
+    ];
 
     /// The name in records, on the command line and in the handbook.
     pub const fn name(self) -> &'static str {
@@ -28,6 +35,7 @@ impl Verdict {
             Self::ZeroWindowStalled => "zero_window_stalled",
             Self::RetransmitStalled => "retransmit_stalled",
             Self::SilentlyDroppedFin => "silently_dropped_fin",
+            Self::AsymmetricHandshake => "asymmetric_handshake",
         }
     }
 }
@@ -65,17 +73,32 @@ pub enum Cause {
     StackDrop,
     /// This host's own FIN is not acknowledged.
     UnacknowledgedFin,
+    /// The ACK that completes the handshake does not reach the server: the client is established, the server is not.
+    FinalAckLost,
+    /// The SYN-ACK does not reach the client.
+    SynackLost,
+    /// Segments come in by another interface than they leave by, and something on one of the ways sees only half of the connection.
+    PathMismatch,
+    /// This host drops what comes in by another interface than the answer would take.
+    ReversePathFiltered,
+    /// A firewall has seen the handshake from one side only, and has forgotten the connection soon after.
+    EmbryonicExpired,
 }
 
 impl Cause {
     /// Every cause, those of one verdict together.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::PeerReset,
         Self::PeerRestarted,
         Self::PeerUnreachable,
         Self::ConntrackExpired,
         Self::KeepaliveUnanswered,
         Self::WindowProbesUnanswered,
+        Self::FinalAckLost,
+        Self::SynackLost,
+        Self::PathMismatch,
+        Self::ReversePathFiltered,
+        Self::EmbryonicExpired,
         Self::PeerSilent,
         Self::SourceAddressLost,
         Self::LocalSendFailure,
@@ -102,6 +125,11 @@ impl Cause {
             | Self::FirewallDrop
             | Self::StackDrop
             | Self::UnacknowledgedFin => Verdict::SilentlyDroppedFin,
+            Self::FinalAckLost
+            | Self::SynackLost
+            | Self::PathMismatch
+            | Self::ReversePathFiltered
+            | Self::EmbryonicExpired => Verdict::AsymmetricHandshake,
             Self::PeerWindowShut => Verdict::ZeroWindowStalled,
         }
     }
@@ -123,6 +151,11 @@ impl Cause {
             Self::FirewallDrop => "firewall_drop",
             Self::StackDrop => "stack_drop",
             Self::UnacknowledgedFin => "unacknowledged_fin",
+            Self::FinalAckLost => "final_ack_lost",
+            Self::SynackLost => "synack_lost",
+            Self::PathMismatch => "path_mismatch",
+            Self::ReversePathFiltered => "reverse_path_filtered",
+            Self::EmbryonicExpired => "embryonic_expired",
             Self::PeerWindowShut => "peer_window_shut",
         }
     }
@@ -176,10 +209,20 @@ pub enum MissingEvidence {
     Tracking,
     /// Why connection tracking held the segment for invalid.
     WhyInvalid,
+    /// Who dropped what connection tracking held for invalid.
+    WhoDropped,
     /// Whether the receiver of what was dropped still holds the connection open.
     Receiver,
     /// The reset by which the peer answers the challenge ACK.
     ResetAfterSyn,
+    /// Another SYN-ACK for the established connection: one alone may be late.
+    AnotherSynAck,
+    /// Whether the peer has got the ACK, and has no room for the connection.
+    PeersBacklog,
+    /// What the peer knows of the connection, or which segments it gets.
+    PeersEnd,
+    /// Whether something on one of the two ways drops what it has seen only one direction of.
+    WhatOneSideDrops,
     /// Events were lost: an acknowledgment or an error may have gone unseen.
     LostEvents {
         /// How many.
@@ -212,8 +255,13 @@ impl MissingEvidence {
             Self::AnotherCopy => "another_copy",
             Self::Tracking => "tracking",
             Self::WhyInvalid => "why_invalid",
+            Self::WhoDropped => "who_dropped",
             Self::Receiver => "receiver",
             Self::ResetAfterSyn => "reset_after_syn",
+            Self::AnotherSynAck => "another_syn_ack",
+            Self::PeersBacklog => "peers_backlog",
+            Self::PeersEnd => "peers_end",
+            Self::WhatOneSideDrops => "what_one_side_drops",
             Self::LostEvents { .. } => "lost_events",
             Self::LastAckTime => "last_ack_time",
             Self::LocalAddressAndRoute => "local_address_and_route",
@@ -260,11 +308,29 @@ impl fmt::Display for MissingEvidence {
             Self::WhyInvalid => f.write_str(
                 "why connection tracking held it for invalid is not told here; its log would say (net.netfilter.nf_conntrack_log_invalid = 6)",
             ),
+            Self::WhoDropped => f.write_str(
+                "who dropped it was not seen: no rule of this host's packet filter, or one whose drop could not be told; before Linux \
+                 6.6 Open vSwitch drops without a word",
+            ),
             Self::Receiver => f.write_str(
                 "whether its receiver still holds the connection open is not known: its socket was not found on this host",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",
+            ),
+            Self::AnotherSynAck => {
+                f.write_str("one more SYN-ACK from the peer would prove that it still waits for the final ACK")
+            }
+            Self::PeersBacklog => f.write_str(
+                "whether the peer has got the ACK and only has no room left in its backlog (TcpExtListenOverflows there) is not seen from \
+                 here",
+            ),
+            Self::PeersEnd => f.write_str(
+                "where on the way the segment is lost, and whether it was sent, only the peer's end or a capture there can tell",
+            ),
+            Self::WhatOneSideDrops => f.write_str(
+                "whether a firewall on one of the two ways drops what it has seen only one direction of is not told here; the peer \
+                 may as well be down",
             ),
             Self::LostEvents { count } => {
                 write!(f, "{count} events were lost while watching; one of them may have been about this connection")

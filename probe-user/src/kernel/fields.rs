@@ -88,6 +88,8 @@ pub(super) const fn path(field: Field) -> FieldPath {
         Field::DstDev => at("dst_entry", &["dev"], PointerTo("net_device")),
         Field::DevIfindex => at("net_device", &["ifindex"], Bytes(4)),
         Field::ReqNumTimeout => at("request_sock", &["num_timeout"], Bits),
+        Field::ReqNumRetrans => at("request_sock", &["num_retrans"], Bytes(1)),
+        Field::ReqAcked => at("inet_request_sock", &["acked"], Bits),
         Field::IcskPending => at("inet_connection_sock", &["icsk_pending"], Bytes(1)),
         Field::IcskTimeout => at("inet_connection_sock", &["icsk_retransmit_timer", "expires"], Bytes(8)),
         Field::IcskProbesTstamp => at("inet_connection_sock", &["icsk_probes_tstamp"], Bytes(4)),

@@ -5,7 +5,9 @@ use std::{borrow::Cow, fs, io, path::PathBuf};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use connprobe_common::{
     abi::hook,
-    settings::{MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Settings, TOLD_OF_RESETS},
+    settings::{
+        MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Settings, TOLD_OF_RESETS, TOLD_OF_SYNS,
+    },
 };
 use zerocopy::IntoBytes as _;
 
@@ -106,6 +108,8 @@ fn settings(facts: &Facts, filter: &Filter) -> Settings {
         classic_err_offset: classic(Hook::TcpRetransmitSkb, "err", 4),
         // Where there are none, the plan keeps kprobes out.
         registers: facts.layout.registers.unwrap_or_default(),
+        conntrack_zone: facts.layout.conntrack.zone,
+        netfilter_hook: facts.layout.conntrack.hook,
         ports,
         prefixes,
         told_reasons: told_reasons(facts),
@@ -117,7 +121,9 @@ fn told_reasons(facts: &Facts) -> [u8; MAX_DROP_REASONS] {
     let mut table = [0; MAX_DROP_REASONS];
     for (reason, number) in &facts.layout.drop_reasons {
         if let Some(slot) = usize::try_from(*number).ok().and_then(|number| table.get_mut(number)) {
-            *slot = reason.code() | if reason.is_told_of_resets() { TOLD_OF_RESETS } else { 0 };
+            *slot = reason.code()
+                | if reason.is_told_of_resets() { TOLD_OF_RESETS } else { 0 }
+                | if reason.is_told_of_syns() { TOLD_OF_SYNS } else { 0 };
         }
     }
     table

@@ -1,4 +1,4 @@
-use super::{ConnectionKey, DroppedSegment, MonoTime, SocketView, TcpState};
+use super::{ConnectionKey, DroppedSegment, InvalidSegment, MonoTime, SocketView, TcpState};
 
 /// What the tracker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,8 @@ pub enum EventKind {
         /// return of the function tells of failures, too.
         send_result: Option<i32>,
     },
-    /// A SYN-ACK was sent again (`tcp:tcp_retransmit_synack`).
+    /// A SYN-ACK was sent again (`tcp:tcp_retransmit_synack`), and the final ACK has not come. Of a request socket the view has in
+    /// `retransmits` how often its timer had fired before, in `total_retransmits` how often its SYN-ACK had been sent again.
     SynAckRetransmission,
     /// A connection under suspicion changed its state (`sock:inet_sock_set_state`).
     StateChange {
@@ -64,8 +65,13 @@ pub enum EventKind {
     /// A SYN came in for a synchronized connection: the kernel drops it and answers with a challenge ACK (`skb:kfree_skb` with reason
     /// `TCP_INVALID_SYN`; RFC 5961 section 4).
     SynReceived,
-    /// A FIN or a RST was thrown away (`skb:kfree_skb`).
+    /// A SYN-ACK came in for a synchronized connection, and the kernel did as with a SYN: the peer sends it again because it has not got
+    /// the final ACK (RFC 9293 section 3.5).
+    SynAckReceived,
+    /// A segment was thrown away (`skb:kfree_skb`).
     SegmentDropped(Box<DroppedSegment>),
+    /// Connection tracking holds a FIN or a RST for invalid (`nf_l4proto_log_invalid`, `nf_ct_l4proto_log_invalid`).
+    SegmentInvalid(Box<InvalidSegment>),
     /// The kernel reported an error to the application (`sock:inet_sk_error_report`); the error is in the socket view.
     SocketError,
 }
@@ -82,11 +88,12 @@ pub enum Hook {
     InetSkErrorReport,
     KfreeSkb,
     TcpWriteWakeup,
+    NfCtLogInvalid,
 }
 
 impl Hook {
     /// All hooks, in the order of the kernel's counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InetSockSetState,
         Self::TcpRetransmitSkb,
         Self::TcpRetransmitSynack,
@@ -95,6 +102,7 @@ impl Hook {
         Self::InetSkErrorReport,
         Self::KfreeSkb,
         Self::TcpWriteWakeup,
+        Self::NfCtLogInvalid,
     ];
 
     /// The tracepoint's name, or the function's where there is no tracepoint.
@@ -108,6 +116,7 @@ impl Hook {
             Self::InetSkErrorReport => "inet_sk_error_report",
             Self::KfreeSkb => "kfree_skb",
             Self::TcpWriteWakeup => "tcp_write_wakeup",
+            Self::NfCtLogInvalid => "nf_ct_log_invalid",
         }
     }
 
@@ -121,12 +130,18 @@ impl Hook {
             | Self::TcpSendReset
             | Self::TcpWriteWakeup => "tcp",
             Self::KfreeSkb => "skb",
+            Self::NfCtLogInvalid => "netfilter",
         }
     }
 
     /// Whether the scan finds the same, only a little later: then nothing is lost without it.
     pub const fn is_served_by_scan(self) -> bool {
         matches!(self, Self::TcpWriteWakeup)
+    }
+
+    /// Whether without it no verdict is missed, only the reason for one is less sure.
+    pub const fn is_served_by_drops(self) -> bool {
+        matches!(self, Self::NfCtLogInvalid)
     }
 }
 

@@ -22,6 +22,12 @@ impl PathStatus {
         !self.local_address && self.socket.transparent != Some(true)
     }
 
+    /// The interface that segments come in by and the one they leave by, where both are known and differ.
+    pub fn mismatch(&self) -> Option<(&Interface, &Interface)> {
+        let (ingress, egress) = (self.ingress.as_ref()?, &self.route.as_ref().ok()?.egress);
+        (ingress.index != egress.index).then_some((ingress, egress))
+    }
+
     /// Why there is no route, a positive errno. Where the route was asked for without something that the socket has, policy routing
     /// may know another answer: that says nothing.
     pub fn no_route(&self) -> Option<i32> {

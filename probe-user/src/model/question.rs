@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::{
-    ConnectionKey, ConntrackStatus, FlowConntrack, FlowEnds, ForwardPath, NeighbourState, Owner, PathStatus, Route,
-    SocketCookie, TcpState, Tuple,
+    ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, NeighbourState, Owner,
+    PathStatus, Route, SocketCookie, TcpState, Tuple,
 };
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
@@ -31,6 +31,11 @@ pub enum Question {
     },
     /// Does connection tracking still know it?
     Conntrack {
+        /// The connection.
+        key: ConnectionKey,
+    },
+    /// What serves the local port, and is the peer one of its clients otherwise?
+    Service {
         /// The connection.
         key: ConnectionKey,
     },
@@ -64,6 +69,13 @@ pub enum Question {
         /// The sender's.
         sender: Tuple,
     },
+    /// Where in the kernel was it dropped, and by which rule?
+    DropPlace {
+        /// The connection whose segment was dropped.
+        key: ConnectionKey,
+        /// What is known of the drop.
+        trace: DropTrace,
+    },
 }
 
 impl Question {
@@ -74,7 +86,9 @@ impl Question {
             | Self::Owner { key, .. }
             | Self::Path { key, .. }
             | Self::Conntrack { key }
+            | Self::Service { key }
             | Self::Function { key, .. }
+            | Self::DropPlace { key, .. }
             | Self::ForwardPath { key, .. }
             | Self::FlowConntrack { key, .. }
             | Self::FlowEnds { key, .. } => key,
@@ -113,6 +127,13 @@ pub enum Answer {
         /// What was found, or why it cannot be known.
         conntrack: Result<ConntrackStatus, String>,
     },
+    /// To [`Question::Service`].
+    Service {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        service: Result<ServiceStatus, String>,
+    },
     /// To [`Question::Function`].
     Function {
         /// The connection asked about.
@@ -143,6 +164,13 @@ pub enum Answer {
         /// What was found.
         ends: FlowEnds,
     },
+    /// To [`Question::DropPlace`].
+    DropPlace {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        place: Result<DropPlace, String>,
+    },
 }
 
 /// What is known of something a witness was asked about.
@@ -172,6 +200,11 @@ impl Knowledge<PathStatus> {
     /// Whether the socket is known to be none that may do without an address of this host.
     pub fn needs_its_address(&self) -> bool {
         matches!(self, Self::Known(path) if path.socket.transparent == Some(false))
+    }
+
+    /// Whether segments are known to come in by another interface than they leave by.
+    pub fn is_asymmetric(&self) -> bool {
+        matches!(self, Self::Known(path) if path.mismatch().is_some())
     }
 
     /// Whether there is known to be no route.
@@ -220,6 +253,15 @@ impl SocketStatus {
         let probing = matches!(self.timer, Some((SocketTimer::Persist, _)));
         self.retransmits == 0 && self.probes == 0 && !probing
     }
+}
+
+/// What this host serves on the local port of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// `sockfs` inode number of the socket that listens there; `None` when none does.
+    pub listener_inode: Option<u32>,
+    /// Established connections of the port with the same peer.
+    pub connections_with_peer: usize,
 }
 
 /// A pending socket timer as `ss` shows it.

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::TcpState;
+use super::{Stack, TcpState};
 
-/// A FIN or a RST that the kernel dropped.
+/// A segment that the kernel dropped: a FIN, a RST, one of a handshake, or any of a connection under suspicion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DroppedSegment {
     /// What it would have said.
@@ -17,6 +17,8 @@ pub struct DroppedSegment {
     pub reason: DropReason,
     /// Where in the kernel's code, as an address; 0 where that is not told.
     pub location: u64,
+    /// By which calls the kernel got there; zeros where that is not told.
+    pub stack: Stack,
     /// The kernel function that `location` is in, once it has been looked up.
     pub function: Option<String>,
     /// The packet's length from the IP header on, as its IP header says.
@@ -49,6 +51,16 @@ impl DroppedSegment {
             }
             // Who sends a reset has no connection any more.
             (Origin::Sent, ControlMessage::Reset) => false,
+            // The SYN-ACK moves a client on, the ACK of it a server (RFC 9293 section 3.10.7).
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::SynAck) => {
+                matches!(state, TcpState::SynSent)
+            }
+            (Origin::Sent, ControlMessage::SynAck)
+            | (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Ack) => {
+                matches!(state, TcpState::SynReceived | TcpState::NewSynReceived)
+            }
+            // Of these the state does not tell.
+            (_, ControlMessage::Syn | ControlMessage::Data) | (Origin::Sent, ControlMessage::Ack) => false,
         }
     }
 
@@ -71,13 +83,31 @@ impl DroppedSegment {
     }
 }
 
-/// What a control segment says.
+/// What a segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlMessage {
     /// The sender has nothing more to say (FIN).
     Fin,
     /// The sender has no such connection any more (RST).
     Reset,
+    /// The sender asks for a connection (SYN).
+    Syn,
+    /// The sender grants it (SYN-ACK).
+    SynAck,
+    /// The sender has got something (ACK without data), as in the last step of a handshake.
+    Ack,
+    /// It carries data of the application.
+    Data,
+}
+
+impl Origin {
+    /// Who sent it, of one that is only forwarded.
+    pub const fn forwarded_sender(self) -> Option<SocketAddr> {
+        match self {
+            Self::Forwarded { sender, .. } => Some(sender),
+            Self::Received { .. } | Self::Sent => None,
+        }
+    }
 }
 
 impl ControlMessage {
@@ -86,6 +116,18 @@ impl ControlMessage {
         match self {
             Self::Fin => "FIN",
             Self::Reset => "RST",
+            Self::Syn => "SYN",
+            Self::SynAck => "SYN-ACK",
+            Self::Ack => "ACK",
+            Self::Data => "data",
+        }
+    }
+
+    /// Whether it ends its sender's half of the connection, or all of it.
+    pub const fn is_ending(self) -> bool {
+        match self {
+            Self::Fin | Self::Reset => true,
+            Self::Syn | Self::SynAck | Self::Ack | Self::Data => false,
         }
     }
 }
@@ -167,6 +209,8 @@ pub enum DropReason {
     Paws,
     /// Its sequence number lies outside the window.
     InvalidSequence,
+    /// Not known: connection tracking holds it for invalid, and nothing has told who dropped it, or whether. No reason of the kernel's.
+    Unseen,
 }
 
 impl DropReason {
@@ -201,6 +245,7 @@ impl DropReason {
             Self::TcpChecksum => "TCP_CSUM",
             Self::Paws => "TCP_RFC7323_PAWS",
             Self::InvalidSequence => "TCP_INVALID_SEQUENCE",
+            Self::Unseen => "UNSEEN",
         }
     }
 
@@ -220,6 +265,11 @@ impl DropReason {
         !matches!(self, Self::Paws | Self::InvalidSequence)
     }
 
+    /// Whether a SYN dropped for it is told of, whatever it is for: what a firewall keeps from closed ports is ordinary.
+    pub const fn is_told_of_syns(self) -> bool {
+        matches!(self, Self::IpRpfilter)
+    }
+
     /// Whether somebody has told this host to drop it.
     pub const fn is_filter(self) -> bool {
         match self {
@@ -230,7 +280,12 @@ impl DropReason {
             | Self::BpfCgroupEgress
             | Self::SocketFilter
             | Self::XfrmPolicy => true,
-            Self::IpRpfilter | Self::IpChecksum | Self::TcpChecksum | Self::Paws | Self::InvalidSequence => false,
+            Self::IpRpfilter
+            | Self::IpChecksum
+            | Self::TcpChecksum
+            | Self::Paws
+            | Self::InvalidSequence
+            | Self::Unseen => false,
         }
     }
 
@@ -249,6 +304,7 @@ impl DropReason {
             Self::TcpChecksum => "because its TCP checksum is wrong",
             Self::Paws => "because its timestamp is older than the last one (PAWS)",
             Self::InvalidSequence => "because its sequence number lies outside the window",
+            Self::Unseen => "by what was not seen",
         }
     }
 }
@@ -261,7 +317,7 @@ mod tests {
     fn every_reason_is_found_by_its_code() {
         for reason in DropReason::ALL {
             assert_eq!(DropReason::from_code(reason.code().into()), Some(reason));
-            assert!(reason.code() < connprobe_common::settings::TOLD_OF_RESETS);
+            assert!(reason.code() < connprobe_common::settings::TOLD_OF_SYNS);
         }
         assert_eq!(DropReason::from_code(0), None);
     }

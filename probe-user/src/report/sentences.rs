@@ -1,6 +1,7 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
 mod forwarded;
+mod handshake;
 mod risk;
 
 use std::{fmt::Write as _, time::Duration};
@@ -14,7 +15,9 @@ use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
-    model::{Checksum, DroppedSegment, MonoTime, Origin, Owner, Place, SocketView},
+    model::{
+        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, Place, SocketView,
+    },
 };
 
 /// Who holds the socket, where there is one.
@@ -82,7 +85,10 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
         | Cause::KeepaliveUnanswered
         | Cause::WindowProbesUnanswered
         | Cause::UnacknowledgedFin
+        | Cause::PathMismatch
+        | Cause::EmbryonicExpired
         | Cause::PeerWindowShut => Evidence::latest_sight(&finding.evidence),
+        Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => None,
         // What is known of the socket is only that it is still open.
         Cause::ConntrackBadChecksum | Cause::ConntrackInvalid | Cause::FirewallDrop | Cause::StackDrop => None,
     };
@@ -140,19 +146,22 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             socket.unanswered_probes().unwrap_or(0)
         ),
         Cause::ConntrackBadChecksum => format!(
-            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, and the firewall drops what is \
-             invalid. {}",
+            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, {}. {}",
             dropped(finding, &since),
             padding(finding),
+            dropped_for_that(finding),
             waits(finding)
         ),
         Cause::ConntrackInvalid => format!(
-            "{} this host's connection tracking held it for invalid, and the firewall drops what is invalid. {}",
+            "{} this host's connection tracking held it for invalid{}, {}. {}",
             dropped(finding, &since),
+            why_invalid(finding).map_or(String::new(), |invalid| format!(" ({})", invalid.why)),
+            dropped_for_that(finding),
             waits(finding)
         ),
         Cause::FirewallDrop | Cause::StackDrop => {
             let why = latest_dropped(finding).map_or("by this host", |segment| segment.reason.phrase());
+            let why = dropping_rule(finding).map_or(why.to_owned(), |rule| format!("{why}: {rule}"));
             format!("{} it was dropped {why}. {}", dropped(finding, &since), waits(finding))
         }
         Cause::UnacknowledgedFin => format!(
@@ -162,12 +171,16 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
                 Some(count) => format!(", again at {count} retransmission timeouts"),
             }
         ),
+        Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => handshake::what(finding, &since),
+        Cause::PathMismatch | Cause::EmbryonicExpired => {
+            handshake::of_stalled(finding, &waiting(socket, "for an acknowledgment", &since))
+        }
         Cause::PeerWindowShut => format!(
             "{peer} has kept its window shut {since} with {} waiting, and answers the probes: its application does not read.",
             bytes(socket.unsent())
         ),
     };
-    if let Some(ago) = socket.heard_ago() {
+    if let Some(ago) = socket.heard_ago().filter(|_| !handshake::is_about(finding)) {
         let heard = at.before(ago);
         let (time, ago) = (time_of_day(clock.at(heard)), span(now.since(heard)));
         let _ = write!(text, " The last sign of life from the peer was at {time} ({ago} ago).");
@@ -194,6 +207,29 @@ fn dropped(finding: &Finding, since: &str) -> String {
         format!("The {name} of this host")
     };
     format!("{whose} was thrown away on this host {since}:")
+}
+
+/// What connection tracking has told of the latest that was dropped.
+fn why_invalid(finding: &Finding) -> Option<&InvalidSegment> {
+    let [_, (at, latest)] = Evidence::dropped(&finding.evidence)?;
+    Evidence::why_invalid(&finding.evidence, at, latest)
+}
+
+/// Who dropped what connection tracking held for invalid.
+fn dropped_for_that(finding: &Finding) -> String {
+    match (latest_dropped(finding), dropping_rule(finding)) {
+        (Some(segment), _) if !segment.reason.is_seen() => {
+            "and no copy of it has got through; who dropped it was not seen".to_owned()
+        }
+        (Some(_) | None, Some(rule)) => format!("and {rule} drops it"),
+        (Some(_) | None, None) => "and the firewall drops what is invalid".to_owned(),
+    }
+}
+
+/// The rule that dropped it, where only one can have done it.
+fn dropping_rule(finding: &Finding) -> Option<&FilterRule> {
+    let Knowledge::Known(rules) = &Evidence::place(&finding.evidence)?.rules else { return None };
+    rules.only()
 }
 
 /// In the words of a frame on the wire, which one sees in a capture.
@@ -283,6 +319,9 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
 }
 
 pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
+    if let Some(text) = handshake::ended(finding, outcome) {
+        return text.to_owned();
+    }
     let text = match outcome {
         Outcome::Recovered if has_got_through(finding) => "a copy of what was thrown away got through",
         Outcome::Recovered => "the peer acknowledged data again",

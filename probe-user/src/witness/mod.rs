@@ -14,7 +14,10 @@ pub mod idle;
 mod netlink;
 pub mod netns;
 mod path;
+mod place;
 mod process;
+mod ruleset;
+mod service;
 mod socket;
 pub mod sockets;
 
@@ -48,9 +51,9 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Witnesses {
     questions: Asking<Question>,
-    /// Names of functions are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols down,
-    /// on a slow machine seconds.
-    functions: Asking<(ConnectionKey, u64)>,
+    /// Names of functions and rules are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols
+    /// down, on a slow machine seconds, and `nft` takes its time with many rules.
+    functions: Asking<Question>,
     answers: tokio::sync::mpsc::Receiver<Answer>,
     in_flight: usize,
 }
@@ -79,11 +82,12 @@ impl Witnesses {
     /// Puts a question; `false` when too many are waiting.
     pub fn ask(&mut self, question: Question) -> bool {
         let send = || match question {
-            Question::Function { key, address } => self.functions.send((key, address)).is_ok(),
+            Question::Function { .. } | Question::DropPlace { .. } => self.functions.send(question).is_ok(),
             Question::Socket { .. }
             | Question::Owner { .. }
             | Question::Path { .. }
             | Question::Conntrack { .. }
+            | Question::Service { .. }
             | Question::ForwardPath { .. }
             | Question::FlowConntrack { .. }
             | Question::FlowEnds { .. } => self.questions.send(question).is_ok(),
@@ -107,11 +111,26 @@ impl Witnesses {
 }
 
 /// Ends when the other side is dropped.
-fn name_functions(asked: &Receiver<(ConnectionKey, u64)>, answers: &Sender<Answer>) {
-    let mut functions = function::Functions::default();
-    while let Ok((key, address)) = asked.recv() {
-        let function = functions.at(address);
-        if answers.blocking_send(Answer::Function { key, address, function }).is_err() {
+fn name_functions(asked: &Receiver<Question>, answers: &Sender<Answer>) {
+    let (mut functions, mut namespaces) = (function::Functions::default(), netns::Namespaces::default());
+    while let Ok(question) = asked.recv() {
+        let answer = match question {
+            Question::Function { key, address } => Answer::Function { key, address, function: functions.at(address) },
+            Question::DropPlace { key, trace } => {
+                let place = place::look_up(&mut functions, &mut namespaces, &key, &trace);
+                Answer::DropPlace { key, place }
+            }
+            // The other thread's.
+            Question::Socket { .. }
+            | Question::Owner { .. }
+            | Question::Path { .. }
+            | Question::Conntrack { .. }
+            | Question::Service { .. }
+            | Question::ForwardPath { .. }
+            | Question::FlowConntrack { .. }
+            | Question::FlowEnds { .. } => continue,
+        };
+        if answers.blocking_send(answer).is_err() {
             return;
         }
     }
@@ -141,12 +160,13 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::Socket { key, cookie } => asked.sockets.add(key, cookie),
                 Question::Path { key, ingress_ifindex } => asked.paths.add(key, ingress_ifindex),
                 Question::Conntrack { key } => waiting.conntrack.add(key, ()),
+                Question::Service { key } => waiting.services.add(key, ()),
                 Question::Owner { key, inode } => waiting.owners.push((key, inode)),
                 Question::ForwardPath { key, ingress_ifindex } => waiting.flow_paths.add(key, ingress_ifindex),
                 Question::FlowConntrack { key, zone } => waiting.flow_conntrack.add(key, zone),
                 Question::FlowEnds { key, receiver, sender } => waiting.flow_ends.push((key, [receiver, sender])),
                 // The other thread's.
-                Question::Function { .. } => {}
+                Question::Function { .. } | Question::DropPlace { .. } => {}
             }
         }
         let mut found = asked.answers(&mut namespaces);
@@ -211,12 +231,14 @@ struct Waiting {
     flow_paths: ByNetns<u32>,
     flow_conntrack: ByNetns<Option<u16>>,
     flow_ends: Vec<(ConnectionKey, [Tuple; 2])>,
+    services: ByNetns<()>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
         self.owners.is_empty()
             && self.conntrack.0.is_empty()
+            && self.services.0.is_empty()
             && self.flow_paths.0.is_empty()
             && self.flow_conntrack.0.is_empty()
             && self.flow_ends.is_empty()
@@ -240,6 +262,11 @@ impl Waiting {
             let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
             let entries = conntrack::look_up_all(namespaces, netns, &keys);
             answers.extend(keys.iter().zip(entries).map(|(key, conntrack)| Answer::Conntrack { key: *key, conntrack }));
+        }
+        for (netns, asked) in self.services.0 {
+            let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
+            let services = service::look_up_all(namespaces, netns, &keys);
+            answers.extend(keys.iter().zip(services).map(|(key, service)| Answer::Service { key: *key, service }));
         }
         if !self.owners.is_empty() {
             let owners = owners_of_sockets(&self.owners.iter().map(|(_, inode)| *inode).collect());
@@ -266,7 +293,7 @@ mod tests {
         for number in 0..2 * MAX_IN_FLIGHT {
             let key = key(number);
             let (local, remote) = (key.local, key.remote);
-            let asked = witnesses.ask(match number % 8 {
+            let asked = witnesses.ask(match number % 9 {
                 0 => Question::Socket { key, cookie: None },
                 1 => Question::Owner { key, inode: u64::MAX },
                 2 => Question::Path { key, ingress_ifindex: None },
@@ -274,13 +301,14 @@ mod tests {
                 4 => Question::ForwardPath { key, ingress_ifindex: 1 },
                 5 => Question::FlowConntrack { key, zone: None },
                 6 => Question::FlowEnds { key, receiver: (local, remote), sender: (remote, local) },
+                7 => Question::Service { key },
                 _ => Question::Conntrack { key },
             });
             assert_eq!(asked, number < MAX_IN_FLIGHT);
         }
         assert_eq!(witnesses.in_flight(), MAX_IN_FLIGHT);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut of_kinds = [0; 8];
+        let mut of_kinds = [0; 9];
         for _ in 0..MAX_IN_FLIGHT {
             let kind = match runtime.block_on(witnesses.next_answer()).unwrap() {
                 Answer::Socket { .. } => 0,
@@ -290,11 +318,14 @@ mod tests {
                 Answer::ForwardPath { .. } => 4,
                 Answer::FlowConntrack { .. } => 5,
                 Answer::FlowEnds { .. } => 6,
-                Answer::Conntrack { .. } => 7,
+                Answer::Service { .. } => 7,
+                Answer::Conntrack { .. } => 8,
+                Answer::DropPlace { .. } => panic!("not asked"),
             };
             of_kinds[kind] += 1;
         }
-        assert_eq!(of_kinds, [0, 1, 2, 3, 4, 5, 6, 7].map(|kind| (kind..MAX_IN_FLIGHT).step_by(8).count()));
+        let kinds = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(of_kinds, kinds.map(|kind| (kind..MAX_IN_FLIGHT).step_by(9).count()));
         assert_eq!(witnesses.in_flight(), 0);
         assert!(witnesses.ask(Question::Socket { key: key(1), cookie: None }));
     }

@@ -208,7 +208,17 @@ fn lookup(response: &InetResponse) -> SocketLookup {
             timer,
         }),
         // A request socket shows as SYN-RECEIVED, without counters (`inet_req_diag_fill`).
-        (None, TcpState::SynReceived) => SocketLookup::Unknown("its handshake is not complete".to_owned()),
+        (None, TcpState::SynReceived) => SocketLookup::Found(SocketStatus {
+            state: TcpState::NewSynReceived,
+            inode: 0,
+            retransmits: match response.header.timer {
+                Some(Timer::Retransmit(_, repeats)) => repeats,
+                Some(Timer::KeepAlive(_) | Timer::Probe(_) | Timer::TimeWait) | None => 0,
+            },
+            probes: 0,
+            heard_ago: Duration::ZERO,
+            timer,
+        }),
         (None, _) => SocketLookup::Unknown("the kernel gave no tcp_info".to_owned()),
     }
 }

@@ -3,11 +3,15 @@
 
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
+mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
+mod drop_place;
 mod forwarded;
 mod half_open;
+mod handshakes;
 mod healthy;
+mod held_invalid;
 mod loss;
 mod mechanisms;
 mod retransmit_stalled;
@@ -32,7 +36,11 @@ fn main() -> ExitCode {
         conntrack::tests(),
         zero_window::tests(),
         silently_dropped_fin::tests(),
+        held_invalid::tests(),
         forwarded::tests(),
+        asymmetric_handshake::tests(),
+        handshakes::tests(),
+        drop_place::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -92,7 +92,9 @@ const fn hook_of(event: &ConnectionEvent) -> Option<Hook> {
         EventKind::Scanned
         | EventKind::ProbeSent { .. }
         | EventKind::SynReceived
+        | EventKind::SynAckReceived
         | EventKind::SegmentDropped(_)
+        | EventKind::SegmentInvalid(_)
         | EventKind::SynAckRetransmission
         | EventKind::ResetSent
         | EventKind::SocketError => None,

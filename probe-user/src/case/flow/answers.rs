@@ -2,11 +2,11 @@
 
 use super::Flow;
 use crate::{
-    case::finding::OwnerKnowledge,
+    case::{dropped::trace, finding::OwnerKnowledge},
     judge::{Evidence, EvidenceKind},
     model::{
-        ConntrackStatus, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Owner, Question,
-        WaitingEnd,
+        ConntrackStatus, DropPlace, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Owner,
+        Question, WaitingEnd,
     },
 };
 
@@ -17,13 +17,19 @@ impl Flow {
         let mut questions = vec![Question::FlowConntrack { key, zone: self.key.zone }, self.ask_ends()];
         (self.awaited.conntrack, self.awaited.ends) = (true, true);
         let latest = self.latest_dropped();
-        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, segment)| segment.ingress_ifindex())
+        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
             && self.path == Knowledge::NotAsked
         {
             self.awaited.path = true;
             questions.push(Question::ForwardPath { key, ingress_ifindex });
         }
-        if let Some((_, segment)) = latest {
+        if let Some((at, _, segment)) = latest {
+            if !self.has_asked_place
+                && let Some(trace) = trace(self.evidence.as_slice(), at, &segment)
+            {
+                (self.has_asked_place, self.awaited.place) = (true, true);
+                questions.push(Question::DropPlace { key, trace });
+            }
             let address = segment.location;
             if address != 0 && segment.function.is_none() && self.function_asked != Some(address) {
                 self.function_asked = Some(address);
@@ -54,6 +60,14 @@ impl Flow {
     pub(in crate::case) fn take_function(&mut self, address: u64, name: Option<&str>) {
         self.awaited.function = false;
         self.evidence.name_function(address, name);
+    }
+
+    /// Takes in where it was dropped.
+    pub(in crate::case) fn take_place(&mut self, now: MonoTime, place: Result<DropPlace, String>) {
+        self.awaited.place = false;
+        if let Ok(place) = place {
+            self.note(now, EvidenceKind::DropPlace(Box::new(place)));
+        }
     }
 
     /// Takes in what connection tracking knows. Where it translates addresses, the ends are other sockets than the packet says: the

@@ -21,7 +21,7 @@ use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, judge},
     model::{
         ConnectionEvent, ConnectionKey, ConntrackStatus, DroppedSegment, EventKind, FlowConntrack, FlowEnds, FlowKey,
-        ForwardPath, Knowledge, MonoTime, Origin, PathStatus, SocketView, Vantage,
+        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Vantage,
     },
 };
 
@@ -50,6 +50,7 @@ struct Awaited {
     conntrack: bool,
     ends: bool,
     function: bool,
+    place: bool,
     owner: bool,
 }
 
@@ -104,6 +105,7 @@ pub(super) struct Flow {
     ends: FlowEnds,
     awaited: Awaited,
     function_asked: Option<u64>,
+    has_asked_place: bool,
     /// The receiver's socket, by its inode, and who holds it.
     receiver_owner: (u64, OwnerKnowledge),
     /// Until when a first judgment waits for answers.
@@ -130,6 +132,7 @@ impl Flow {
             ends: FlowEnds::default(),
             awaited: Awaited::default(),
             function_asked: None,
+            has_asked_place: false,
             receiver_owner: (0, OwnerKnowledge::NotAsked),
             held_until: None,
             wake: None,
@@ -146,23 +149,29 @@ impl Flow {
         for evidence in case.evidence.as_slice() {
             if let EvidenceKind::SegmentDropped(segment) = &evidence.kind {
                 self.note_dropped(evidence.at, &case.key, segment);
+            } else if let EvidenceKind::SegmentInvalid(invalid) = &evidence.kind {
+                self.note_invalid(evidence.at, &case.key, invalid);
             }
         }
     }
 
     fn note_dropped(&mut self, at: MonoTime, key: &ConnectionKey, segment: &DroppedSegment) {
-        let ifindex = segment.ingress_ifindex().unwrap_or(0);
-        let origin = Origin::Forwarded { ifindex, sender: key.remote };
-        let segment = DroppedSegment { origin, ..segment.clone() };
-        self.note(at, EvidenceKind::SegmentDropped(Box::new(segment)));
+        self.note(at, EvidenceKind::SegmentDropped(Box::new(forwarded(segment, key))));
     }
 
-    /// Takes in another segment that was dropped.
+    fn note_invalid(&mut self, at: MonoTime, key: &ConnectionKey, invalid: &InvalidSegment) {
+        let invalid = InvalidSegment { segment: forwarded(&invalid.segment, key), ..invalid.clone() };
+        self.note(at, EvidenceKind::SegmentInvalid(Box::new(invalid)));
+    }
+
+    /// Takes in another segment that was dropped, or is held for invalid.
     pub(super) fn take_event(&mut self, event: &ConnectionEvent) {
         if let EventKind::SegmentDropped(segment) = &event.kind {
             self.note_dropped(event.at, &event.key, segment);
-            self.touched = self.touched.max(event.at);
+        } else if let EventKind::SegmentInvalid(invalid) = &event.kind {
+            self.note_invalid(event.at, &event.key, invalid);
         }
+        self.touched = self.touched.max(event.at);
     }
 
     pub(super) fn note(&mut self, at: MonoTime, kind: EvidenceKind) {
@@ -185,8 +194,8 @@ impl Flow {
     }
 
     const fn awaits_answers(&self) -> bool {
-        let Awaited { path, conntrack, ends, function, owner } = self.awaited;
-        path || conntrack || ends || function || owner
+        let Awaited { path, conntrack, ends, function, place, owner } = self.awaited;
+        path || conntrack || ends || function || place || owner
     }
 
     /// Whether a first judgment is to wait, now that something was asked or answered.
@@ -201,12 +210,11 @@ impl Flow {
         now < until
     }
 
-    /// The latest segment that was dropped, and who sent it.
-    fn latest_dropped(&self) -> Option<(SocketAddr, DroppedSegment)> {
+    /// The latest segment that was dropped, when, and who sent it.
+    fn latest_dropped(&self) -> Option<(MonoTime, SocketAddr, DroppedSegment)> {
         self.evidence.as_slice().iter().rev().find_map(|evidence| {
-            let EvidenceKind::SegmentDropped(segment) = &evidence.kind else { return None };
-            let Origin::Forwarded { sender, .. } = segment.origin else { return None };
-            Some((sender, (**segment).clone()))
+            let segment = evidence.segment()?;
+            Some((evidence.at, segment.origin.forwarded_sender()?, segment.clone()))
         })
     }
 
@@ -214,11 +222,10 @@ impl Flow {
     fn sender(&self) -> Option<SocketAddr> {
         let since = self.reported.as_ref().map(|reported| reported.ruling.since);
         let of_ruling = self.evidence.as_slice().iter().find_map(|evidence| {
-            let EvidenceKind::SegmentDropped(segment) = &evidence.kind else { return None };
-            let Origin::Forwarded { sender, .. } = segment.origin else { return None };
+            let sender = evidence.segment()?.origin.forwarded_sender()?;
             (Some(evidence.at) == since).then_some(sender)
         });
-        of_ruling.or_else(|| self.latest_dropped().map(|(sender, _)| sender))
+        of_ruling.or_else(|| self.latest_dropped().map(|(_, sender, _)| sender))
     }
 
     /// When to look again, or how long to wait for a copy.
@@ -241,6 +248,7 @@ impl Flow {
             evidence: self.evidence.as_slice(),
             path: &Knowledge::<PathStatus>::NotAsked,
             conntrack: &self.status,
+            service: &Knowledge::NotAsked,
             events_lost: events_lost.saturating_sub(self.lost_before),
         })?;
         let (id, state) = match &self.reported {
@@ -300,4 +308,10 @@ impl Flow {
             evidence_left_out: self.evidence.left_out(),
         })
     }
+}
+
+/// The same, as who forwards it sees it.
+fn forwarded(segment: &DroppedSegment, key: &ConnectionKey) -> DroppedSegment {
+    let ifindex = segment.ingress_ifindex().unwrap_or(0);
+    DroppedSegment { origin: Origin::Forwarded { ifindex, sender: key.remote }, ..segment.clone() }
 }

@@ -53,6 +53,7 @@ impl Flow {
         match latest.message {
             ControlMessage::Reset if is_gone => Progress::Over,
             ControlMessage::Reset => Progress::None,
+            ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => Progress::None,
             ControlMessage::Fin => {
                 let times: Vec<_> = dropped.iter().map(|(at, _)| *at).collect();
                 let is_silent = now > latest_at + time_for_two_more(&times);

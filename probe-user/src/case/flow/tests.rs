@@ -93,7 +93,8 @@ impl World {
                 let pid = u32::try_from(inode).unwrap();
                 Answer::Owner { key, owner: Ok(Some(Owner { pid, ..Owner::default() })) }
             }
-            Question::Path { .. } | Question::Conntrack { .. } => {
+            Question::DropPlace { key, .. } => Answer::DropPlace { key, place: Err("not found".to_owned()) },
+            Question::Path { .. } | Question::Conntrack { .. } | Question::Service { .. } => {
                 panic!("not of a flow: {question:?}")
             }
         }

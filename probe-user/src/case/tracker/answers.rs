@@ -4,11 +4,12 @@ use super::{GRACE_FOR_LAST_EVENT, HOLD, Tracker};
 use crate::{
     case::{
         finding::{Outcome, OwnerKnowledge},
-        open_case::{Case, Wake},
+        open_case::Case,
         recovery::next_look_in,
+        wakes::Wake,
     },
     judge::EvidenceKind,
-    model::{Answer, MonoTime, SocketLookup, SocketStatus},
+    model::{Answer, MonoTime, SocketLookup, SocketStatus, TcpState},
 };
 
 impl Tracker {
@@ -28,6 +29,16 @@ impl Tracker {
                     SocketLookup::Gone if case.is_of_no_socket() => self.begin_flow(&case),
                     SocketLookup::Gone => {
                         case.set_socket_known();
+                        if let Some(next) = case.awaits_another_try(self.now) {
+                            case.wake = Some((next, Wake::Overdue));
+                            self.take_answer(case);
+                            return;
+                        }
+                        if !case.has_finding() && case.is_embryonic() {
+                            // What was dropped decides, not the socket: a request may have ended with the SYN-ACK that could not leave.
+                            self.take_answer(case);
+                            return;
+                        }
                         case.wake = Some((self.now + GRACE_FOR_LAST_EVENT, Wake::Gone));
                         self.keep(case);
                     }
@@ -69,6 +80,25 @@ impl Tracker {
                 case.take_function(address, function.ok().flatten().as_deref());
                 self.take_answer(case);
             }
+            Answer::DropPlace { key, place } => {
+                let Some(mut case) = self.take_case(&key) else {
+                    self.take_flow_place(&key, place);
+                    return;
+                };
+                case.take_place(self.now, place);
+                self.take_answer(case);
+            }
+            Answer::Service { key, service } => {
+                let Some(mut case) = self.take_case(&key) else { return };
+                if let Some(inode) = case.take_service(self.now, service) {
+                    self.ask_owner_of(&mut case, inode);
+                }
+                if case.has_finding() || case.has_ended || case.held_until.is_some() {
+                    self.take_answer(case);
+                } else {
+                    self.consider(case);
+                }
+            }
             Answer::Conntrack { key, conntrack } => {
                 let Some(mut case) = self.take_case(&key) else { return };
                 let evidence = case.surroundings.take_conntrack(conntrack.into());
@@ -82,7 +112,15 @@ impl Tracker {
         case.set_socket_known();
         case.learn_state(status.state);
         case.touched = self.now;
-        self.ask_owner_of(&mut case, u64::from(status.inode));
+        // A request socket belongs to who listens.
+        if status.state != TcpState::NewSynReceived {
+            self.ask_owner_of(&mut case, u64::from(status.inode));
+        }
+        if case.has_completed_handshake(status) {
+            case.note(self.now, EvidenceKind::HandshakeCompleted);
+            self.close(case, Outcome::Recovered);
+            return;
+        }
         if let Some(is_missed) = case.dropped().map(|segment| segment.is_missed_in(status.state)) {
             self.looked_at_receiver(case, status, is_missed);
         } else if !case.has_finding() {
@@ -91,7 +129,8 @@ impl Tracker {
             case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
             self.close(case, Outcome::Recovered);
         } else {
-            case.look_when_overdue(self.now, Some(next_look_in(status)));
+            let wait = case.next_handshake_look().unwrap_or_else(|| next_look_in(status));
+            case.look_when_overdue(self.now, Some(wait));
             self.judge_and_keep(case);
         }
     }
@@ -104,7 +143,7 @@ impl Tracker {
             return;
         }
         case.note_still_open(self.now, status.state);
-        for question in case.questions().into_iter().chain(case.ask_function()) {
+        for question in case.questions().into_iter().chain(case.ask_place()).chain(case.ask_function()) {
             self.ask(question);
         }
         if case.has_finding() || !case.awaits_answers() {

@@ -8,7 +8,10 @@ use crate::{
         open_case::Case,
     },
     judge::EvidenceKind,
-    model::{ConnectionEvent, ConnectionKey, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin, Owner},
+    model::{
+        ConnectionEvent, ConnectionKey, DropPlace, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin,
+        Owner,
+    },
 };
 
 impl Tracker {
@@ -30,7 +33,8 @@ impl Tracker {
     /// Takes an event in that is about a flow; `false` for another.
     pub(super) fn take_flow_event(&mut self, event: &ConnectionEvent) -> bool {
         let is_forwarded = match &event.kind {
-            EventKind::SegmentDropped(segment) => !matches!(segment.origin, Origin::Sent),
+            EventKind::SegmentDropped(segment) => segment.message.is_ending() && segment.origin != Origin::Sent,
+            EventKind::SegmentInvalid(invalid) => invalid.segment.origin != Origin::Sent,
             EventKind::RetransmissionTimeout { .. }
             | EventKind::SynAckRetransmission
             | EventKind::StateChange { .. }
@@ -39,6 +43,7 @@ impl Tracker {
             | EventKind::Scanned
             | EventKind::ProbeSent { .. }
             | EventKind::SynReceived
+            | EventKind::SynAckReceived
             | EventKind::SocketError => false,
         };
         if !is_forwarded {
@@ -99,6 +104,13 @@ impl Tracker {
     pub(super) fn take_flow_function(&mut self, key: &ConnectionKey, address: u64, name: Option<&str>) {
         let Some(mut flow) = self.flows.take(key) else { return };
         flow.take_function(address, name);
+        self.judge_flow(flow);
+    }
+
+    /// Takes in where it was dropped.
+    pub(super) fn take_flow_place(&mut self, key: &ConnectionKey, place: Result<DropPlace, String>) {
+        let Some(mut flow) = self.flows.take(key) else { return };
+        flow.take_place(self.now, place);
         self.judge_flow(flow);
     }
 

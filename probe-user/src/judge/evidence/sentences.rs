@@ -1,11 +1,13 @@
 //! What was seen, in a sentence each.
 
+mod place;
+
 use std::{fmt, time::Duration};
 
 use nix::errno::Errno;
 
-use super::{Attempt, EvidenceKind};
-use crate::model::{Checksum, ConntrackEntry, DroppedSegment, Origin, SocketView};
+use super::{Attempt, EvidenceKind, SynAckRepeat};
+use crate::model::{Checksum, ConntrackEntry, DroppedSegment, InvalidSegment, Origin, SocketView};
 
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +36,26 @@ impl fmt::Display for EvidenceKind {
                     None => Ok(()),
                 }
             }
-            Self::SynAckRetransmission => f.write_str("SYN-ACK sent again"),
+            Self::SynAckRetransmission(repeat) => fmt_syn_ack(repeat, f),
+            Self::SynAckReceived(socket) => {
+                f.write_str(
+                    "a SYN-ACK came in again for the established connection: the peer has not got the final ACK",
+                )?;
+                match socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
+                    Some(bytes) => write!(f, "; {bytes} bytes unacknowledged"),
+                    None => Ok(()),
+                }
+            }
+            Self::PathMismatch { ingress, egress } => {
+                write!(f, "segments come in by {} and go out by {}", ingress.name, egress.name)
+            }
+            Self::PeerConnected { count: 1 } => {
+                f.write_str("the peer has another connection to this port, established")
+            }
+            Self::PeerConnected { count } => {
+                write!(f, "the peer has {count} other connections to this port, established")
+            }
+            Self::HandshakeCompleted => f.write_str("the handshake is complete"),
             Self::StateChange { from, to, error } => {
                 write!(f, "state changed from {} to {}", from.name(), to.name())?;
                 fmt_error(*error, f)
@@ -48,6 +69,8 @@ impl fmt::Display for EvidenceKind {
             }
             Self::ResetSent => f.write_str("RST sent by this host"),
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
+            Self::SegmentInvalid(segment) => fmt_invalid(segment, f),
+            Self::DropPlace(place) => place::fmt(place, f),
             Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
             Self::EndWaits(end) => write!(
                 f,
@@ -84,16 +107,40 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 }
 
 fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str(segment.message.name())?;
-    match segment.origin {
-        Origin::Received { .. } => f.write_str(" from the peer")?,
-        Origin::Forwarded { sender, .. } => write!(f, " from {sender}")?,
-        Origin::Sent => f.write_str(" of this host")?,
-    }
-    write!(f, " dropped {}", segment.reason.phrase())?;
+    write!(f, "{} dropped {}", whose(segment), segment.reason.phrase())?;
     if let Some(function) = &segment.function {
         write!(f, " in {function}")?;
     }
+    fmt_packet(segment, f)?;
+    if segment.is_tracked == Some(false) && segment.reason.is_filter() {
+        f.write_str("; connection tracking had given it no connection")?;
+    }
+    Ok(())
+}
+
+fn fmt_invalid(invalid: &InvalidSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "connection tracking held the {} for invalid", whose(&invalid.segment))?;
+    if let Some(hook) = invalid.hook {
+        write!(f, " on {}", hook.name())?;
+    }
+    if let Some(zone) = invalid.zone.filter(|zone| *zone != 0) {
+        write!(f, " in zone {zone}")?;
+    }
+    write!(f, ": {:?}", invalid.why)?;
+    fmt_packet(&invalid.segment, f)
+}
+
+fn whose(segment: &DroppedSegment) -> String {
+    let name = segment.message.name();
+    match segment.origin {
+        Origin::Received { .. } => format!("{name} from the peer"),
+        Origin::Forwarded { sender, .. } => format!("{name} from {sender}"),
+        Origin::Sent => format!("{name} of this host"),
+    }
+}
+
+/// What its headers show.
+fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match segment.checksum {
         Checksum::Wrong { carried, due } => {
             write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
@@ -108,10 +155,16 @@ fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Res
             segment.stated_bytes, segment.actual_bytes
         )?;
     }
-    if segment.is_tracked == Some(false) && segment.reason.is_filter() {
-        f.write_str("; connection tracking had given it no connection")?;
-    }
     Ok(())
+}
+
+fn fmt_syn_ack(repeat: &SynAckRepeat, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("SYN-ACK sent again")?;
+    match repeat.syn_repeats().filter(|count| *count > 0) {
+        Some(1) => f.write_str("; the client has repeated its SYN once"),
+        Some(count) => write!(f, "; the client has repeated its SYN {count} times"),
+        None => Ok(()),
+    }
 }
 
 fn fmt_error(error: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{MOST_REMEDIES, Patient, Remedy, dropped, remedies_of};
 use crate::{
-    judge::Ruling,
+    judge::{Evidence, Ruling},
     model::{ConnectionKey, FlowKey, Owner},
 };
 
@@ -25,10 +25,12 @@ pub fn forwarded_remedies(
     waiting: Option<Waiting<'_>>,
     ruling: &Ruling,
     is_over: bool,
+    evidence: &[Evidence],
 ) -> Vec<Remedy> {
     let receiver = if sender == flow.initiator { flow.responder } else { flow.initiator };
     let key = ConnectionKey { netns: flow.netns, local: receiver, remote: sender };
-    let patient = Patient { key: &key, ruling: Some(ruling), owner: None, mark: None, is_over, is_forwarded: true };
+    let (owner, mark, is_forwarded) = (None, None, true);
+    let patient = Patient { key: &key, ruling: Some(ruling), owner, mark, is_over, is_forwarded, evidence };
     let mut remedies = remedies_of(&patient, ruling.cause);
     if !is_over {
         let end = match waiting {
@@ -68,7 +70,7 @@ mod tests {
                 deadline: None,
                 missing: Vec::new(),
             };
-            let of = |waiting, is_over| forwarded_remedies(&flow, responder, waiting, &ruling, is_over);
+            let of = |waiting, is_over| forwarded_remedies(&flow, responder, waiting, &ruling, is_over, &[]);
             let end = of(Some(Waiting { netns: 8, owner: None }), false).swap_remove(1);
             assert_eq!(end.command.unwrap(), "ss -K src 10.0.0.1 sport = :40000 dst 10.0.0.2 dport = :5672");
             assert!(end.place.unwrap().contains("namespace 8 "));

@@ -181,6 +181,11 @@ fn missing_evidence(
         | Cause::FirewallDrop
         | Cause::StackDrop
         | Cause::UnacknowledgedFin
+        | Cause::FinalAckLost
+        | Cause::SynackLost
+        | Cause::PathMismatch
+        | Cause::ReversePathFiltered
+        | Cause::EmbryonicExpired
         | Cause::PeerWindowShut => {}
     }
     if history.events_lost > 0 && !gave_up {

@@ -6,7 +6,7 @@ use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
     model::{
         ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, Interface, Knowledge,
-        MonoTime, NeighbourState, PathStatus, Route, SocketRouting, SocketView, TcpState, Vantage,
+        MonoTime, NeighbourState, PathStatus, Route, ServiceStatus, SocketRouting, SocketView, TcpState, Vantage,
     },
 };
 
@@ -56,6 +56,7 @@ pub(super) struct Scene {
     socket: SocketView,
     path: Knowledge<PathStatus>,
     conntrack: Knowledge<ConntrackStatus>,
+    service: Knowledge<ServiceStatus>,
     events_lost: u64,
     is_forwarded: bool,
 }
@@ -79,8 +80,13 @@ impl Scene {
     }
 
     /// Something was seen a second after the last.
-    pub(super) fn then(mut self, kind: EvidenceKind) -> Self {
-        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + Duration::from_secs(1));
+    pub(super) fn then(self, kind: EvidenceKind) -> Self {
+        self.later(Duration::from_secs(1), kind)
+    }
+
+    /// Something was seen so long after the last.
+    pub(super) fn later(mut self, wait: Duration, kind: EvidenceKind) -> Self {
+        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + wait);
         self.evidence.push(Evidence { at, kind });
         self
     }
@@ -160,6 +166,20 @@ impl Scene {
         self
     }
 
+    /// Segments come in by another interface than they leave by.
+    pub(super) fn arrives_by(mut self, name: &str, index: u32) -> Self {
+        if let Knowledge::Known(path) = &mut self.path {
+            path.ingress = Some(Interface { index, name: name.to_owned() });
+        }
+        self
+    }
+
+    /// Something listens on the local port, and so many other connections of the peer are established.
+    pub(super) fn served(mut self, connections_with_peer: usize) -> Self {
+        self.service = Knowledge::Known(ServiceStatus { listener_inode: Some(7), connections_with_peer });
+        self
+    }
+
     /// So many events were lost.
     pub(super) fn lost(mut self, events: u64) -> Self {
         self.events_lost = events;
@@ -176,6 +196,7 @@ impl Scene {
             evidence: &self.evidence,
             path: &self.path,
             conntrack: &self.conntrack,
+            service: &self.service,
             events_lost: self.events_lost,
         })
     }

@@ -101,6 +101,7 @@ impl fmt::Display for Topic {
 const fn page(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::HalfOpen => include_str!("../../../../docs/verdicts/half_open.md"),
+        Verdict::AsymmetricHandshake => include_str!("../../../../docs/verdicts/asymmetric_handshake.md"),
         Verdict::ZeroWindowStalled => include_str!("../../../../docs/verdicts/zero_window_stalled.md"),
         Verdict::SilentlyDroppedFin => include_str!("../../../../docs/verdicts/silently_dropped_fin.md"),
         Verdict::RetransmitStalled => include_str!("../../../../docs/verdicts/retransmit_stalled.md"),
@@ -293,7 +294,7 @@ mod tests {
         for text in ["half_closed", "", "half_closed/peer_reset"] {
             assert_eq!(
                 error(text),
-                "there is no such verdict or cause; the verdicts are half_open, retransmit_stalled, \
+                "there is no such verdict or cause; the verdicts are half_open, asymmetric_handshake, retransmit_stalled, \
                  silently_dropped_fin and zero_window_stalled, beside them there is risk, and `connprobe explain` lists what each holds"
             );
         }

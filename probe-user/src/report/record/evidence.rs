@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::{
     finding::{EndpointBody, endpoint},
+    place::PlaceBody,
     socket::SocketBody,
 };
 use crate::{
     judge::{Evidence, EvidenceKind},
-    model::{ConntrackState, Origin},
+    model::{ConntrackState, DroppedSegment, NetfilterHook},
     report::WallClock,
 };
 
@@ -37,7 +38,7 @@ pub enum EvidenceData {
         #[serde(flatten)]
         socket: Box<SocketBody>,
     },
-    /// `scanned`, `reset_received`: the socket.
+    /// `scanned`, `reset_received`, `syn_ack_received`: the socket.
     Socket(Box<SocketBody>),
     /// `no_route`.
     Route {
@@ -86,7 +87,7 @@ pub enum EvidenceData {
     },
     /// `segment_dropped`.
     Dropped {
-        /// `FIN` or `RST`.
+        /// `FIN`, `RST`, `SYN`, `SYN-ACK`, `ACK` or `data`.
         message: &'static str,
         /// Its sequence number: the copies of a FIN have the same, unless they carry data.
         sequence: u32,
@@ -108,6 +109,52 @@ pub enum EvidenceData {
         checksum: &'static str,
         /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
         tracked: Option<bool>,
+    },
+    /// `drop_place`.
+    Place(PlaceBody),
+    /// `segment_invalid`.
+    Invalid {
+        /// `FIN` or `RST`.
+        message: &'static str,
+        /// As in `segment_dropped`.
+        sequence: u32,
+        /// As in `segment_dropped`.
+        sender: Option<EndpointBody>,
+        /// Index of the interface it came in by; `null` for one that this host has sent.
+        ingress_ifindex: Option<u32>,
+        /// Why connection tracking held it for invalid, in the kernel's words.
+        why: String,
+        /// The hook of netfilter on which it was looked at; `null` where the kernel does not tell.
+        hook: Option<&'static str>,
+        /// The zone of the connection it was taken for; `null` where none was looked for.
+        zone: Option<u16>,
+        /// As in `segment_dropped`.
+        stated_bytes: u32,
+        /// As in `segment_dropped`.
+        actual_bytes: u32,
+        /// As in `segment_dropped`.
+        data_bytes: u32,
+        /// As in `segment_dropped`.
+        checksum: &'static str,
+    },
+    /// `syn_ack_retransmission`: before this one; `null` where the kernel does not tell.
+    SynAckRepeat {
+        /// How often the request's timer had fired.
+        timeouts: Option<u8>,
+        /// How often the client had repeated its SYN.
+        syn_repeats: Option<u32>,
+    },
+    /// `path_mismatch`.
+    PathMismatch {
+        /// Name of the interface that segments come in by.
+        ingress_interface: String,
+        /// Name of the interface that they leave by.
+        egress_interface: String,
+    },
+    /// `peer_connected`.
+    PeerConnected {
+        /// How many other connections.
+        connections: usize,
     },
     /// `still_open`.
     StillOpen {
@@ -139,9 +186,9 @@ impl EvidenceBody {
                 send_result: attempt.send_result,
                 socket: Box::new(SocketBody::new(&attempt.socket)),
             },
-            EvidenceKind::Scanned(socket) | EvidenceKind::ResetReceived(socket) => {
-                EvidenceData::Socket(Box::new(SocketBody::new(socket)))
-            }
+            EvidenceKind::Scanned(socket)
+            | EvidenceKind::ResetReceived(socket)
+            | EvidenceKind::SynAckReceived(socket) => EvidenceData::Socket(Box::new(SocketBody::new(socket))),
             EvidenceKind::NoRoute { errno } => EvidenceData::Route { errno: *errno },
             EvidenceKind::NextHopSilent(route) => {
                 EvidenceData::NextHop { gateway: route.gateway, interface: route.egress.name.clone() }
@@ -165,10 +212,7 @@ impl EvidenceBody {
             EvidenceKind::SegmentDropped(segment) => EvidenceData::Dropped {
                 message: segment.message.name(),
                 sequence: segment.sequence,
-                sender: match segment.origin {
-                    Origin::Forwarded { sender, .. } => Some(endpoint(sender)),
-                    Origin::Received { .. } | Origin::Sent => None,
-                },
+                sender: sender(segment),
                 ingress_ifindex: segment.ingress_ifindex(),
                 reason: segment.reason.kernel_name(),
                 function: segment.function.clone(),
@@ -178,6 +222,28 @@ impl EvidenceBody {
                 checksum: segment.checksum.name(),
                 tracked: segment.is_tracked,
             },
+            EvidenceKind::DropPlace(place) => EvidenceData::Place(PlaceBody::new(place)),
+            EvidenceKind::SegmentInvalid(invalid) => EvidenceData::Invalid {
+                message: invalid.segment.message.name(),
+                sequence: invalid.segment.sequence,
+                sender: sender(&invalid.segment),
+                ingress_ifindex: invalid.segment.ingress_ifindex(),
+                why: invalid.why.clone(),
+                hook: invalid.hook.map(NetfilterHook::name),
+                zone: invalid.zone,
+                stated_bytes: invalid.segment.stated_bytes,
+                actual_bytes: invalid.segment.actual_bytes,
+                data_bytes: invalid.segment.data_bytes,
+                checksum: invalid.segment.checksum.name(),
+            },
+            EvidenceKind::SynAckRetransmission(repeat) => {
+                EvidenceData::SynAckRepeat { timeouts: repeat.timeouts, syn_repeats: repeat.syn_repeats() }
+            }
+            EvidenceKind::PathMismatch { ingress, egress } => EvidenceData::PathMismatch {
+                ingress_interface: ingress.name.clone(),
+                egress_interface: egress.name.clone(),
+            },
+            EvidenceKind::PeerConnected { count } => EvidenceData::PeerConnected { connections: *count },
             EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
             EvidenceKind::EndWaits(end) => {
                 EvidenceData::EndWaits { netns: end.netns, state: end.state.name(), sender: endpoint(end.sender) }
@@ -185,7 +251,7 @@ impl EvidenceBody {
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
             EvidenceKind::LocalAddressGone
             | EvidenceKind::SynReceived
-            | EvidenceKind::SynAckRetransmission
+            | EvidenceKind::HandshakeCompleted
             | EvidenceKind::ResetSent
             | EvidenceKind::SegmentGotThrough
             | EvidenceKind::AcknowledgmentsResumed
@@ -193,6 +259,10 @@ impl EvidenceBody {
         };
         Self { time: clock.rfc3339(evidence.at), kind: evidence.kind.name(), text: evidence.kind.to_string(), data }
     }
+}
+
+fn sender(segment: &DroppedSegment) -> Option<EndpointBody> {
+    segment.origin.forwarded_sender().map(endpoint)
 }
 
 fn seconds(duration: Option<Duration>) -> Option<u64> {

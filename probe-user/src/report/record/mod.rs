@@ -9,6 +9,7 @@ mod finding;
 mod forwarded;
 mod owner;
 mod path;
+mod place;
 mod related;
 mod risk;
 mod socket;

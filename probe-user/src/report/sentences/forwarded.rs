@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{latest_dropped, padding, span, time_of_day};
+use super::{dropped_for_that, latest_dropped, padding, span, time_of_day, why_invalid};
 use crate::{
     case::{Finding, FlowView},
     judge::Cause,
@@ -59,9 +59,9 @@ pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: M
         let because = if finding.ruling.cause == Cause::ConntrackBadChecksum {
             format!(" because its checksum is wrong{}", padding(finding))
         } else {
-            String::new()
+            why_invalid(finding).map_or(String::new(), |invalid| format!(" ({})", invalid.why))
         };
-        format!("this host's connection tracking held it for invalid{because}, and the firewall drops what is invalid")
+        format!("this host's connection tracking held it for invalid{because}, {}", dropped_for_that(finding))
     } else {
         format!("it was dropped {}", segment.map_or("by this host", |segment| segment.reason.phrase()))
     };

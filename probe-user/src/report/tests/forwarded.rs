@@ -7,7 +7,7 @@ use crate::{
     case::FlowView,
     model::{
         Behind, Checksum, ConntrackEntry, ConntrackState, ControlMessage, DropReason, DroppedSegment, FlowEnds,
-        FlowKey, ForwardPath, HostEnd, Machine, Origin, Port, SocketStatus, WaitingEnd,
+        FlowKey, ForwardPath, HostEnd, Machine, Origin, Port, SocketStatus, Stack, WaitingEnd,
     },
 };
 
@@ -25,6 +25,7 @@ fn dropped(ms: u64) -> Evidence {
         sequence: 4_000_000_512,
         reason: DropReason::NetfilterDrop,
         location: 1,
+        stack: Stack::default(),
         function: Some("nft_do_chain".to_owned()),
         stated_bytes: 40,
         actual_bytes: 46,

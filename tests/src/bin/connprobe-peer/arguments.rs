@@ -120,6 +120,12 @@ pub(crate) struct Options {
     /// `IP_TRANSPARENT`: the local address need not be one of this host
     #[arg(long)]
     pub(crate) transparent: bool,
+    /// `TCP_DEFER_ACCEPT` in seconds
+    #[arg(long)]
+    pub(crate) defer_accept_s: Option<u32>,
+    /// `TCP_FASTOPEN_CONNECT`
+    #[arg(long)]
+    pub(crate) fast_open: bool,
     /// `SO_MARK`
     #[arg(long)]
     pub(crate) mark: Option<u32>,

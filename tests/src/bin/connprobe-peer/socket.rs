@@ -5,16 +5,25 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::sockopt::{
-    BindToDevice, IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpKeepCount, TcpKeepIdle,
-    TcpKeepInterval, TcpUserTimeout,
+    BindToDevice, IpTransparent, KeepAlive, Linger, Mark, RcvBuf, ReuseAddr, TcpFastOpenConnect, TcpKeepCount,
+    TcpKeepIdle, TcpKeepInterval, TcpUserTimeout,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
 };
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use crate::arguments::{Connect, Listen, Mode, Options};
+
+sockopt_impl!(
+    /// `TCP_DEFER_ACCEPT` (tcp(7)): seconds, which the kernel turns into repeats of the SYN-ACK.
+    TcpDeferAccept,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    u32
+);
 
 /// Receive buffer of a slow reader in bytes: the kernel doubles it, the window shuts after a few kilobytes.
 const SLOW_BUFFER: usize = 4096;
@@ -68,6 +77,12 @@ fn open(address: SocketAddr, options: &Options) -> Result<OwnedFd> {
         setsockopt(&socket, TcpKeepInterval, &keepalive.interval_s).context("cannot set TCP_KEEPINTVL")?;
         setsockopt(&socket, TcpKeepCount, &keepalive.probes).context("cannot set TCP_KEEPCNT")?;
         setsockopt(&socket, KeepAlive, &true).context("cannot set SO_KEEPALIVE")?;
+    }
+    if let Some(seconds) = options.defer_accept_s {
+        setsockopt(&socket, TcpDeferAccept, &seconds).context("cannot set TCP_DEFER_ACCEPT")?;
+    }
+    if options.fast_open {
+        setsockopt(&socket, TcpFastOpenConnect, &true).context("cannot set TCP_FASTOPEN_CONNECT")?;
     }
     if options.transparent {
         setsockopt(&socket, IpTransparent, &true).context("cannot set IP_TRANSPARENT")?;

@@ -35,6 +35,11 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
         | Cause::FirewallDrop
         | Cause::StackDrop
         | Cause::UnacknowledgedFin
+        | Cause::FinalAckLost
+        | Cause::SynackLost
+        | Cause::PathMismatch
+        | Cause::ReversePathFiltered
+        | Cause::EmbryonicExpired
         | Cause::PeerWindowShut => return None,
     };
     let mut missing = waiting.missing;

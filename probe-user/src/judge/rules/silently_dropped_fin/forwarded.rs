@@ -14,9 +14,7 @@ use std::net::SocketAddr;
 use super::{LONG_ENOUGH_FOR_A_COPY, cause, ruling};
 use crate::{
     judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
-    model::{
-        ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Origin,
-    },
+    model::{ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime},
 };
 
 /// With so many copies dropped, and none acknowledged, it is no chance.
@@ -42,8 +40,7 @@ const fn rank(ruling: &Ruling) -> Confidence {
 fn senders(evidence: &[Evidence]) -> Vec<SocketAddr> {
     let mut senders = Vec::new();
     for evidence in evidence {
-        if let EvidenceKind::SegmentDropped(segment) = &evidence.kind
-            && let Origin::Forwarded { sender, .. } = segment.origin
+        if let Some(sender) = evidence.segment().and_then(|segment| segment.origin.forwarded_sender())
             && !senders.contains(&sender)
         {
             senders.push(sender);
@@ -55,13 +52,18 @@ fn senders(evidence: &[Evidence]) -> Vec<SocketAddr> {
 fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let dropped = Evidence::dropped_from(history.evidence, sender);
     let (since, _) = *dropped.first()?;
-    let (_, latest) = *dropped.last()?;
+    let (latest_at, latest) = *dropped.last()?;
     let waiting_at = receiver_waits_at(history.evidence, sender).filter(|at| *at >= since);
     let mut missing = match latest.message {
         ControlMessage::Fin => of_fin(&dropped, waiting_at, history.conntrack)?,
         ControlMessage::Reset => of_reset(latest, waiting_at, history.conntrack)?,
+        ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => return None,
     };
-    let (cause, why) = cause(latest, history.conntrack);
+    // One that was not seen to be dropped may be on its way yet.
+    if !latest.reason.is_seen() && !missing.is_empty() {
+        return None;
+    }
+    let (cause, why) = cause(latest, latest_at, history);
     missing.extend(why);
     Some(ruling(cause, since, missing))
 }
@@ -143,7 +145,7 @@ mod tests {
             Cause, Verdict,
             rules::scene::{SEEN_AT, Scene},
         },
-        model::{Checksum, DropReason, TcpState, WaitingEnd},
+        model::{Checksum, DropReason, InvalidSegment, Origin, Stack, TcpState, WaitingEnd},
     };
 
     fn server() -> SocketAddr {
@@ -162,6 +164,7 @@ mod tests {
             sequence: 1_000,
             reason: DropReason::NetfilterDrop,
             location: 1,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,
@@ -245,6 +248,20 @@ mod tests {
         let open = drops([reset()]).tracked(Some(true));
         assert_eq!(said(&open), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::Receiver])));
         assert_eq!(said(&drops([reset()]).tracked_as(ConntrackState::CloseWait, Some(true))), None);
+    }
+
+    #[test]
+    fn what_is_held_for_invalid_and_never_seen_to_be_dropped_is_told_when_it_is_known_to_be_missed() {
+        let held = |segment| {
+            let segment = DroppedSegment { reason: DropReason::Unseen, ..segment };
+            let why = "bad checksum".to_owned();
+            EvidenceKind::SegmentInvalid(Box::new(InvalidSegment { segment, why, zone: Some(3), hook: None }))
+        };
+        let one = || Scene::default().forwarded().then(held(fin()));
+        assert_eq!(said(&one().tracked(Some(true))), None);
+        assert_eq!(said(&one().then(waits_for(server())).tracked(Some(true))), None, "it may be on its way");
+        let two = one().then(held(fin())).tracked(Some(true));
+        assert_eq!(said(&two), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::WhoDropped])));
     }
 
     #[test]

@@ -1,0 +1,118 @@
+//! The two ends disagree about the handshake.
+
+use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
+
+pub(super) fn final_ack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
+    let mut remedies = vec![
+        see_rules(patient, "See whether a rule of this host drops the client's ACKs: which counter goes up?"),
+        capture(
+            patient,
+            "See which segments come and go: the ACK must go the way that the firewall has seen the SYN and the SYN-ACK go.",
+        ),
+        see_on_peer(patient),
+    ];
+    remedies.extend(patient.end_now());
+    remedies.push(same_way(patient));
+    remedies
+}
+
+pub(super) fn synack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
+    vec![
+        see_rules(patient, "See whether a rule of this host drops SYN-ACKs: which counter goes up?"),
+        capture(
+            patient,
+            "See which segments come and go: on which interface does the SYN-ACK appear, and on which not?",
+        ),
+        see_on_peer(patient),
+        same_way(patient),
+    ]
+}
+
+pub(super) fn path_mismatch(patient: &Patient<'_>) -> Vec<Remedy> {
+    let mut remedies = vec![see_route(patient), silent::look_whether_known(patient), same_way(patient)];
+    remedies.extend(patient.end_now());
+    remedies
+}
+
+pub(super) fn reverse_path_filtered(patient: &Patient<'_>) -> Vec<Remedy> {
+    /// Loose: an answer must have some way back, not the same (RFC 3704 section 2.4).
+    const LOOSE: u32 = 2;
+    let text = "If packets are meant to come by the one and to go by the other interface: let the filter be loose. Of this setting and \
+                the interface's own the higher one counts.";
+    vec![
+        see_route(patient),
+        same_way(patient),
+        kernel::setting(patient, text.to_owned(), &[("net.ipv4.conf.all.rp_filter", LOOSE)])
+            .risk("packets with a forged source that this host has some route to are no longer dropped here"),
+        Remedy::new("See how much is dropped for it.")
+            .command(format!("{}nstat -az TcpExtIPReversePathFilter", patient.here()))
+            .place(patient.place())
+            .risk(ONLY_LOOKS),
+    ]
+}
+
+pub(super) fn embryonic_expired(patient: &Patient<'_>) -> Vec<Remedy> {
+    let here = patient.here();
+    let mut remedies = vec![
+        Remedy::new("See what connection tracking knows: an entry that stays in SYN_SENT or SYN_RECV has seen only one direction.")
+            .command(format!("{here}conntrack -L -p tcp -s {0}; {here}conntrack -L -p tcp -d {0}", patient.key.remote.ip()))
+            .place(patient.place())
+            .risk(ONLY_LOOKS),
+        see_route(patient),
+        same_way(patient),
+    ];
+    remedies.extend(patient.end_now());
+    remedies.push(
+        Remedy::new(
+            "Where the two ways are meant: let neither be tracked (`notrack` in a raw chain for both directions), or accept these \
+             connections without looking at their state.",
+        )
+        .risk("the firewall no longer tells answers from forged segments on these connections"),
+    );
+    remedies
+}
+
+fn see_rules(patient: &Patient<'_>, text: &str) -> Remedy {
+    Remedy::new(text)
+        .command(format!("{0}nft list ruleset; {0}iptables-save -c", patient.here()))
+        .place(patient.place())
+        .risk(ONLY_LOOKS)
+}
+
+fn see_route(patient: &Patient<'_>) -> Remedy {
+    Remedy::new("See by which interface segments leave; they come in by another one.")
+        .command(patient.route_get())
+        .place(patient.place())
+        .risk(ONLY_LOOKS)
+}
+
+fn capture(patient: &Patient<'_>, text: &str) -> Remedy {
+    let (local, remote) = (patient.key.local, patient.key.remote);
+    Remedy::new(text)
+        .command(format!(
+            "{}tcpdump -nn -i any 'host {} and tcp port {} and tcp port {}'",
+            patient.here(),
+            remote.ip(),
+            local.port(),
+            remote.port()
+        ))
+        .place(patient.place())
+        .risk("none: it only looks, but it shows what applications say to each other where that is not encrypted")
+}
+
+fn see_on_peer(patient: &Patient<'_>) -> Remedy {
+    patient.look_on_the_peer(
+        "See in which state the peer has its end: the one is in SYN-SENT or SYN-RECV, while the other may be established.".to_owned(),
+    )
+}
+
+fn same_way(patient: &Patient<'_>) -> Remedy {
+    let local = patient.key.local.ip();
+    Remedy::new(format!(
+        "Let both directions go the same way: a rule that sends what comes from {local} back by the interface where it comes in (policy \
+         routing), or one address and one route a network."
+    ))
+    .command(format!("{0}ip rule show; {0}ip route show table all", patient.here()))
+    .place(patient.place())
+    .risk("the command only looks; changed routes act on all that goes there")
+}

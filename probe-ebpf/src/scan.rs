@@ -55,9 +55,14 @@ fn tcp_sockets(ctx: *const Context) -> i32 {
         return 0;
     }
     let Some(record) = SCAN_RECORD.get_ptr_mut(0) else { return 0 };
-    // SAFETY: `sk_common` is the kernel's own pointer, checked for null.
-    // The helper takes a request socket, too, but its cookie would name no socket that anybody can look up.
-    let cookie = || if state == state::NEW_SYN_RECV { 0 } else { unsafe { bpf_get_socket_cookie(sk_common) } };
+    let cookie = || {
+        // A request's would name no socket that anybody can look up.
+        if state == state::NEW_SYN_RECV {
+            return 0;
+        }
+        // SAFETY: `sk_common` is the kernel's own pointer, checked for null.
+        unsafe { bpf_get_socket_cookie(sk_common) }
+    };
     if let Some(record) = fill(record, sk, state, cookie) {
         // From now on its end is told by the hooks.
         if state != state::NEW_SYN_RECV {

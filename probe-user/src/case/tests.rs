@@ -643,11 +643,14 @@ fn apply(tracker: &mut Tracker, input: Input) {
                 8 => EventKind::StateChange { from: TcpState::SynSent, to: TcpState::Established },
                 _ => EventKind::RetransmissionTimeout { send_result: None },
             };
-            let state = match kind {
-                EventKind::StateChange { to, .. } => to,
-                EventKind::SynAckRetransmission => TcpState::NewSynReceived,
-                EventKind::RetransmissionTimeout { .. } if cookie == 0 => TcpState::SynSent,
-                _ => TcpState::Established,
+            let state = if let EventKind::StateChange { to, .. } = kind {
+                to
+            } else if kind == EventKind::SynAckRetransmission {
+                TcpState::NewSynReceived
+            } else if cookie == 0 && kind == (EventKind::RetransmissionTimeout { send_result: None }) {
+                TcpState::SynSent
+            } else {
+                TcpState::Established
             };
             let socket = SocketView {
                 state: Some(state),

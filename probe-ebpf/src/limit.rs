@@ -1,6 +1,7 @@
 //! Who is under suspicion, and how much one connection or one kind of event may say.
 
 use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
     macros::map,
     maps::{LruHashMap, PerCpuArray},
 };
@@ -27,6 +28,9 @@ const HANDSHAKE_DROPS_PER_CPU_PER_TENTH: u32 = 20;
 
 /// Other dropped segments of which a CPU looks up in a tenth of a second whether their connection is under suspicion.
 const LOOKED_UP_DROPS_PER_CPU_PER_TENTH: u32 = 200;
+
+/// Request sockets that a scan tells of on one CPU in a tenth of a second.
+const SCANNED_REQUESTS_PER_CPU_PER_TENTH: u32 = 32;
 
 /// Connections of which any dropped segment is told. About 2 MB of kernel memory; a flood of handshakes that are repeated takes some
 /// seconds to push one out.
@@ -99,6 +103,9 @@ static HANDSHAKE_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0
 
 #[map]
 static LOOKED_UP_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static SCANNED_REQUESTS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
 /// What is remembered of a connection of which any dropped segment is told.
 #[derive(Clone, Copy)]
@@ -216,6 +223,13 @@ pub fn take_from_handshake_drops(now_ns: u64) -> bool {
 #[inline(always)]
 pub fn take_from_looked_up_drops(now_ns: u64) -> bool {
     take_from(&LOOKED_UP_DROPS, now_ns, LOOKED_UP_DROPS_PER_CPU_PER_TENTH)
+}
+
+/// Takes one request socket from what the scan may tell on this CPU; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_scanned_requests() -> bool {
+    // SAFETY: the helper takes nothing and only reads a clock.
+    take_from(&SCANNED_REQUESTS, unsafe { bpf_ktime_get_ns() }, SCANNED_REQUESTS_PER_CPU_PER_TENTH)
 }
 
 #[inline(always)]

@@ -55,10 +55,19 @@ fn tcp_sockets(ctx: *const Context) -> i32 {
         return 0;
     }
     let Some(record) = SCAN_RECORD.get_ptr_mut(0) else { return 0 };
-    // SAFETY: `sk_common` is the kernel's own pointer, checked for null.
-    if let Some(record) = fill(record, sk, state, || unsafe { bpf_get_socket_cookie(sk_common) }) {
+    let cookie = || {
+        // A request's would name no socket that anybody can look up.
+        if state == state::NEW_SYN_RECV {
+            return 0;
+        }
+        // SAFETY: `sk_common` is the kernel's own pointer, checked for null.
+        unsafe { bpf_get_socket_cookie(sk_common) }
+    };
+    if let Some(record) = fill(record, sk, state, cookie) {
         // From now on its end is told by the hooks.
-        limit::watch(sk, record.ktime_ns);
+        if state != state::NEW_SYN_RECV {
+            limit::watch(sk, record.ktime_ns);
+        }
         let record: *mut SocketRecord = record;
         // SAFETY: `meta` is the kernel's own and its first member the file that is read; the record is as large as said. When it
         // does not fit any more, the kernel shows the socket again to the next read.
@@ -67,10 +76,18 @@ fn tcp_sockets(ctx: *const Context) -> i32 {
     0
 }
 
-/// Whether the connection waits for an answer that is overdue. Everything else is idle, busy or over. Handshakes are left out:
-/// no rule asks for them, and a SYN flood would fill the tracker.
+/// Timer firings of a request socket from which on the scan tells of it.
+const TOLD_FROM_TIMEOUTS: u8 = 2;
+
+/// Whether the connection waits for an answer that is overdue. Everything else is idle, busy or over. Of request sockets only so many
+/// are told: a SYN flood would fill the tracker.
 #[inline(always)]
 fn is_suspicious(sk: Address, state: u8) -> bool {
+    if state == state::NEW_SYN_RECV {
+        return sk.read_bits(Field::ReqNumTimeout).unwrap_or(0) >= TOLD_FROM_TIMEOUTS
+            && sk.read_bits(Field::ReqAcked) == Some(0)
+            && limit::take_from_scanned_requests();
+    }
     state::is_synchronized(state)
         && (sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0) > 0
             || sk.read::<u8>(Field::IcskProbesOut).unwrap_or(0) > 0
@@ -105,6 +122,11 @@ pub(crate) fn fill<'a>(
         Some(given) => given,
     };
     socket::fill_common(record, sk);
-    socket::fill_full(record, sk);
+    if state == state::NEW_SYN_RECV {
+        limit::suspect(&tuple, now_ns);
+        socket::fill_request(record, sk);
+    } else {
+        socket::fill_full(record, sk);
+    }
     Some(record)
 }

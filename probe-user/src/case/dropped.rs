@@ -82,7 +82,8 @@ impl Case {
 
     /// Asks once which function dropped it.
     pub(super) fn ask_function(&mut self) -> Option<Question> {
-        let segment = self.dropped()?;
+        let step = || Evidence::latest_dropped_step(self.evidence.as_slice()).map(|(_, segment)| segment);
+        let segment = self.dropped().or_else(step)?;
         let address = segment.location;
         let is_known = address == 0 || segment.function.is_some();
         let is_new = !is_known && self.surroundings.asks_function(address);

@@ -43,6 +43,13 @@ impl Case {
         matches!(Step::of(segment), Some(Step::SynReceived | Step::SynAckReceived | Step::SynAckSent)).then_some(at)
     }
 
+    /// Whether this is a repeated SYN-ACK that is known already: a scan finds the same request again and again.
+    pub(super) fn repeats_latest_syn_ack(&self, kind: &EvidenceKind) -> bool {
+        let EvidenceKind::SynAckRetransmission(repeat) = kind else { return false };
+        let latest = Evidence::syn_ack_repeats(self.evidence.as_slice()).next_back();
+        repeat.repeats.is_some() && latest.is_some_and(|(_, latest)| latest == repeat)
+    }
+
     /// Whether the event shows that the handshake is complete.
     pub(super) fn completes_handshake(&self, event: &ConnectionEvent) -> bool {
         match event.kind {

@@ -137,7 +137,9 @@ impl Case {
             EventKind::SegmentInvalid(segment) => EvidenceKind::SegmentInvalid(segment),
             EventKind::SocketError => EvidenceKind::SocketError { error: event.socket.error },
         };
-        self.note(event.at, kind);
+        if !self.repeats_latest_syn_ack(&kind) {
+            self.note(event.at, kind);
+        }
         self.wake = self.next_wake(event);
     }
 

@@ -245,7 +245,7 @@ impl Tracker {
         }
         if case.is_serious() || case.has_ruling(self.events_lost) {
             self.ask_owner(&mut case);
-            case.questions().into_iter().for_each(|question| self.ask(question));
+            case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
             if !case.has_finding() && case.awaits_answers() {
                 let until = *case.held_until.get_or_insert(self.now + HOLD);

@@ -113,12 +113,18 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
         hook::TCP_WRITE_WAKEUP => {
             EventKind::ProbeSent { send_result: (record.result != NO_RESULT).then_some(record.result) }
         }
+        hook::SCAN if to == TcpState::NewSynReceived => EventKind::SynAckRetransmission,
         hook::SCAN => EventKind::Scanned,
         other => return Err(DecodeError::Hook(other)),
     };
     let mut socket = socket_view(&record, to, units);
     if let EventKind::ProbeSent { send_result } = kind {
         count_keepalive_probe(&mut socket, send_result);
+    }
+    if record.hook == hook::SCAN && kind == EventKind::SynAckRetransmission {
+        // The scan comes after the latest repeat, the hook before it is counted.
+        socket.retransmits = socket.retransmits.map(|count| count.saturating_sub(1));
+        socket.total_retransmits = socket.total_retransmits.map(|count| count.saturating_sub(1));
     }
     Ok(event(&record, socket, kind))
 }

@@ -107,6 +107,31 @@ fn a_retransmission_that_is_told_without_a_result_has_been_sent() {
 }
 
 #[test]
+fn a_request_that_the_scan_finds_is_as_at_its_latest_repeat() {
+    let mut record = record();
+    (record.hook, record.old_state, record.new_state) = (hook::SCAN, 12, 12);
+    record.available = Field::ReqNumTimeout.bit() | Field::ReqNumRetrans.bit();
+    (record.retransmits, record.total_retrans) = (2, 3);
+    let event = decode(record.as_bytes(), UNITS).unwrap();
+    assert_eq!(event.kind, EventKind::SynAckRetransmission);
+    assert_eq!((event.socket.retransmits, event.socket.total_retransmits), (Some(1), Some(2)));
+}
+
+#[test]
+fn what_comes_in_for_a_synchronized_connection_is_told_by_its_flags() {
+    let kind = |flags, state| {
+        let mut record = record();
+        (record.hook, record.segment_flags, record.old_state, record.new_state) =
+            (hook::KFREE_SKB, flags, state, state);
+        decode(record.as_bytes(), UNITS).unwrap().kind
+    };
+    for state in [UNKNOWN_STATE, 1] {
+        assert_eq!(kind(0x02, state), EventKind::SynReceived);
+        assert_eq!(kind(0x12, state), EventKind::SynAckReceived);
+    }
+}
+
+#[test]
 fn ipv4_mapped_addresses_are_the_ipv4_addresses_they_map() {
     let mut record = record();
     record.local_address = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();

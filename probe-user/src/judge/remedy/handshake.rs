@@ -3,6 +3,10 @@
 use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
 
 pub(super) fn final_ack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
+    // Only a client has data that waits, and so a deadline.
+    if patient.ruling.is_some_and(|ruling| ruling.deadline.is_some()) {
+        return final_ack_lost_by_client(patient);
+    }
     let mut remedies = vec![
         see_rules(patient, "See whether a rule of this host drops the client's ACKs: which counter goes up?"),
         capture(
@@ -10,6 +14,24 @@ pub(super) fn final_ack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
             "See which segments come and go: the ACK must go the way that the firewall has seen the SYN and the SYN-ACK go.",
         ),
         see_on_peer(patient),
+    ];
+    remedies.push(same_way(patient));
+    remedies
+}
+
+fn final_ack_lost_by_client(patient: &Patient<'_>) -> Vec<Remedy> {
+    let mut remedies = vec![
+        capture(
+            patient,
+            "See which segments come and go: the ACK must go the way that a firewall between has seen the SYN and the SYN-ACK go.",
+        ),
+        Remedy::new("See whether the peer has got the ACK and has no room for the connection: a full backlog, or an ACK that is dropped?")
+            .command(format!(
+                "ss -tln sport = :{}; ss -tn state syn-recv; nstat -az TcpExtListenOverflows",
+                patient.key.remote.port()
+            ))
+            .place(format!("{}, in the network namespace of what listens", patient.on_peer()))
+            .risk(ONLY_LOOKS),
     ];
     remedies.extend(patient.end_now());
     remedies.push(same_way(patient));

@@ -9,7 +9,8 @@
 use super::unanswered;
 use crate::{
     judge::{
-        Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, rules::retransmit_stalled,
+        Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, Verdict,
+        rules::retransmit_stalled,
     },
     model::{ConntrackSettings, ConntrackStatus, Knowledge, MonoTime},
 };
@@ -45,7 +46,8 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     let mut missing = waiting.missing;
     // That is what it is: conntrack does not know the connection.
     missing.retain(|missing| *missing != MissingEvidence::WhySendingFails);
-    if !refused_here {
+    let drops_answers = Evidence::dropped_steps(history.evidence, Step::AckReceived).next().is_some();
+    if !refused_here && !drops_answers {
         missing.push(MissingEvidence::WhatFirewallDrops);
     }
     if may_have_been_forgotten_since(waiting.since, history, settings) {

@@ -24,8 +24,10 @@ pub mod hook {
     pub const KFREE_SKB: u16 = 6;
     /// `tcp_write_wakeup()` and `tcp_send_probe0()`: a probe was sent
     pub const TCP_WRITE_WAKEUP: u16 = 7;
+    /// `nf_l4proto_log_invalid()` and `nf_ct_l4proto_log_invalid()`: connection tracking holds a packet for invalid
+    pub const NF_CT_LOG_INVALID: u16 = 8;
     /// How many hooks there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
 
     /// No hook: the record was written by the scan over all sockets, and counts nowhere.
     pub const SCAN: u16 = u16::MAX;
@@ -250,7 +252,13 @@ pub struct DropRecord {
     pub padding: [u8; 4],
     /// IP header, then TCP header, as on the wire. No data.
     pub headers: [u8; MAX_HEADERS_BYTES],
+    /// By which calls the kernel got there: return addresses, the innermost first; 0 behind the last.
+    pub stack: [u64; MAX_STACK_FRAMES],
 }
+
+/// How many return addresses are kept: from a rule of nftables to the function that received the packet there are at most eight, and
+/// the program's own and the tracepoint's come before.
+pub const MAX_STACK_FRAMES: usize = 12;
 
 /// In a byte of [`DropRecord`]: this kernel does not tell.
 pub const UNKNOWN: u8 = u8::MAX;
@@ -271,7 +279,45 @@ const _: () = {
     assert!(offset_of!(DropRecord, is_tracked) == 43);
     assert!(offset_of!(DropRecord, padding) == 44);
     assert!(offset_of!(DropRecord, headers) == 48);
-    assert!(size_of::<DropRecord>() == 176);
+    assert!(offset_of!(DropRecord, stack) == 176);
+    assert!(size_of::<DropRecord>() == 272);
+};
+
+/// How many bytes are kept of the text by which connection tracking says why a packet is invalid; the longest of 6.18 has 62.
+pub const MAX_REASON_BYTES: usize = 80;
+
+/// [`InvalidRecord::zone`] where no connection was at hand, or this kernel does not tell.
+pub const NO_ZONE: u32 = u32::MAX;
+
+/// A FIN or a RST that connection tracking holds for invalid, as written to the ring. All integers are in the host's byte order.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "zerocopy", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+#[repr(C)]
+pub struct InvalidRecord {
+    /// The packet. Its `hook` is [`hook::NF_CT_LOG_INVALID`], its `size` that of the whole record, its `location` and `reason` are 0.
+    pub packet: DropRecord,
+    /// Why, in the kernel's words: a format string, ended by a zero byte.
+    pub text: [u8; MAX_REASON_BYTES],
+    /// `nf_conn.zone.id` of the connection it was taken for, or [`NO_ZONE`].
+    pub zone: u32,
+    /// `nf_hook_state.hook`: on which of netfilter's hooks it was looked at (`enum nf_inet_hooks`); [`UNKNOWN`] where not read.
+    pub netfilter_hook: u8,
+    /// Always zero.
+    pub padding: [u8; 3],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(InvalidRecord, packet) == 0);
+    assert!(offset_of!(InvalidRecord, text) == size_of::<DropRecord>());
+    assert!(offset_of!(InvalidRecord, zone) == size_of::<DropRecord>() + 80);
+    assert!(offset_of!(InvalidRecord, netfilter_hook) == size_of::<DropRecord>() + 84);
+    assert!(offset_of!(InvalidRecord, padding) == size_of::<DropRecord>() + 85);
+    assert!(size_of::<InvalidRecord>() == size_of::<DropRecord>() + 88);
+    // By its length a record is told from the others.
+    assert!(
+        size_of::<InvalidRecord>() != size_of::<SocketRecord>() && size_of::<DropRecord>() != size_of::<SocketRecord>()
+    );
 };
 
 /// What one hook did on one CPU. `seen == emitted + lost`; what was held back by a limit is counted apart.

@@ -3,6 +3,8 @@
 #[cfg(feature = "zerocopy")]
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::fields::Location;
+
 /// How many ports a filter can name. More would make every suspicious event slower for a case nobody has asked for.
 pub const MAX_FILTER_PORTS: usize = 16;
 /// How many peer prefixes a filter can name.
@@ -26,7 +28,7 @@ pub struct Prefix {
 #[repr(C)]
 pub struct Registers {
     /// The registers of the first arguments.
-    pub arguments: [u32; 3],
+    pub arguments: [u32; 5],
     /// The register of the result.
     pub result: u32,
     /// The stack pointer.
@@ -73,6 +75,10 @@ pub struct Settings {
     pub classic_err_offset: u32,
     /// For kprobes.
     pub registers: Registers,
+    /// Where `nf_conn.zone.id` is, or [`crate::fields::UNAVAILABLE`]. No [`crate::fields::Field`]: it is in a module.
+    pub conntrack_zone: Location,
+    /// Where `nf_hook_state.hook` is, one byte, or [`crate::fields::UNAVAILABLE`].
+    pub netfilter_hook: Location,
     /// The ports, in host order.
     pub ports: [u16; MAX_FILTER_PORTS],
     /// The peer prefixes.
@@ -98,20 +104,22 @@ const _: () = {
     assert!(offset_of!(Settings, prefix_count) == 8);
     assert!(offset_of!(Settings, retransmit_has_result) == 12);
     assert!(offset_of!(Settings, classic_skaddr_offset) == 16);
-    assert!(offset_of!(Settings, classic_oldstate_offset) == 48);
-    assert!(offset_of!(Settings, classic_newstate_offset) == 52);
-    assert!(offset_of!(Settings, classic_req_offset) == 56);
-    assert!(offset_of!(Settings, classic_skbaddr_offset) == 60);
-    assert!(offset_of!(Settings, classic_rx_sk_offset) == 64);
-    assert!(offset_of!(Settings, classic_reason_offset) == 68);
-    assert!(offset_of!(Settings, drop_has_socket) == 72);
-    assert!(offset_of!(Settings, invalid_syn_reason) == 76);
-    assert!(offset_of!(Settings, classic_location_offset) == 80);
-    assert!(offset_of!(Settings, classic_err_offset) == 84);
-    assert!(size_of::<Registers>() == 24);
-    assert!(offset_of!(Settings, registers) == 88);
-    assert!(offset_of!(Settings, ports) == 112);
-    assert!(offset_of!(Settings, prefixes) == 144);
-    assert!(offset_of!(Settings, told_reasons) == 400);
-    assert!(size_of::<Settings>() == 656);
+    assert!(offset_of!(Settings, classic_oldstate_offset) == 52);
+    assert!(offset_of!(Settings, classic_newstate_offset) == 56);
+    assert!(offset_of!(Settings, classic_req_offset) == 60);
+    assert!(offset_of!(Settings, classic_skbaddr_offset) == 64);
+    assert!(offset_of!(Settings, classic_rx_sk_offset) == 68);
+    assert!(offset_of!(Settings, classic_reason_offset) == 72);
+    assert!(offset_of!(Settings, drop_has_socket) == 76);
+    assert!(offset_of!(Settings, invalid_syn_reason) == 80);
+    assert!(offset_of!(Settings, classic_location_offset) == 84);
+    assert!(offset_of!(Settings, classic_err_offset) == 88);
+    assert!(size_of::<Registers>() == 32);
+    assert!(offset_of!(Settings, registers) == 92);
+    assert!(offset_of!(Settings, conntrack_zone) == 124);
+    assert!(offset_of!(Settings, netfilter_hook) == 128);
+    assert!(offset_of!(Settings, ports) == 132);
+    assert!(offset_of!(Settings, prefixes) == 164);
+    assert!(offset_of!(Settings, told_reasons) == 420);
+    assert!(size_of::<Settings>() == 676);
 };

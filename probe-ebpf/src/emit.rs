@@ -4,13 +4,17 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
-    helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_kernel},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
+    },
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
 use connprobe_common::{
     abi::{
-        ABI_VERSION, DropRecord, HookCounters, MAX_HEADERS_BYTES, NO_RESULT, SocketRecord, UNKNOWN, UNKNOWN_STATE, hook,
+        ABI_VERSION, DropRecord, HookCounters, InvalidRecord, MAX_HEADERS_BYTES, MAX_REASON_BYTES, NO_RESULT,
+        SocketRecord, UNKNOWN, UNKNOWN_STATE, hook,
     },
     fields::Field,
 };
@@ -150,6 +154,8 @@ pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
 /// A packet that is thrown away.
 #[derive(Clone, Copy)]
 pub struct Drop {
+    /// What the program was given: the way to the stack.
+    pub context: *mut core::ffi::c_void,
     pub skb: Address,
     /// The address after the call that drops it.
     pub location: u64,
@@ -227,9 +233,94 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     record.reason = u32::from(drop.reason);
     record.netns = netns;
     record.ingress_ifindex = ingress_ifindex;
+    fill_packet(record, drop.skb, segment, headers_bytes);
+    fill_stack(record, drop.context);
+    entry.submit(wakeup());
+    true
+}
+
+/// A packet that connection tracking holds for invalid.
+#[derive(Clone, Copy)]
+pub struct Invalid {
+    /// See [`Drop::context`].
+    pub context: *mut core::ffi::c_void,
+    pub skb: Address,
+    /// Where the kernel's text for why is.
+    pub text: u64,
+    /// The zone, or `abi::NO_ZONE`.
+    pub zone: u32,
+    /// Netfilter's number of its hook, or [`UNKNOWN`].
+    pub netfilter_hook: u8,
+}
+
+/// Filters, limits, counts and writes a FIN or a RST that connection tracking holds for invalid.
+#[inline(always)]
+pub fn invalid_event(invalid: &Invalid, segment: Segment) {
+    let ingress_ifindex: u32 = invalid.skb.read(Field::SkbSkbIif).unwrap_or(0);
+    // Who has made it is its sender.
+    let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
+    if !filter::passes(&tuple) {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::NF_CT_LOG_INVALID)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if !limit::take_from_invalid(now_ns) {
+        counters.suppressed += 1;
+        return;
+    }
+    counters.seen += 1;
+    if write_invalid(invalid, segment, tuple.netns, ingress_ifindex, now_ns) {
+        counters.emitted += 1;
+    } else {
+        counters.lost += 1;
+    }
+}
+
+/// Writes the record; `false` when the ring is full.
+#[inline(always)]
+fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifindex: u32, now_ns: u64) -> bool {
+    let Some(headers_bytes) = segment.headers_bytes() else { return true };
+    let Some(mut entry) = EVENTS.reserve::<InvalidRecord>(0) else { return false };
+    let record = zeroed(entry.as_mut_ptr());
+    record.packet.abi_version = ABI_VERSION;
+    record.packet.hook = hook::NF_CT_LOG_INVALID;
+    record.packet.size = size_of::<InvalidRecord>() as u32;
+    record.packet.ktime_ns = now_ns;
+    record.packet.netns = netns;
+    record.packet.ingress_ifindex = ingress_ifindex;
+    fill_packet(&mut record.packet, invalid.skb, segment, headers_bytes);
+    fill_stack(&mut record.packet, invalid.context);
+    record.zone = invalid.zone;
+    record.netfilter_hook = invalid.netfilter_hook;
+    // SAFETY: writes at most as many bytes as the array has, with the zero that ends them; the helper checks the source itself. What it
+    // cannot read stays empty.
+    unsafe {
+        bpf_probe_read_kernel_str(
+            record.text.as_mut_ptr().cast(),
+            MAX_REASON_BYTES as u32,
+            invalid.text as *const core::ffi::c_void,
+        );
+    }
+    entry.submit(wakeup());
+    true
+}
+
+/// The calls' part of a record. On failure it stays zero.
+#[inline(always)]
+fn fill_stack(record: &mut DropRecord, context: *mut core::ffi::c_void) {
+    // SAFETY: the context is the program's own, and the helper writes at most as many bytes as the array has.
+    unsafe { bpf_get_stack(context, record.stack.as_mut_ptr().cast(), size_of_val(&record.stack) as u32, 0) };
+}
+
+/// The packet's part of a record.
+#[inline(always)]
+fn fill_packet(record: &mut DropRecord, skb: Address, segment: Segment, headers_bytes: u64) {
     record.packet_bytes = segment.packet_bytes().unwrap_or(0);
-    record.checksum_state = drop.skb.read_bits(Field::SkbIpSummed).unwrap_or(UNKNOWN);
-    record.is_tracked = match drop.skb.read::<u64>(Field::SkbNfct) {
+    record.checksum_state = skb.read_bits(Field::SkbIpSummed).unwrap_or(UNKNOWN);
+    record.is_tracked = match skb.read::<u64>(Field::SkbNfct) {
         // The low bits say what the packet is to the connection.
         Some(connection) => u8::from(connection & !7 != 0),
         None => UNKNOWN,
@@ -240,8 +331,6 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     let result =
         unsafe { bpf_probe_read_kernel(record.headers.as_mut_ptr().cast(), bytes as u32, segment.start() as *const _) };
     record.headers_bytes = if result == 0 { bytes as u16 } else { 0 };
-    entry.submit(wakeup());
-    true
 }
 
 /// Writes the record; `false` when the ring is full. A function of its own, so that it stands in the object once

@@ -95,6 +95,9 @@ static HANDSHAKES: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
+/// Apart from the drops, of which each may follow: neither takes the other's place.
+#[map]
+static INVALID: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static HANDSHAKE_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
@@ -196,6 +199,12 @@ pub fn is_new_timeout(sk: Address, timeout: Timeout) -> bool {
 #[inline(always)]
 pub fn take_from_handshakes(now_ns: u64) -> bool {
     take_from(&HANDSHAKES, now_ns, HANDSHAKE_PER_CPU_PER_TENTH)
+}
+
+/// Takes one event from this CPU's budget of segments that connection tracking holds for invalid; `false` when it is used up.
+#[inline(always)]
+pub fn take_from_invalid(now_ns: u64) -> bool {
+    take_from(&INVALID, now_ns, DROPS_PER_CPU_PER_TENTH)
 }
 
 /// Takes one event from this CPU's budget of dropped segments; `false` when it is used up.

@@ -10,6 +10,7 @@ use connprobe::model::Mechanism;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::Probe;
+use crate::require::{self, Requirement};
 use crate::wire::{self, Body, Coverage};
 
 /// How the mechanism that the program chooses by itself is listed.
@@ -52,6 +53,8 @@ impl KernelFacts {
     /// # Errors
     /// When the program cannot observe here at all.
     pub fn observe() -> Result<Self> {
+        // What can be attached to in connection tracking is there when that is loaded; loading rules for it loads it.
+        let _ = require::check(&[Requirement::Conntrack]);
         let (chosen, _) = check(&[])?.context("nothing can be observed")?;
         let mut facts = Self {
             release: chosen.kernel_release.clone(),

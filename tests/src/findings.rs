@@ -9,7 +9,7 @@ use crate::{
     netns::Netns,
     peer::Peer,
     probe::Probe,
-    wire::{self, Body, Finding},
+    wire::{self, Body, Finding, ForwardedConnection},
 };
 
 /// Waits for a finding in this state.
@@ -17,14 +17,29 @@ use crate::{
 /// # Errors
 /// When none has come in time, or it is not as the contract says.
 pub fn wait(probe: &Probe, state: &str, timeout: Duration) -> Result<Finding> {
-    let is_it = |record: &Value| {
-        record.get("type").is_some_and(|kind| kind == "finding") && record.get("state").is_some_and(|is| is == state)
-    };
-    let record = probe.wait_record(timeout, is_it).with_context(|| format!("waiting for a finding {state}"))?;
-    match wire::read(&record)?.body {
+    match wait_any(probe, "endpoint", state, timeout)? {
         Body::Finding(finding) => Ok(*finding),
         other => bail!("not a finding: {other:?}"),
     }
+}
+
+/// Waits for a finding in this state about a connection that this host only forwards.
+///
+/// # Errors
+/// As [`wait`].
+pub fn wait_forwarded(probe: &Probe, state: &str, timeout: Duration) -> Result<Finding<ForwardedConnection>> {
+    match wait_any(probe, "forwarder", state, timeout)? {
+        Body::Forwarded(finding) => Ok(*finding),
+        other => bail!("not a finding: {other:?}"),
+    }
+}
+
+fn wait_any(probe: &Probe, vantage: &str, state: &str, timeout: Duration) -> Result<Body> {
+    let is = |record: &Value, name: &str, value: &str| record.get(name).is_some_and(|is| is == value);
+    let is_it =
+        |record: &Value| is(record, "type", "finding") && is(record, "state", state) && is(record, "vantage", vantage);
+    let record = probe.wait_record(timeout, is_it).with_context(|| format!("waiting for a finding {state}"))?;
+    Ok(wire::read(&record)?.body)
 }
 
 /// Checks that a finding is about this peer's connection, by tuple, namespace and owner.

@@ -26,5 +26,7 @@ pub mod probe;
 mod registry;
 pub mod require;
 pub mod runner;
+mod share;
+pub mod stray;
 pub mod sysctl;
 pub mod wire;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use connprobe::{
-    kernel::{Layout, Names, Privileges},
+    kernel::{Layout, Modules, Names, Privileges},
     model::Mechanism,
 };
 use nix::unistd::geteuid;
@@ -113,7 +113,7 @@ impl Requirement {
             Self::Bpf => ensure!(Privileges::of_this_process()?.bpf, ""),
             Self::Btf => fs::metadata(KERNEL_BTF).map(|_| ())?,
             Self::SendResult => {
-                let layout = Layout::resolve(&fs::read(KERNEL_BTF)?, &Names::default())?;
+                let layout = Layout::resolve(&fs::read(KERNEL_BTF)?, &Modules::default(), &Names::default())?;
                 ensure!(layout.retransmit_has_result() || has_kprobes(), "");
             }
             Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => {}

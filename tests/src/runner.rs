@@ -28,6 +28,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::lab::Lab;
 use crate::registry::{self, lock};
 use crate::require::{self, REQUIRE_VARIABLE, Requirement};
+use crate::share::Share;
 
 /// How long a test may take unless it says otherwise. Generous: guests compute ten times slower.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
@@ -46,6 +47,7 @@ pub struct Test {
     requirements: Vec<Requirement>,
     limit: Duration,
     is_alone: bool,
+    is_for_every_kernel: bool,
     function: Function,
 }
 
@@ -58,13 +60,21 @@ impl Test {
     ) -> Self {
         let function = Arc::new(function);
         let (name, requirements) = (name.into(), requirements.to_vec());
-        Self { name, requirements, limit: DEFAULT_LIMIT, is_alone: false, function }
+        Self { name, requirements, limit: DEFAULT_LIMIT, is_alone: false, is_for_every_kernel: false, function }
     }
 
     /// Runs the test while no other runs: it keeps the machine so busy that another's times would suffer, or its own would.
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.is_alone = true;
+        self
+    }
+
+    /// Runs the test on every kernel, also where the guests of the matrix share the list between them: what it shows depends on the
+    /// kernel.
+    #[must_use]
+    pub fn on_every_kernel(mut self) -> Self {
+        self.is_for_every_kernel = true;
         self
     }
 
@@ -110,7 +120,15 @@ impl TestContext {
 #[must_use]
 pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = tests.into_iter().map(|test| trial(group, test)).collect();
+    let share = match Share::of_this_process() {
+        Ok(share) => share,
+        Err(error) => {
+            tell(&format!("error: {error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let mine = tests.into_iter().enumerate().filter(|(number, test)| test.is_for_every_kernel || share.takes(*number));
+    let trials = mine.map(|(_, test)| trial(group, test)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     match registry::shut_down() {
         // What a test that ran out of time had made goes here.

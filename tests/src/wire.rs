@@ -3,9 +3,15 @@
 
 #![expect(missing_docs, reason = "the program's own record types document the fields")]
 
+mod forwarded;
+mod risk;
+
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+pub use forwarded::{End, ForwardedConnection, Port, PortOwner};
+pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,7 +23,7 @@ pub struct Host {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Finding {
+pub struct Finding<C = Connection> {
     pub finding_id: String,
     pub state: String,
     pub outcome: Option<String>,
@@ -25,7 +31,8 @@ pub struct Finding {
     pub cause: String,
     pub confidence: String,
     pub vantage: String,
-    pub connection: Connection,
+    pub connection: C,
+    pub related: Vec<String>,
     pub owner: Option<Owner>,
     pub owner_unavailable: Option<String>,
     pub since: String,
@@ -224,63 +231,6 @@ pub struct Summary {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Risks {
-    pub risks: usize,
-    pub connections: usize,
-    pub looked_by: String,
-    pub idle_timeout_seconds: f64,
-    pub left_out: usize,
-    pub connections_left_out: usize,
-    pub not_judged: usize,
-    pub keepalive_unknown: usize,
-    pub gaps: Vec<String>,
-    pub gaps_left_out: usize,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Risk {
-    pub kind: String,
-    pub text: String,
-    pub netns: u32,
-    pub owner: Option<Owner>,
-    pub owner_unavailable: Option<String>,
-    pub processes: usize,
-    pub service_port: u16,
-    pub direction: String,
-    pub connections: usize,
-    pub over_limit: usize,
-    pub limit_seconds: f64,
-    pub limit_set_by: String,
-    pub longest_idle_seconds: f64,
-    pub keepalive: Option<KeepaliveTimes>,
-    pub looked_by: String,
-    pub examples: Vec<Example>,
-    pub examples_left_out: usize,
-    pub remedies: Vec<Remedy>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeepaliveTimes {
-    pub shortest_seconds: f64,
-    pub longest_seconds: f64,
-    pub exact: bool,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Example {
-    pub local: Endpoint,
-    pub remote: Endpoint,
-    pub tcp_state: String,
-    pub community_id: String,
-    pub cookie: Option<String>,
-    pub idle_seconds: f64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HookCount {
     pub hook: String,
     pub seen: u64,
@@ -290,10 +240,34 @@ pub struct HookCount {
     pub missed: u64,
 }
 
+/// The data of evidence `drop_place`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropPlace {
+    pub site: Option<String>,
+    pub hook: Option<String>,
+    pub functions: Vec<String>,
+    pub rules: Option<Vec<FilterRule>>,
+    pub rules_left_out: usize,
+    pub rules_unavailable: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterRule {
+    pub family: String,
+    pub table: String,
+    pub chain: String,
+    pub handle: Option<u64>,
+    pub text: String,
+}
+
 /// What a record says beside its envelope.
 #[derive(Clone, Debug)]
 pub enum Body {
     Finding(Box<Finding>),
+    /// A finding about a connection that is only forwarded.
+    Forwarded(Box<Finding<ForwardedConnection>>),
     Coverage(Coverage),
     Loss(Loss),
     Risk(Box<Risk>),
@@ -329,6 +303,9 @@ fn read_parts(record: &Value) -> Result<Record> {
     let seq = serde_json::from_value(take("seq")?)?;
     let rest = Value::Object(fields);
     let body = match kind.as_str() {
+        "finding" if rest.get("vantage").is_some_and(|vantage| vantage == "forwarder") => {
+            Body::Forwarded(serde_json::from_value(rest)?)
+        }
         "finding" => Body::Finding(serde_json::from_value(rest)?),
         "coverage" => Body::Coverage(serde_json::from_value(rest)?),
         "loss" => Body::Loss(serde_json::from_value(rest)?),
@@ -337,7 +314,14 @@ fn read_parts(record: &Value) -> Result<Record> {
         other => anyhow::bail!("type {other}"),
     };
     match &body {
-        Body::Finding(finding) => check(finding)?,
+        Body::Finding(finding) => {
+            ensure!(finding.vantage == "endpoint", "vantage {}", finding.vantage);
+            check(finding)?;
+        }
+        Body::Forwarded(finding) => {
+            ensure!(finding.owner.is_none() && finding.deadline.is_none() && finding.path.is_none(), "{finding:?}");
+            check(finding)?;
+        }
         Body::Risk(risk) => check_risk(risk)?,
         Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => {}
     }
@@ -362,7 +346,7 @@ fn is_time(text: &str) -> bool {
     text.bytes().map(shape).eq(*b"0000-00-00T00:00:00.000000000Z")
 }
 
-fn check(finding: &Finding) -> Result<()> {
+fn check<C>(finding: &Finding<C>) -> Result<()> {
     let times = finding.evidence.iter().map(|evidence| &evidence.time);
     ensure!(times.clone().all(|time| is_time(time)) && times.is_sorted(), "evidence is in time order");
     ensure!(is_time(&finding.since), "since {}", finding.since);

@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// End a guest that runs longer than that
     #[arg(long, value_name = "MINUTES", default_value_t = 30)]
     limit: u64,
+    /// Share the tests between the guests, but for those that every kernel must run, as `cargo xtask test` does
+    #[arg(long, conflicts_with_all = ["run", "shell"])]
+    shared: bool,
     /// Sit at a shell in the guest
     #[arg(long, conflicts_with_all = ["run", "test"])]
     shell: bool,
@@ -124,7 +127,7 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
             }
         }
     } else {
-        let results = test(project, arguments.arch, &hosts, &arguments.test)?;
+        let results = test(project, arguments.arch, &hosts, arguments.shared, &arguments.test)?;
         println!("{results}");
         code = i32::from(!results.totals.succeeded());
     }
@@ -134,12 +137,12 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
 /// A person may sit at a shell as long as they like.
 const UNLIMITED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Runs the kernel tests in a guest of every kernel of the matrix and sums up what they say.
-pub(crate) fn test_all(project: &Project) -> Result<Results> {
-    const LIMIT: Duration = Duration::from_secs(40 * 60);
+/// Runs the kernel tests, shared between guests of every kernel of the matrix, and sums up what they say.
+pub(crate) fn test_shared(project: &Project) -> Result<Results> {
+    const LIMIT: Duration = Duration::from_secs(35 * 60);
     let architecture = Architecture::X86_64;
     prepare_host(architecture)?;
-    test(project, architecture, &hosts(project, &Series::ALL, architecture, Accelerator::Tcg, LIMIT)?, &[])
+    test(project, architecture, &hosts(project, &Series::ALL, architecture, Accelerator::Tcg, LIMIT)?, true, &[])
 }
 
 /// Runs a command in a guest and returns what it wrote.
@@ -168,12 +171,24 @@ fn hosts(
 }
 
 /// Runs the kernel tests in all these guests at once: each keeps one processor busy.
-fn test(project: &Project, architecture: Architecture, hosts: &[Host], arguments: &[String]) -> Result<Results> {
+fn test(
+    project: &Project,
+    architecture: Architecture,
+    hosts: &[Host],
+    is_shared: bool,
+    arguments: &[String],
+) -> Result<Results> {
     let target = architecture.target(project, &project.target().join("vm"))?;
     let program = kernel_test_program(project, target.as_ref())?;
     let program = program.as_path();
     let results: Vec<Result<Results>> = thread::scope(|scope| {
-        let guests: Vec<_> = hosts.iter().map(|host| scope.spawn(move || host.test(program, arguments))).collect();
+        let guests: Vec<_> = (0..)
+            .zip(hosts)
+            .map(|(number, host)| {
+                let share = is_shared.then(|| format!("{number}/{}", hosts.len()));
+                scope.spawn(move || host.test(program, share.as_deref(), arguments))
+            })
+            .collect();
         guests.into_iter().map(|guest| guest.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
     let mut sum = Results::default();
@@ -235,8 +250,8 @@ impl Host {
         self.architecture.label(self.series)
     }
 
-    /// Runs the kernel tests, showing what they print.
-    fn test(&self, program: &Path, arguments: &[String]) -> Result<Results> {
+    /// Runs the kernel tests, or this share of them (`tests/src/share.rs`), showing what they print.
+    fn test(&self, program: &Path, share: Option<&str>, arguments: &[String]) -> Result<Results> {
         let mut words = vec!["env".to_owned()];
         // What the tests understand is handed on; a skipped test that this kernel should run is a failure in any case.
         for name in ["CONNPROBE_BPF_OBJECT", "CONNPROBE_BIN"] {
@@ -244,6 +259,7 @@ impl Host {
         }
         words.push(format!("CONNPROBE_GUEST={}", self.label()));
         words.push("CONNPROBE_REQUIRE=kernel".to_owned());
+        words.extend(share.map(|share| format!("CONNPROBE_SHARE={share}")));
         words.push(program.to_string_lossy().into_owned());
         // Some of the times measured are the guest's own: its one emulated processor bears one test at a time.
         words.extend(["--test-threads=1", "--color=never"].map(str::to_owned));

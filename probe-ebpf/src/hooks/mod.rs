@@ -6,6 +6,7 @@
 //! kprobe, which gets the registers the function was called with. A program is named by what it is attached to and how;
 //! the BTF tracepoint by the hook alone.
 
+mod conntrack;
 mod probe;
 mod skb;
 mod sock;

@@ -1,6 +1,7 @@
 //! `skb:kfree_skb`.
 
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
@@ -40,7 +41,7 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
             on_syn_of_unknown_socket(skb);
         }
     } else if told_reason(reason) != 0 {
-        on_drop(skb, ctx.arg::<u64>(1), told_reason(reason));
+        on_drop(ctx.as_ptr(), skb, ctx.arg::<u64>(1), told_reason(reason));
     }
     0
 }
@@ -67,7 +68,7 @@ fn kfree_skb_classic(ctx: TracePointContext) -> u32 {
     } else if told_reason(reason) != 0 {
         let Some(skb) = classic_field::<u64>(&ctx, skb_offset) else { return 0 };
         let location = classic_field::<u64>(&ctx, location_offset).unwrap_or(0);
-        on_drop(Address(skb), location, told_reason(reason));
+        on_drop(ctx.as_ptr(), Address(skb), location, told_reason(reason));
     }
     0
 }
@@ -114,7 +115,7 @@ fn on_syn_of_unknown_socket(skb: Address) {
 }
 
 #[inline(always)]
-fn on_drop(skb: Address, location: u64, told: u8) {
+fn on_drop(context: *mut core::ffi::c_void, skb: Address, location: u64, told: u8) {
     let Some(segment) = Segment::of(skb) else { return };
     let Some(flags) = segment.flags() else { return };
     if flags & (flag::FIN | flag::RST) != flag::FIN && told & TOLD_OF_RESETS == 0 {
@@ -128,5 +129,5 @@ fn on_drop(skb: Address, location: u64, told: u8) {
         Part::Other
     };
     let reason = told & !(TOLD_OF_RESETS | TOLD_OF_SYNS);
-    emit::drop_event(&Drop { skb, location, reason, part }, segment);
+    emit::drop_event(&Drop { context, skb, location, reason, part }, segment);
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::open_case::{Case, Wake};
+use super::{open_case::Case, wakes::Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Verdict},
-    model::{ConnectionEvent, DroppedSegment, EventKind, MonoTime, Question, TcpState},
+    model::{
+        ConnectionEvent, ControlMessage, DropPlace, DropReason, DropTrace, DroppedSegment, EventKind, MonoTime, Origin,
+        Question, Stack, TcpState,
+    },
 };
 
 /// How long the sender is given to send it again before the receiver is looked at. A retransmission comes after 0.2 s at the
@@ -22,6 +25,12 @@ impl Case {
         Evidence::dropped(self.evidence.as_slice()).filter(|_| is_about_it).map(|[_, (_, latest)]| latest)
     }
 
+    /// Whether nothing but received packets was ever seen of it: no socket of this network namespace.
+    pub(super) fn is_of_no_socket(&self) -> bool {
+        let is_received = |segment: &DroppedSegment| matches!(segment.origin, Origin::Received { .. });
+        !self.has_finding() && self.socket.state.is_none() && self.dropped().is_some_and(is_received)
+    }
+
     /// Whether the event shows that the receiver, or the peer, has got what was dropped.
     pub(super) fn got_through(&self, event: &ConnectionEvent) -> bool {
         match event.kind {
@@ -29,6 +38,7 @@ impl Case {
                 to != TcpState::Close && self.dropped().is_some_and(|segment| !segment.is_missed_in(to))
             }
             EventKind::SegmentDropped(_)
+            | EventKind::SegmentInvalid(_)
             | EventKind::RetransmissionTimeout { .. }
             | EventKind::ProbeSent { .. }
             | EventKind::SynAckRetransmission
@@ -80,11 +90,40 @@ impl Case {
         is_new.then_some(Question::Function { key: self.key, address })
     }
 
+    /// Asks once where it was dropped.
+    pub(super) fn ask_place(&mut self) -> Option<Question> {
+        let [_, (at, segment)] = Evidence::dropped(self.evidence.as_slice()).filter(|_| self.dropped().is_some())?;
+        let trace = trace(self.evidence.as_slice(), at, segment).filter(|_| !self.surroundings.has_asked_place)?;
+        (self.surroundings.has_asked_place, self.surroundings.awaits_place) = (true, true);
+        Some(Question::DropPlace { key: self.key, trace })
+    }
+
+    /// Takes in where it was dropped.
+    pub(super) fn take_place(&mut self, at: MonoTime, place: Result<DropPlace, String>) {
+        self.surroundings.awaits_place = false;
+        if let Ok(place) = place {
+            self.note(at, EvidenceKind::DropPlace(Box::new(place)));
+        }
+    }
+
     /// Takes in which function is at an address.
     pub(super) fn take_function(&mut self, address: u64, name: Option<&str>) {
         self.surroundings.awaits_function = false;
         self.evidence.name_function(address, name);
     }
+}
+
+/// What is known of where the segment was dropped; `None` where the kernel's calls are not.
+pub(super) fn trace(evidence: &[Evidence], at: MonoTime, segment: &DroppedSegment) -> Option<DropTrace> {
+    let is_held = Evidence::why_invalid(evidence, at, segment).map(|_| true);
+    (segment.stack != Stack::default()).then(|| DropTrace {
+        stack: segment.stack,
+        is_by_filter: segment.reason == DropReason::NetfilterDrop,
+        // To a rule, a packet without a connection is invalid (`nft_ct_get_eval`).
+        is_invalid: segment.is_tracked.map(|is_tracked| !is_tracked).or(is_held),
+        is_sent: segment.origin == Origin::Sent,
+        is_reset: segment.message == ControlMessage::Reset,
+    })
 }
 
 #[cfg(test)]
@@ -94,8 +133,8 @@ pub(super) mod tests {
         case::{Finding, FindingState, Outcome, Output, Tracker},
         judge::{Cause, Confidence},
         model::{
-            Answer, Checksum, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, Event, Origin, SocketLookup,
-            SocketStatus, SocketView,
+            Answer, Checksum, ConnectionKey, ConntrackStatus, Event, FilterRules, InvalidSegment, Knowledge,
+            NetfilterHook, Site, SocketLookup, SocketStatus, SocketView,
         },
     };
 
@@ -116,8 +155,10 @@ pub(super) mod tests {
         DroppedSegment {
             message: ControlMessage::Fin,
             origin,
+            sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 0xf00,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,
@@ -187,6 +228,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_place_of_a_drop_is_asked_for_once_and_a_late_answer_is_an_update() {
+        let mut stack = Stack::default();
+        stack[0] = 0xf00;
+        let segment = DroppedSegment { stack, is_tracked: Some(false), ..dropped_fin(RECEIVED) };
+        let mut tracker = Tracker::new();
+        tracker.handle_event(event(0, SocketView::default(), EventKind::SegmentDropped(Box::new(segment.clone()))));
+        tracker.handle_timeout(at(1_000));
+        tracker.handle_answer(at(1_001), found(TcpState::Established));
+        let (questions, _) = said(&mut tracker);
+        let asked = questions
+            .iter()
+            .find_map(|question| if let Question::DropPlace { trace, .. } = question { Some(*trace) } else { None });
+        let trace = asked.unwrap();
+        assert_eq!((trace.is_by_filter, trace.is_invalid, trace.is_sent), (true, Some(true), false));
+        answer_all(&mut tracker);
+        assert_eq!(said(&mut tracker).1, [], "it waits for the place");
+        tracker.handle_timeout(at(3_500));
+        assert_eq!(said(&mut tracker).1.len(), 1);
+        let functions = vec!["nf_hook_slow".to_owned(), "ip_local_deliver".to_owned()];
+        let site = Site::of_calls(&functions);
+        let place = DropPlace { site, functions, rules: Knowledge::Known(FilterRules::default()) };
+        tracker.handle_answer(at(3_600), Answer::DropPlace { key: key(), place: Ok(place) });
+        let (questions, findings) = said(&mut tracker);
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!(finding.state, FindingState::Updated);
+        let place = Evidence::place(&finding.evidence).unwrap();
+        assert_eq!(place.site, Some(Site::Netfilter(NetfilterHook::Input)));
+        tracker.handle_event(event(3_700, SocketView::default(), EventKind::SegmentDropped(Box::new(segment))));
+        let again = said(&mut tracker).0.into_iter().chain(questions);
+        assert!(!again.into_iter().any(|question| matches!(question, Question::DropPlace { .. })));
+    }
+
+    #[test]
     fn one_that_still_waits_later_is_a_fact_and_one_that_has_got_a_copy_has_recovered() {
         let mut tracker = looked_at(TcpState::Established, RECEIVED);
         answer_all(&mut tracker);
@@ -223,6 +297,44 @@ pub(super) mod tests {
             tracker.handle_timeout(due);
         }
         assert_eq!((said(&mut tracker).1, tracker.open_cases()), (vec![], 0));
+    }
+
+    /// Connection tracking holds the FIN for invalid, for this reason.
+    fn held(ms: u64, why: &str) -> Event {
+        let segment = DroppedSegment { reason: DropReason::Unseen, location: 0, ..dropped_fin(RECEIVED) };
+        let invalid = InvalidSegment { segment, why: why.to_owned(), zone: None, hook: None };
+        event(ms, SocketView::default(), EventKind::SegmentInvalid(Box::new(invalid)))
+    }
+
+    #[test]
+    fn an_invalid_fin_that_gets_through_is_nothing_and_so_is_one_that_is_only_spoken_of() {
+        let mut tracker = Tracker::new();
+        tracker.handle_event(held(0, "packet (index …) in dir … ignored, state …"));
+        assert_eq!(tracker.open_cases(), 0);
+        tracker.handle_event(held(10, "invalid rst"));
+        tracker.handle_timeout(at(1_010));
+        assert_eq!(said(&mut tracker).0, [Question::Socket { key: key(), cookie: None }]);
+        tracker.handle_answer(at(1_011), found(TcpState::CloseWait));
+        assert_eq!((said(&mut tracker), tracker.open_cases()), ((vec![], vec![]), 0));
+    }
+
+    #[test]
+    fn an_invalid_fin_of_which_no_drop_is_seen_is_a_finding_when_its_receiver_waits_for_long() {
+        let mut tracker = Tracker::new();
+        tracker.handle_event(held(0, "bad checksum"));
+        let mut opened = Vec::new();
+        while opened.is_empty() {
+            let now = tracker.poll_timeout().unwrap();
+            assert!(now < at(6_000), "it is looked at again and again");
+            tracker.handle_timeout(now);
+            tracker.handle_answer(now, found(TcpState::Established));
+            answer_all(&mut tracker);
+            opened.extend(said(&mut tracker).1.into_iter().map(|finding| (now, finding)));
+        }
+        let [(when, finding)] = opened.as_slice() else { panic!("{opened:?}") };
+        assert!(*when >= at(3_000), "{when:?}");
+        assert_eq!(finding.ruling.cause, Cause::ConntrackBadChecksum);
+        assert_eq!(finding.ruling.confidence, Confidence::Suspected);
     }
 
     #[test]

@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::flow::FlowView;
 use crate::{
-    judge::{Evidence, EvidenceKind, MissingEvidence, Ruling},
-    model::{ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView},
+    judge::{Evidence, EvidenceKind, MissingEvidence, Remedy, Ruling, Waiting, forwarded_remedies, remedies},
+    model::{CommunityId, ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView, Vantage},
 };
 
 /// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
@@ -13,7 +14,7 @@ const SAME_DEADLINE: Duration = Duration::from_secs(1);
 /// What names a finding: stable over its whole life, unique on one boot of one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FindingId {
-    /// The connection.
+    /// The connection; of one that is only forwarded, `local` is who began it.
     pub key: ConnectionKey,
     /// The socket, where known.
     pub cookie: Option<SocketCookie>,
@@ -117,6 +118,8 @@ pub struct Finding {
     pub state: FindingState,
     /// When it changed.
     pub at: MonoTime,
+    /// What is known of a connection that this host only forwards; `None` where it holds the socket.
+    pub flow: Option<Box<FlowView>>,
     /// The latest view of the socket.
     pub socket: SocketView,
     /// The way to the peer, as last looked up.
@@ -132,6 +135,41 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// From where it is seen.
+    pub const fn vantage(&self) -> Vantage {
+        if self.flow.is_some() { Vantage::Forwarder } else { Vantage::Endpoint }
+    }
+
+    /// The connection's two ends.
+    pub fn ends(&self) -> String {
+        self.flow.as_ref().map_or_else(|| self.id.key.to_string(), |flow| flow.key.to_string())
+    }
+
+    /// The connection's Community ID: what is seen of it from several places has the same.
+    pub fn community_id(&self) -> CommunityId {
+        self.flow.as_ref().map_or_else(|| self.id.key.community_id(), |flow| flow.key.community_id())
+    }
+
+    /// Whether nobody can do anything about it any more.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, FindingState::Closed(_))
+    }
+
+    /// What to do about it, the most useful first.
+    pub fn remedies(&self) -> Vec<Remedy> {
+        match &self.flow {
+            None => {
+                let (owner, mark) = (self.owner.process(), self.mark());
+                remedies(&self.id.key, &self.ruling, owner, mark, self.is_over(), &self.evidence)
+            }
+            Some(flow) => {
+                let owner = flow.receiver_owner.process();
+                let waiting = flow.ends.receiver.as_ref().map(|end| Waiting { netns: end.netns, owner });
+                forwarded_remedies(&flow.key, flow.sender, waiting, &self.ruling, self.is_over(), &self.evidence)
+            }
+        }
+    }
+
     /// `SO_MARK` of the socket, where it is known.
     pub const fn mark(&self) -> Option<u32> {
         match &self.path {

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    finding::Outcome,
-    open_case::{Case, Wake},
-};
+use super::{finding::Outcome, open_case::Case, wakes::Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Step, Verdict},
     model::{ConnectionEvent, EventKind, Knowledge, MonoTime, Origin, Question, ServiceStatus, SocketStatus, TcpState},
@@ -60,6 +57,7 @@ impl Case {
                 matches!(from, TcpState::SynSent | TcpState::SynReceived) && to == TcpState::Established
             }
             EventKind::SegmentDropped(_)
+            | EventKind::SegmentInvalid(_)
             | EventKind::RetransmissionTimeout { .. }
             | EventKind::ProbeSent { .. }
             | EventKind::SynAckRetransmission
@@ -91,6 +89,7 @@ impl Case {
             }
             EventKind::SegmentDropped(segment) if !segment.message.is_ending() => STEP_LINGER,
             EventKind::SegmentDropped(_)
+            | EventKind::SegmentInvalid(_)
             | EventKind::RetransmissionTimeout { .. }
             | EventKind::ProbeSent { .. }
             | EventKind::ResetReceived
@@ -119,7 +118,7 @@ impl Case {
     pub(super) fn handshake_ingress(&self) -> Option<u32> {
         match Evidence::latest_dropped_step(self.evidence.as_slice())?.1.origin {
             Origin::Received { ifindex } => Some(ifindex),
-            Origin::Sent => None,
+            Origin::Forwarded { .. } | Origin::Sent => None,
         }
     }
 
@@ -265,6 +264,12 @@ mod tests {
                         key: key(),
                         service: Ok(ServiceStatus { listener_inode: Some(7), connections_with_peer: 0 }),
                     },
+                    Output::Question(
+                        Question::DropPlace { .. }
+                        | Question::ForwardPath { .. }
+                        | Question::FlowConntrack { .. }
+                        | Question::FlowEnds { .. },
+                    ) => panic!("not of a handshake"),
                     Output::Question(Question::Owner { .. }) => Answer::Owner { key: key(), owner: Ok(None) },
                     Output::Question(Question::Function { address, .. }) => {
                         Answer::Function { key: key(), address, function: Ok(None) }

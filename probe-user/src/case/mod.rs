@@ -5,14 +5,17 @@
 mod dropped;
 mod evidence_log;
 mod finding;
+mod flow;
 mod handshake;
 mod open_case;
 mod questions;
 mod recovery;
 mod surroundings;
 mod tracker;
+mod wakes;
 
 pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
+pub use flow::FlowView;
 pub use tracker::{MAX_CASES, Output, Tracker};
 
 #[cfg(test)]

@@ -1,54 +1,20 @@
-use std::time::Duration;
-
 use super::{
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     recovery::has_recovered,
     surroundings::Surroundings,
+    wakes::Wake,
 };
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, SynAckRepeat, Verdict, judge},
     model::{
-        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView, TcpState,
+        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView,
+        TcpState, Vantage,
     },
 };
 
-/// A case without a finding is kept so long after its last event, when no timer of the connection says more.
-const LINGER: Duration = Duration::from_secs(1);
-/// How much later than computed a kernel timer may fire: the wheel rounds up by at most an eighth
-/// (`kernel/time/timer.c`, "the maximum granularity error is 12.5%"), and events reach the tracker in batches.
-const TIMER_SLACK: Duration = Duration::from_millis(300);
-/// What a scan has found is kept until the next scans have come by.
-const SCAN_LINGER: Duration = Duration::from_secs(12);
-/// A client repeats its SYN after 1 s, and again after 1 to 2 s.
-const SYN_LINGER: Duration = Duration::from_secs(4);
-/// After a retransmission an answer takes a round trip: look for it after a quarter of the next wait, within these bounds.
-const EARLIEST_LOOK: Duration = Duration::from_millis(200);
-const LATEST_LOOK: Duration = Duration::from_secs(1);
-/// `TCP_RTO_MAX` where the socket does not tell its own.
-const RTO_MAX: Duration = Duration::from_secs(120);
-
 /// Timer steps without an event and without an answer about the socket after which a finding is closed as unobserved.
 const MOST_UNKNOWN_IN_A_ROW: u8 = 3;
-
-/// What the case's timer is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wake {
-    /// The retransmission may have been answered: look.
-    LookForAnswer,
-    /// The answers have taken too long: judge without them.
-    Judge,
-    /// Its sender has had time to send again what was dropped: look whether it has got through.
-    LookAtReceiver,
-    /// The next timeout should have come: look whether the connection has recovered.
-    Overdue,
-    /// Nothing more is expected: forget the case.
-    Forget,
-    /// The socket is gone, and no event has told how.
-    Gone,
-    /// The socket has closed, and its owner has not been found in time.
-    End,
-}
 
 /// A finding as last reported, to tell what has changed.
 #[derive(Clone, Debug)]
@@ -56,12 +22,13 @@ struct Reported {
     id: FindingId,
     ruling: Ruling,
     owner: OwnerKnowledge,
+    has_place: bool,
 }
 
 /// One connection under suspicion.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
-    number: u64,
+    pub(super) number: u64,
     pub(super) key: ConnectionKey,
     pub(super) cookie: Option<SocketCookie>,
     /// Since when a socket question is on its way.
@@ -79,7 +46,7 @@ pub(super) struct Case {
     pub(super) touched: MonoTime,
     pub(super) socket: SocketView,
     pub(super) evidence: EvidenceLog,
-    lost_before: u64,
+    pub(super) lost_before: u64,
     pub(super) surroundings: Surroundings,
     socket_unknown: Option<String>,
     unknown_in_a_row: u8,
@@ -167,6 +134,7 @@ impl Case {
             EventKind::ResetReceived => EvidenceKind::ResetReceived(Box::new(event.socket.clone())),
             EventKind::ResetSent => EvidenceKind::ResetSent,
             EventKind::SegmentDropped(segment) => EvidenceKind::SegmentDropped(segment),
+            EventKind::SegmentInvalid(segment) => EvidenceKind::SegmentInvalid(segment),
             EventKind::SocketError => EvidenceKind::SocketError { error: event.socket.error },
         };
         if !self.repeats_latest_syn_ack(&kind) {
@@ -259,66 +227,6 @@ impl Case {
         ruling.is_some_and(|ruling| has_recovered(ruling, self.evidence.as_slice(), asked_at, status))
     }
 
-    fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
-        if let Some(look) = self.next_look(event.at).or_else(|| self.handshake_wake(event)) {
-            return Some(look);
-        }
-        match event.kind {
-            EventKind::RetransmissionTimeout { .. } => {
-                let next = self.next_timeout_in();
-                Some(if self.has_finding() {
-                    (event.at + (next / 4).clamp(EARLIEST_LOOK, LATEST_LOOK), Wake::LookForAnswer)
-                } else {
-                    (event.at + with_slack(next), Wake::Forget)
-                })
-            }
-            EventKind::Scanned | EventKind::ProbeSent { .. } if self.has_finding() => {
-                self.wake.or_else(|| Some((event.at + with_slack(self.next_timeout_in()), Wake::Overdue)))
-            }
-            EventKind::SynReceived if !self.has_finding() => Some((event.at + SYN_LINGER, Wake::Forget)),
-            EventKind::Scanned | EventKind::ProbeSent { .. } => {
-                Some((event.at + with_slack(self.next_timeout_in()).max(SCAN_LINGER), Wake::Forget))
-            }
-            EventKind::SynReceived
-            | EventKind::SynAckRetransmission
-            | EventKind::SynAckReceived
-            | EventKind::StateChange { .. }
-            | EventKind::ResetReceived
-            | EventKind::ResetSent
-            | EventKind::SegmentDropped(_)
-            | EventKind::SocketError => match self.wake {
-                Some((at, wake)) if at > event.at => Some((at, wake)),
-                Some(_) | None => Some((event.at + LINGER, Wake::Forget)),
-            },
-        }
-    }
-
-    /// The wait before the pending timer fires: where it has just fired, after the kernel has doubled the RTO.
-    fn next_timeout_in(&self) -> Duration {
-        if let Some(sight) = Evidence::latest_sight(self.evidence.as_slice()).filter(|sight| !sight.timer_fired) {
-            let keepalive = sight.socket.keepalive.filter(|keepalive| keepalive.enabled);
-            let due_in = sight.socket.timer.map(|timer| timer.due_in);
-            if let Some(due_in) = due_in.or(keepalive.and(sight.socket.keepalive_due_in)) {
-                return due_in;
-            }
-        }
-        let max = self.socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX);
-        self.socket.rto.map_or(max, |rto| rto.saturating_mul(2).min(max))
-    }
-
-    /// Looks again after the next timeout is due: `pending` is the wait the kernel told, when it did.
-    pub(super) fn look_when_overdue(&mut self, now: MonoTime, pending: Option<Duration>) {
-        let wait = pending.unwrap_or_else(|| self.next_timeout_in());
-        self.wake = self.look_again(now).or_else(|| Some((now + with_slack(wait), Wake::Overdue)));
-    }
-
-    /// Without a finding, the case is forgotten when nothing has come by the next timer.
-    pub(super) fn forget_when_overdue(&mut self, now: MonoTime) {
-        let scanned = Evidence::latest_sight(self.evidence.as_slice()).is_some_and(|sight| !sight.timer_fired);
-        let linger = if scanned { SCAN_LINGER } else { Duration::ZERO };
-        self.wake = Some((now + with_slack(self.next_timeout_in()).max(linger), Wake::Forget));
-    }
-
     /// Whether a rule applies as the case stands.
     pub(super) fn has_ruling(&self, events_lost: u64) -> bool {
         judge(&self.history(events_lost)).is_some()
@@ -327,6 +235,7 @@ impl Case {
     fn history(&self, events_lost: u64) -> History<'_> {
         History {
             key: &self.key,
+            vantage: Vantage::Endpoint,
             socket: &self.socket,
             evidence: self.evidence.as_slice(),
             path: &self.surroundings.path,
@@ -342,9 +251,14 @@ impl Case {
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }
+        let has_place = Evidence::place(self.evidence.as_slice()).is_some();
         let state = match &self.reported {
             None => FindingState::Opened,
-            Some(reported) if reported.owner != self.owner || differs(&reported.ruling, &ruling) => {
+            Some(reported)
+                if reported.owner != self.owner
+                    || reported.has_place != has_place
+                    || differs(&reported.ruling, &ruling) =>
+            {
                 FindingState::Updated
             }
             Some(_) => return None,
@@ -355,11 +269,9 @@ impl Case {
                 |reported| reported.id,
             );
         if state == FindingState::Opened {
-            // From now on a recovery matters: look for it.
-            let look = (self.next_timeout_in() / 4).clamp(EARLIEST_LOOK, LATEST_LOOK);
-            self.wake = Some((at + look, Wake::LookForAnswer));
+            self.wake = Some(self.first_look(at));
         }
-        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone() });
+        self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone(), has_place });
         Some(self.finding(id, state, at, ruling))
     }
 
@@ -379,6 +291,7 @@ impl Case {
             id,
             state,
             at,
+            flow: None,
             socket: self.socket.clone(),
             path: self.surroundings.path.clone(),
             ruling,
@@ -387,10 +300,6 @@ impl Case {
             evidence_left_out: self.evidence.left_out(),
         }
     }
-}
-
-fn with_slack(wait: Duration) -> Duration {
-    wait.saturating_add(wait / 8).saturating_add(TIMER_SLACK)
 }
 
 /// Whether the event says that the socket is closed.

@@ -7,7 +7,7 @@ use super::MAX_CASES;
 use crate::model::{ConnectionKey, Question};
 
 /// How many kinds of questions there are: a case has at most one of each open.
-const KINDS: usize = 6;
+const KINDS: usize = 10;
 /// Questions that may wait before those of closed cases are thrown out: twice as many as all open ones can have, so that this is
 /// seldom.
 const MOST_WAITING: usize = 2 * KINDS * MAX_CASES;

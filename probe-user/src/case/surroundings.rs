@@ -18,6 +18,9 @@ pub(super) struct Surroundings {
     pub(super) awaits_function: bool,
     /// The address last asked about.
     function_asked: Option<u64>,
+    /// Whether it was asked where the drop was, and is still to be answered.
+    pub(super) has_asked_place: bool,
+    pub(super) awaits_place: bool,
 }
 
 /// How far a socket has got in waiting: it changes with every timeout and every unanswered probe.
@@ -50,7 +53,7 @@ impl Surroundings {
 
     /// Whether an answer is still to come.
     pub(super) const fn awaits_answers(&self) -> bool {
-        self.awaits_path || self.awaits_conntrack || self.awaits_function || self.awaits_service
+        self.awaits_path || self.awaits_conntrack || self.awaits_function || self.awaits_service || self.awaits_place
     }
 
     /// Whether the function at this address is to be asked for now, and was not before.

@@ -581,7 +581,11 @@ fn of_a_thousand_connections_that_lose_their_address_at_once_each_gets_its_cause
                 }
                 Question::Conntrack { key } => Answer::Conntrack { key, conntrack: Ok(ConntrackStatus::Inactive) },
                 Question::Function { key, address } => Answer::Function { key, address, function: Ok(None) },
+                Question::ForwardPath { .. } | Question::FlowConntrack { .. } | Question::FlowEnds { .. } => {
+                    unreachable!()
+                }
                 Question::Service { key } => Answer::Service { key, service: Err(String::new()) },
+                Question::DropPlace { key, .. } => Answer::DropPlace { key, place: Err("not found".to_owned()) },
             };
             tracker.handle_answer(now, answer);
         }
@@ -647,7 +651,7 @@ fn apply(tracker: &mut Tracker, input: Input) {
                 to
             } else if kind == EventKind::SynAckRetransmission {
                 TcpState::NewSynReceived
-            } else if cookie == 0 && kind == (EventKind::RetransmissionTimeout { send_result: None }) {
+            } else if cookie == 0 && matches!(kind, EventKind::RetransmissionTimeout { .. }) {
                 TcpState::SynSent
             } else {
                 TcpState::Established

@@ -1,4 +1,5 @@
 mod answers;
+mod flows;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -7,13 +8,15 @@ use std::{
 
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
+    flow::Flows,
     handshake::Guesses,
-    open_case::{Case, Wake, is_closing},
+    open_case::{Case, is_closing},
     questions::Questions,
+    wakes::Wake,
 };
 use crate::{
     judge::EvidenceKind,
-    model::{ConnectionEvent, ConnectionKey, Event, MonoTime, Question},
+    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
 };
 
 /// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
@@ -59,6 +62,8 @@ pub enum Output {
 pub struct Tracker {
     now: MonoTime,
     cases: HashMap<ConnectionKey, Case>,
+    /// Connections that this host only forwards.
+    flows: Flows,
     /// When each case wakes up.
     wakes: BTreeSet<(MonoTime, ConnectionKey)>,
     /// In the order of eviction.
@@ -78,7 +83,7 @@ impl Tracker {
 
     /// How many cases are open.
     pub fn open_cases(&self) -> usize {
-        self.cases.len()
+        self.cases.len() + self.flows.len()
     }
 
     /// The next thing to say; `None` when there is nothing more.
@@ -88,7 +93,7 @@ impl Tracker {
         }
         while let Some(question) = self.questions.next() {
             // Of a case that is closed nobody wants to know any more.
-            if self.cases.contains_key(question.key()) {
+            if self.cases.contains_key(question.key()) || self.flows.contains(question.key()) {
                 return Some(Output::Question(question));
             }
         }
@@ -108,7 +113,8 @@ impl Tracker {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next; `None` when no case waits for anything.
     pub fn poll_timeout(&self) -> Option<MonoTime> {
-        self.wakes.first().map(|(at, _)| *at)
+        let of_cases = self.wakes.first().map(|(at, _)| *at);
+        of_cases.into_iter().chain(self.flows.next_wake()).min()
     }
 
     /// Takes in what the kernel tells.
@@ -125,6 +131,7 @@ impl Tracker {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: MonoTime) {
         self.advance(now);
+        self.handle_flow_timeouts(self.now);
         while let Some((at, key)) = self.wakes.first().copied() {
             if at > self.now {
                 return;
@@ -174,6 +181,12 @@ impl Tracker {
 
     fn handle_connection_event(&mut self, event: ConnectionEvent) {
         self.advance(event.at);
+        if matches!(&event.kind, EventKind::SegmentInvalid(segment) if !segment.is_verdict()) {
+            return;
+        }
+        if self.take_flow_event(&event) {
+            return;
+        }
         let known = match self.take_case(&event.key) {
             Some(case) if case.has_ended && (case.is_other_socket(&event) || !is_closing(&event)) => {
                 self.end(case);
@@ -250,8 +263,9 @@ impl Tracker {
 
     /// Lets a question about a case wait that is taken out of the tables, or about one that is in them.
     fn ask(&mut self, question: Question) {
-        let cases = &self.cases;
-        self.questions.add(question, |key| key == question.key() || cases.contains_key(key));
+        let (cases, flows) = (&self.cases, &self.flows);
+        let is_open = |key: &ConnectionKey| key == question.key() || cases.contains_key(key) || flows.contains(key);
+        self.questions.add(question, is_open);
     }
 
     fn ask_socket(&mut self, case: &mut Case) {

@@ -71,6 +71,9 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
             HookStatus::Unsupported(why) if coverage.is_served_by_scan(*hook) => {
                 row(hook.name(), "by scan", format!("{cost}. {why}"));
             }
+            HookStatus::Unsupported(why) if coverage.is_served_otherwise(*hook) => {
+                row(hook.name(), "by drops", format!("{cost}. {why}"));
+            }
             HookStatus::Unsupported(why) => row(hook.name(), "unsupported", format!("costs: {cost}. {why}")),
             HookStatus::Broken(why) => row(hook.name(), "broken", format!("costs: {cost}. {why}")),
         }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use connprobe_common::{
-    abi::{ABI_VERSION, DropRecord, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
+    abi::{ABI_VERSION, DropRecord, InvalidRecord, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook},
     fields::Field,
 };
 use zerocopy::FromBytes as _;
@@ -77,6 +77,13 @@ pub fn decode(bytes: &[u8], units: Units) -> Result<ConnectionEvent, DecodeError
     if let Ok(record) = DropRecord::read_from_bytes(bytes) {
         return match (record.abi_version, record.hook) {
             (ABI_VERSION, hook::KFREE_SKB) => segment::decode(&record),
+            (ABI_VERSION, other) => Err(DecodeError::Hook(other)),
+            (version, _) => Err(DecodeError::Version(version)),
+        };
+    }
+    if let Ok(record) = InvalidRecord::read_from_bytes(bytes) {
+        return match (record.packet.abi_version, record.packet.hook) {
+            (ABI_VERSION, hook::NF_CT_LOG_INVALID) => segment::decode_invalid(&record),
             (ABI_VERSION, other) => Err(DecodeError::Hook(other)),
             (version, _) => Err(DecodeError::Version(version)),
         };

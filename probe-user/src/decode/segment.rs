@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use connprobe_common::abi::{DropRecord, UNKNOWN};
+use connprobe_common::abi::{DropRecord, InvalidRecord, NO_ZONE, UNKNOWN};
 use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
 
 use super::DecodeError;
 use crate::model::{
-    Checksum, ConnectionEvent, ConnectionKey, ControlMessage, DropReason, DroppedSegment, EventKind, MonoTime, Origin,
-    SocketView,
+    Checksum, ConnectionEvent, ConnectionKey, ControlMessage, DropReason, DroppedSegment, EventKind, InvalidSegment,
+    MonoTime, NetfilterHook, Origin, SocketView,
 };
 
 /// `CHECKSUM_PARTIAL` (`include/linux/skbuff.h`): only the pseudo-header's sum is in its place yet.
@@ -78,6 +78,39 @@ const fn message(tcp: &TcpHeader, data_bytes: u32) -> ControlMessage {
 /// Decodes the record of a dropped segment.
 pub(super) fn decode(record: &DropRecord) -> Result<ConnectionEvent, DecodeError> {
     let reason = DropReason::from_code(record.reason).ok_or(DecodeError::DropReason(record.reason))?;
+    let (key, segment) = packet(record, reason)?;
+    Ok(event(record, key, EventKind::SegmentDropped(Box::new(segment))))
+}
+
+/// Decodes the record of a segment that connection tracking holds for invalid.
+pub(super) fn decode_invalid(record: &InvalidRecord) -> Result<ConnectionEvent, DecodeError> {
+    let (key, segment) = packet(&record.packet, DropReason::Unseen)?;
+    let invalid = InvalidSegment {
+        // `nf_conntrack_in` takes away the connection that it has just given.
+        segment: DroppedSegment { is_tracked: Some(false), ..segment },
+        why: plain(&record.text),
+        zone: if record.zone == NO_ZONE { None } else { u16::try_from(record.zone).ok() },
+        hook: NetfilterHook::from_kernel(record.netfilter_hook),
+    };
+    Ok(event(&record.packet, key, EventKind::SegmentInvalid(Box::new(invalid))))
+}
+
+/// The kernel's text, up to the zero that ends it, with an ellipsis in the place of what it would write in.
+fn plain(text: &[u8]) -> String {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let mut plain = String::from_utf8_lossy(text).trim().to_owned();
+    for placeholder in ["%u", "%d", "%s", "%i", "%x"] {
+        plain = plain.replace(placeholder, "…");
+    }
+    plain
+}
+
+fn event(record: &DropRecord, key: ConnectionKey, kind: EventKind) -> ConnectionEvent {
+    ConnectionEvent { at: MonoTime::from_ns(record.ktime_ns), key, socket: SocketView::default(), kind }
+}
+
+/// Whose segment a record is about, and what it is.
+fn packet(record: &DropRecord, reason: DropReason) -> Result<(ConnectionKey, DroppedSegment), DecodeError> {
     let headers = record.headers.get(..usize::from(record.headers_bytes)).ok_or(DecodeError::Headers)?;
     let (ip, rest) = Ip::parse(headers).ok_or(DecodeError::Headers)?;
     let (tcp, _) = TcpHeader::from_slice(rest).map_err(|_| DecodeError::Headers)?;
@@ -94,8 +127,10 @@ pub(super) fn decode(record: &DropRecord) -> Result<ConnectionEvent, DecodeError
     let segment = DroppedSegment {
         message: message(&tcp, data_bytes),
         origin,
+        sequence: tcp.sequence_number,
         reason,
         location: record.location,
+        stack: record.stack,
         function: None,
         stated_bytes,
         // 0 where it was not read.
@@ -118,12 +153,7 @@ pub(super) fn decode(record: &DropRecord) -> Result<ConnectionEvent, DecodeError
             _ => None,
         },
     };
-    Ok(ConnectionEvent {
-        at: MonoTime::from_ns(record.ktime_ns),
-        key: ConnectionKey { netns: record.netns, local, remote },
-        socket: SocketView::default(),
-        kind: EventKind::SegmentDropped(Box::new(segment)),
-    })
+    Ok((ConnectionKey { netns: record.netns, local, remote }, segment))
 }
 
 #[cfg(test)]
@@ -196,12 +226,40 @@ mod tests {
     fn a_checksum_is_verified_from_the_headers() {
         let whole = segment(&record(&fin()));
         assert_eq!((whole.message, whole.checksum), (ControlMessage::Fin, Checksum::Right));
+        assert_eq!((whole.sequence, whole.end_sequence()), (1, 1));
         let mut packet = fin();
         packet[36] ^= 0x12;
         assert!(matches!(segment(&record(&packet)).checksum, Checksum::Wrong { carried, due } if carried != due));
         let mut offloaded = record(&packet);
         offloaded.checksum_state = CHECKSUM_PARTIAL;
         assert_eq!(segment(&offloaded).checksum, Checksum::Offloaded);
+    }
+
+    #[test]
+    fn what_connection_tracking_says_is_told_in_its_words_without_the_numbers() {
+        let invalid = |text: &[u8], zone| {
+            let mut record = InvalidRecord::new_zeroed();
+            record.packet = self::record(&fin());
+            record.packet.hook = hook::NF_CT_LOG_INVALID;
+            record.packet.reason = 0;
+            (record.zone, record.netfilter_hook) = (zone, 3);
+            record.text[..text.len()].copy_from_slice(text);
+            let kind = crate::decode::decode(record.as_bytes(), Units::default()).unwrap().kind;
+            let EventKind::SegmentInvalid(invalid) = kind else { panic!("{kind:?}") };
+            *invalid
+        };
+        let checksum = invalid(b"bad checksum", NO_ZONE);
+        assert!(checksum.is_verdict() && checksum.is_about_checksum());
+        assert_eq!((checksum.why.as_str(), checksum.zone), ("bad checksum", None));
+        assert_eq!((checksum.segment.reason, checksum.segment.stated_bytes), (DropReason::Unseen, 40));
+        let window = invalid(b"SEQ is over upper bound %u (over the window of the receiver)", 7);
+        assert_eq!(window.why, "SEQ is over upper bound … (over the window of the receiver)");
+        assert!(window.is_verdict() && window.is_about_window());
+        assert_eq!((window.zone, window.hook), (Some(7), Some(NetfilterHook::Output)));
+        for accepted in [&b"packet (index %d) in dir %d ignored, state %s"[..], b"lowered timeout to UNACK"] {
+            assert!(!invalid(accepted, 0).is_verdict());
+        }
+        assert_eq!(invalid(&[b'x'; 80], 0).why, "x".repeat(80), "one that no zero ends");
     }
 
     #[test]
@@ -213,6 +271,7 @@ mod tests {
         record.packet_bytes = 43;
         let segment = segment(&record);
         assert_eq!((segment.data_bytes, segment.checksum), (3, Checksum::NotVerifiable));
+        assert_eq!((segment.sequence, segment.end_sequence()), (1, 4));
     }
 
     #[test]

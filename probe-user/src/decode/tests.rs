@@ -181,7 +181,7 @@ proptest! {
     #[test]
     fn no_record_of_the_right_length_makes_the_decoder_panic(
         bytes in proptest::collection::vec(any::<u8>(), size_of::<SocketRecord>()),
-        hook in 0u16..8,
+        hook in 0u16..9,
         state in 0u8..14,
         hz: u32,
     ) {

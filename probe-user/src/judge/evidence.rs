@@ -1,12 +1,15 @@
 mod handshake;
 mod sentences;
 
+use std::{net::SocketAddr, time::Duration};
+
 use nix::errno::Errno;
 
 pub use handshake::{Step, SynAckRepeat};
 
 use crate::model::{
-    ConntrackEntry, ConntrackSettings, DroppedSegment, Interface, MonoTime, Route, SocketView, TcpState,
+    ConntrackEntry, ConntrackSettings, DropPlace, DroppedSegment, Interface, InvalidSegment, MonoTime, Route,
+    SocketView, TcpState, WaitingEnd,
 };
 
 /// One thing that was seen on a connection.
@@ -62,20 +65,61 @@ impl Evidence {
         })
     }
 
-    /// Which FIN or RST was thrown away and has not got through since: the first and the latest, each with its time.
+    /// Which FIN or RST was thrown away and has not got through since: the first and the latest, each with its time. Where no drop was
+    /// seen, what connection tracking holds for invalid, which may have been dropped.
     pub fn dropped(evidence: &[Self]) -> Option<[(MonoTime, &DroppedSegment); 2]> {
-        let (mut first, mut latest) = (None, None);
-        for evidence in evidence {
-            if let EvidenceKind::SegmentDropped(segment) = &evidence.kind
-                && segment.message.is_ending()
-            {
-                latest = Some((evidence.at, &**segment));
-                first = first.or(latest);
-            } else if matches!(evidence.kind, EvidenceKind::SegmentGotThrough) {
-                (first, latest) = (None, None);
-            }
-        }
-        Some([first?, latest?])
+        let since = Self::since_got_through(evidence);
+        let ends = |dropped: fn(&Self) -> Option<(MonoTime, &DroppedSegment)>| {
+            Some([since.iter().find_map(dropped)?, since.iter().rev().find_map(dropped)?])
+        };
+        ends(Self::as_dropped).or_else(|| ends(|evidence| Some((evidence.at, &evidence.as_invalid()?.segment))))
+    }
+
+    /// Why connection tracking held this segment for invalid, dropped at this time, where it has told so.
+    pub fn why_invalid<'a>(evidence: &'a [Self], at: MonoTime, dropped: &DroppedSegment) -> Option<&'a InvalidSegment> {
+        /// A packet passes from one hook of netfilter to a rule on the next in microseconds; the copy before it came 0.2 s earlier
+        /// at least (`TCP_RTO_MIN`).
+        const ONE_PACKET: Duration = Duration::from_millis(100);
+        let is_it = |invalid: &&InvalidSegment| invalid.is_same_as(dropped);
+        let before = Self::since_got_through(evidence).iter().rev().filter(|evidence| evidence.at <= at);
+        before.take_while(|evidence| at.since(evidence.at) <= ONE_PACKET).filter_map(Self::as_invalid).find(is_it)
+    }
+
+    /// Where the latest was dropped that was asked about.
+    pub fn place(evidence: &[Self]) -> Option<&DropPlace> {
+        evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::DropPlace(place) = &evidence.kind { Some(&**place) } else { None }
+        })
+    }
+
+    fn since_got_through(evidence: &[Self]) -> &[Self] {
+        let latest = evidence.iter().rposition(|evidence| matches!(evidence.kind, EvidenceKind::SegmentGotThrough));
+        latest.and_then(|latest| evidence.get(latest + 1..)).unwrap_or(evidence)
+    }
+
+    fn as_dropped(&self) -> Option<(MonoTime, &DroppedSegment)> {
+        let EvidenceKind::SegmentDropped(segment) = &self.kind else { return None };
+        segment.message.is_ending().then_some((self.at, segment))
+    }
+
+    fn as_invalid(&self) -> Option<&InvalidSegment> {
+        if let EvidenceKind::SegmentInvalid(segment) = &self.kind { Some(segment) } else { None }
+    }
+
+    /// What was thrown away of a forwarded connection on its way from this end, in time order. Where no drop was seen, what connection
+    /// tracking holds for invalid.
+    pub fn dropped_from(evidence: &[Self], from: SocketAddr) -> Vec<(MonoTime, &DroppedSegment)> {
+        let of = |dropped: fn(&Self) -> Option<(MonoTime, &DroppedSegment)>| -> Vec<_> {
+            let all = evidence.iter().filter_map(dropped);
+            all.filter(|(_, segment)| segment.origin.forwarded_sender() == Some(from)).collect()
+        };
+        let dropped = of(Self::as_dropped);
+        if dropped.is_empty() { of(|evidence| Some((evidence.at, &evidence.as_invalid()?.segment))) } else { dropped }
+    }
+
+    /// The segment that it is about: one that was dropped, or that connection tracking holds for invalid.
+    pub fn segment(&self) -> Option<&DroppedSegment> {
+        self.as_dropped().map(|(_, segment)| segment).or_else(|| Some(&self.as_invalid()?.segment))
     }
 
     fn sight(&self) -> Option<Sight<'_>> {
@@ -149,11 +193,17 @@ pub enum EvidenceKind {
     ResetSent,
     /// A segment was thrown away.
     SegmentDropped(Box<DroppedSegment>),
+    /// Where what was thrown away was dropped.
+    DropPlace(Box<DropPlace>),
+    /// Connection tracking holds a FIN or a RST for invalid.
+    SegmentInvalid(Box<InvalidSegment>),
     /// The socket was looked up, and has not got what was thrown away.
     StillOpen {
         /// The state it is in.
         state: TcpState,
     },
+    /// The receiver of a forwarded segment is a socket of this host; it was looked up, and has not got what was thrown away.
+    EndWaits(WaitingEnd),
     /// What was thrown away has got through after all.
     SegmentGotThrough,
     /// The kernel reported an error to the application.
@@ -206,7 +256,10 @@ impl EvidenceKind {
             Self::ResetReceived(_) => "reset_received",
             Self::ResetSent => "reset_sent",
             Self::SegmentDropped(_) => "segment_dropped",
+            Self::SegmentInvalid(_) => "segment_invalid",
+            Self::DropPlace(_) => "drop_place",
             Self::StillOpen { .. } => "still_open",
+            Self::EndWaits(_) => "end_waits",
             Self::SegmentGotThrough => "segment_got_through",
             Self::SocketError { .. } => "socket_error",
             Self::AcknowledgmentsResumed => "acknowledgments_resumed",
@@ -239,7 +292,10 @@ impl EvidenceKind {
             | Self::ResetReceived(_)
             | Self::ResetSent
             | Self::SegmentDropped(_)
+            | Self::SegmentInvalid(_)
+            | Self::DropPlace(_)
             | Self::StillOpen { .. }
+            | Self::EndWaits(_)
             | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed
             | Self::SocketGone => None,

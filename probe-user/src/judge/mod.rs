@@ -14,17 +14,19 @@ mod ruling;
 
 pub use deadline::{Deadline, DeadlineSource, KernelTimer};
 pub use evidence::{Attempt, Evidence, EvidenceKind, Sight, Step, SynAckRepeat};
-pub use remedy::{Remedy, remedies, risk_remedies};
+pub use remedy::{Remedy, Waiting, forwarded_remedies, remedies, risk_remedies};
 pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
 pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
 
-use crate::model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, ServiceStatus, SocketView};
+use crate::model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, ServiceStatus, SocketView, Vantage};
 
 /// What a case knows when it is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct History<'a> {
-    /// Which connection.
+    /// Which connection; of one that is only forwarded, as the receiver of the segment that was dropped first would name it.
     pub key: &'a ConnectionKey,
+    /// From where it is seen.
+    pub vantage: Vantage,
     /// The latest view of the socket.
     pub socket: &'a SocketView,
     /// What has been seen, in time order. Old entries between the first and the latest may have been left out.
@@ -41,6 +43,13 @@ pub struct History<'a> {
 
 /// Judges a history by every rule; the first that applies rules. `None` when nothing is wrong, or not yet.
 pub fn judge(history: &History<'_>) -> Option<Ruling> {
+    match history.vantage {
+        Vantage::Endpoint => judge_socket(history),
+        Vantage::Forwarder => rules::silently_dropped_fin::forwarded::assess(history),
+    }
+}
+
+fn judge_socket(history: &History<'_>) -> Option<Ruling> {
     let of_stalled = |ruling| rules::asymmetric_handshake::of_stalled(history, ruling);
     rules::asymmetric_handshake::assess(history)
         .or_else(|| rules::half_open::assess(history))

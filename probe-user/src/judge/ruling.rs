@@ -209,6 +209,10 @@ pub enum MissingEvidence {
     Tracking,
     /// Why connection tracking held the segment for invalid.
     WhyInvalid,
+    /// Who dropped what connection tracking held for invalid.
+    WhoDropped,
+    /// Whether the receiver of what was dropped still holds the connection open.
+    Receiver,
     /// The reset by which the peer answers the challenge ACK.
     ResetAfterSyn,
     /// Another SYN-ACK for the established connection: one alone may be late.
@@ -251,6 +255,8 @@ impl MissingEvidence {
             Self::AnotherCopy => "another_copy",
             Self::Tracking => "tracking",
             Self::WhyInvalid => "why_invalid",
+            Self::WhoDropped => "who_dropped",
+            Self::Receiver => "receiver",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::AnotherSynAck => "another_syn_ack",
             Self::PeersBacklog => "peers_backlog",
@@ -301,6 +307,13 @@ impl fmt::Display for MissingEvidence {
             ),
             Self::WhyInvalid => f.write_str(
                 "why connection tracking held it for invalid is not told here; its log would say (net.netfilter.nf_conntrack_log_invalid = 6)",
+            ),
+            Self::WhoDropped => f.write_str(
+                "who dropped it was not seen: no rule of this host's packet filter, or one whose drop could not be told; before Linux \
+                 6.6 Open vSwitch drops without a word",
+            ),
+            Self::Receiver => f.write_str(
+                "whether its receiver still holds the connection open is not known: its socket was not found on this host",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",

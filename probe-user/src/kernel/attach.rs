@@ -20,7 +20,7 @@ use super::{
     ring::{Ring, RingError},
     scan::{IdleScanner, Scanner},
 };
-use crate::model::{Coverage, HookStatus, Mechanism, ScanStatus};
+use crate::model::{Coverage, Hook, HookStatus, Mechanism, ScanStatus};
 
 /// Why nothing could be attached at all.
 #[derive(Debug, thiserror::Error)]
@@ -200,13 +200,31 @@ fn attach_hook(ebpf: &mut Ebpf, btf: Option<&Btf>, entry: &HookPlan) -> HookStat
             Err(error) => {
                 tracing::debug!(hook = entry.hook.name(), %mechanism, ?error, "attaching failed");
                 all_unsupported &= error.is_unsupported() || error.is_policy();
-                failures.push(format!("{mechanism}: {}", error.text()));
+                let why = if error.is_unsupported() { absence(entry.hook) } else { None };
+                failures.push(format!("{mechanism}: {}", why.map_or_else(|| error.text(), str::to_owned)));
             }
         }
     }
     failures.extend(entry.excluded.iter().map(|(mechanism, why)| format!("{mechanism}: {why}")));
     let why = failures.join("; ");
     if all_unsupported { HookStatus::Unsupported(why) } else { HookStatus::Broken(why) }
+}
+
+/// Why a hook's functions may not be there, where that can be said better than by the kernel's error.
+const fn absence(hook: Hook) -> Option<&'static str> {
+    match hook {
+        Hook::NfCtLogInvalid => Some(
+            "connection tracking (nf_conntrack) is not loaded; where it is loaded later, start connprobe anew to be told its reasons",
+        ),
+        Hook::InetSockSetState
+        | Hook::TcpRetransmitSkb
+        | Hook::TcpRetransmitSynack
+        | Hook::TcpReceiveReset
+        | Hook::TcpSendReset
+        | Hook::InetSkErrorReport
+        | Hook::KfreeSkb
+        | Hook::TcpWriteWakeup => None,
+    }
 }
 
 #[derive(Debug)]

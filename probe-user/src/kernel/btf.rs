@@ -10,6 +10,7 @@ use connprobe_common::{
 
 use super::{
     fields::{FieldPath, NESTING, Shape, newer_path, path, spelled},
+    modules::{ConntrackLayout, Modules},
     names::Names,
 };
 use crate::model::{DropReason, Hook};
@@ -51,6 +52,8 @@ pub struct Layout {
     pub invalid_syn_reason: Option<u32>,
     /// This kernel's numbers of the reasons for dropping a packet that are told of; without those it does not have.
     pub drop_reasons: BTreeMap<DropReason, u32>,
+    /// What is read when connection tracking holds a packet for invalid.
+    pub conntrack: ConntrackLayout,
 }
 
 /// The arguments a BTF tracepoint passes.
@@ -73,13 +76,13 @@ impl TracepointArguments {
 }
 
 impl Layout {
-    /// Resolves everything from the BTF bytes of a kernel (`/sys/kernel/btf/vmlinux`).
+    /// Resolves everything from the BTF bytes of a kernel (`/sys/kernel/btf/vmlinux`) and those of its modules.
     ///
     /// # Errors
     ///
     /// When the bytes are no BTF or sockets are nested otherwise than the programs assume. A single missing field is no
     /// error: it is listed in [`Layout::missing`].
-    pub fn resolve(bytes: &[u8], names: &Names) -> Result<Self, BtfError> {
+    pub fn resolve(bytes: &[u8], modules: &Modules, names: &Names) -> Result<Self, BtfError> {
         let btf = Btf::from_bytes(bytes).map_err(|error| BtfError::Damaged(error.to_string()))?;
         for (outer, member) in NESTING {
             match member_of(&btf, outer, &[member]) {
@@ -120,6 +123,7 @@ impl Layout {
                 .into_iter()
                 .filter_map(|reason| Some((reason, drop_reason(&btf, reason.kernel_name())?)))
                 .collect(),
+            conntrack: ConntrackLayout::resolve(&btf, modules),
         })
     }
 
@@ -148,10 +152,10 @@ impl Layout {
     }
 }
 
-struct FoundMember {
-    bit_offset: u32,
+pub(super) struct FoundMember {
+    pub(super) bit_offset: u32,
     bit_width: Option<u32>,
-    type_: Type,
+    pub(super) type_: Type,
 }
 
 fn locate(btf: &Btf, field: Field) -> Result<Location, String> {
@@ -189,7 +193,7 @@ fn locate_at(btf: &Btf, field: Field, path: FieldPath) -> Result<Location, Strin
 }
 
 /// Follows member names from a structure, adding up offsets.
-fn member_of(btf: &Btf, structure: &str, members: &[&str]) -> Result<FoundMember, String> {
+pub(super) fn member_of(btf: &Btf, structure: &str, members: &[&str]) -> Result<FoundMember, String> {
     let mut current =
         structure_named(btf, structure).ok_or_else(|| format!("this kernel has no struct {structure}"))?;
     let mut bit_offset = 0;
@@ -254,7 +258,7 @@ fn without_qualifiers(btf: &Btf, mut type_: Type) -> Option<Type> {
     None
 }
 
-fn size_of_type(btf: &Btf, type_: &Type) -> Option<u32> {
+pub(super) fn size_of_type(btf: &Btf, type_: &Type) -> Option<u32> {
     let bytes = match type_ {
         Type::Int(int) => int.size(),
         Type::Enum(enumeration) => enumeration.size(),
@@ -301,7 +305,7 @@ fn has_function(btf: &Btf, symbol: &str) -> bool {
 fn registers(btf: &Btf) -> Option<Registers> {
     let offset = |name: &str| Some(member_of(btf, "pt_regs", &[name]).ok()?.bit_offset / 8);
     Some(Registers {
-        arguments: [offset("di")?, offset("si")?, offset("dx")?],
+        arguments: [offset("di")?, offset("si")?, offset("dx")?, offset("cx")?, offset("r8")?],
         result: offset("ax")?,
         stack_pointer: offset("sp")?,
         return_address_bytes: 8,
@@ -314,7 +318,7 @@ fn registers(btf: &Btf) -> Option<Registers> {
     let offset = |name: &str| Some(member_of(btf, "pt_regs", &[name]).ok()?.bit_offset / 8);
     let first = offset("regs")?;
     Some(Registers {
-        arguments: [first, first + 8, first + 16],
+        arguments: [first, first + 8, first + 16, first + 24, first + 32],
         result: first,
         stack_pointer: offset("sp")?,
         return_address_bytes: 0,
@@ -349,7 +353,7 @@ mod tests {
     fn bytes_that_are_no_btf_are_an_error_not_a_panic() {
         for bytes in [&b""[..], b"not btf", &[0; 64], &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0]] {
             assert!(matches!(
-                Layout::resolve(bytes, &Names::default()),
+                Layout::resolve(bytes, &Modules::default(), &Names::default()),
                 Err(BtfError::Damaged(_) | BtfError::Nesting { .. })
             ));
         }
@@ -358,7 +362,7 @@ mod tests {
     #[test]
     fn this_kernels_btf_resolves_every_field_it_must_have() {
         let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
-        let layout = Layout::resolve(&bytes, &Names::default()).unwrap();
+        let layout = Layout::resolve(&bytes, &Modules::default(), &Names::default()).unwrap();
         for field in super::super::fields::INDISPENSABLE {
             assert!(layout.has(field), "{}", layout.missing[&field]);
         }

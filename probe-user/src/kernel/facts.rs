@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_getres};
 
 use super::{
     btf::{BtfError, Layout},
+    modules::Modules,
     names::Names,
     plan::PlanFacts,
     tracepoint_format::TracepointFormat,
@@ -128,8 +129,10 @@ impl Facts {
     pub fn read(btf: Option<&Path>, faults: &Faults) -> Result<Self, FactsError> {
         let path = btf.unwrap_or(Path::new(KERNEL_BTF));
         let bytes = fs::read(path).map_err(|why| FactsError::NoBtf { path: path.to_owned(), why })?;
-        let mut layout =
-            Layout::resolve(&bytes, &faults.names).map_err(|why| FactsError::Btf { path: path.to_owned(), why })?;
+        // Another kernel's BTF does not fit to this one's modules.
+        let modules = if btf.is_none() { Modules::read() } else { Modules::default() };
+        let mut layout = Layout::resolve(&bytes, &modules, &faults.names)
+            .map_err(|why| FactsError::Btf { path: path.to_owned(), why })?;
         if let Some((field, bytes)) = faults.shifted_field {
             layout.shift(field, bytes);
         }

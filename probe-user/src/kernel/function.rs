@@ -42,5 +42,6 @@ pub(super) const fn functions(hook: Hook) -> &'static [Function] {
         Hook::KfreeSkb => &[],
         Hook::TcpWriteWakeup => &const { [returns("tcp_write_wakeup"), returns("tcp_send_probe0")] },
         Hook::InetSkErrorReport => &const { [entry("sk_error_report")] },
+        Hook::NfCtLogInvalid => &const { [entry("nf_l4proto_log_invalid"), entry("nf_ct_l4proto_log_invalid")] },
     }
 }

@@ -108,6 +108,8 @@ fn settings(facts: &Facts, filter: &Filter) -> Settings {
         classic_err_offset: classic(Hook::TcpRetransmitSkb, "err", 4),
         // Where there are none, the plan keeps kprobes out.
         registers: facts.layout.registers.unwrap_or_default(),
+        conntrack_zone: facts.layout.conntrack.zone,
+        netfilter_hook: facts.layout.conntrack.hook,
         ports,
         prefixes,
         told_reasons: told_reasons(facts),

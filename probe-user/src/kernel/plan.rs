@@ -79,7 +79,8 @@ fn preference(hook: Hook, facts: &PlanFacts<'_>) -> [Mechanism; Mechanism::ALL.l
         | Hook::TcpSendReset
         | Hook::InetSkErrorReport
         | Hook::KfreeSkb
-        | Hook::TcpWriteWakeup => [TpBtf, Fentry, Tracepoint, Kprobe],
+        | Hook::TcpWriteWakeup
+        | Hook::NfCtLogInvalid => [TpBtf, Fentry, Tracepoint, Kprobe],
     }
 }
 
@@ -105,6 +106,9 @@ fn obstacle(hook: Hook, mechanism: Mechanism, facts: &PlanFacts<'_>) -> Option<S
         Mechanism::Fentry | Mechanism::Kprobe if facts.names.functions(hook).is_empty() => {
             Some("no function of the same name in every kernel tells it".to_owned())
         }
+        Mechanism::Fentry if hook == Hook::NfCtLogInvalid => {
+            Some("no trampoline goes to functions with a variable number of arguments".to_owned())
+        }
         Mechanism::Fentry => facts.names.functions(hook).into_iter().find_map(|(symbol, _)| {
             let known = facts.btf_functions.contains(&symbol);
             (!known).then(|| format!("the kernel's BTF describes no function {symbol}"))
@@ -123,7 +127,8 @@ const fn least_arguments(hook: Hook) -> usize {
         | Hook::TcpReceiveReset
         | Hook::TcpSendReset
         | Hook::InetSkErrorReport
-        | Hook::TcpWriteWakeup => 1,
+        | Hook::TcpWriteWakeup
+        | Hook::NfCtLogInvalid => 1,
     }
 }
 
@@ -138,7 +143,8 @@ const fn needed_fields(hook: Hook) -> &'static [(&'static str, u32)] {
         | Hook::TcpReceiveReset
         | Hook::TcpSendReset
         | Hook::InetSkErrorReport
-        | Hook::TcpWriteWakeup => &[("skaddr", 8)],
+        | Hook::TcpWriteWakeup
+        | Hook::NfCtLogInvalid => &[("skaddr", 8)],
     }
 }
 

@@ -53,7 +53,9 @@ impl ConntrackSettings {
 }
 
 /// `enum tcp_conntrack` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In the order in which a connection goes through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are conntrack's states")]
 pub enum ConntrackState {
     None,

@@ -143,11 +143,11 @@ impl fmt::Display for SelfTest {
 }
 
 impl Coverage {
-    /// Whether every hook is attached or the scan serves, every field that matters can be read, and a self-test, where made, has passed.
+    /// Whether every hook is attached or something else serves, every field that matters can be read, and a self-test, where made, has passed.
     pub fn is_full(&self) -> bool {
         self.hooks
             .iter()
-            .all(|(hook, status)| matches!(status, HookStatus::Attached(_)) || self.is_served_by_scan(*hook))
+            .all(|(hook, status)| matches!(status, HookStatus::Attached(_)) || self.is_served_otherwise(*hook))
             && self.missing_fields.iter().all(|missing| missing.harmless)
             && self.scan == ScanStatus::Iterator
             && self.self_test.as_ref().is_none_or(|test| matches!(test, SelfTest::Passed { .. }))
@@ -156,6 +156,11 @@ impl Coverage {
     /// Whether the scan does what `hook` would do.
     pub fn is_served_by_scan(&self, hook: Hook) -> bool {
         hook.is_served_by_scan() && self.scan == ScanStatus::Iterator
+    }
+
+    /// Whether something else does what `hook` would do, or nearly.
+    pub fn is_served_otherwise(&self, hook: Hook) -> bool {
+        self.is_served_by_scan(hook) || hook.is_served_by_drops() && self.has(Hook::KfreeSkb)
     }
 
     /// Whether anything at all is observed.
@@ -179,6 +184,10 @@ pub const fn cost_of_missing(hook: Hook) -> &'static str {
         Hook::TcpSendReset => "resets sent by this host are not seen",
         Hook::KfreeSkb => "no peer_restarted; of silently_dropped_fin only unacknowledged_fin",
         Hook::TcpWriteWakeup => "unanswered probes are told by the next scan, not at once",
+        Hook::NfCtLogInvalid => {
+            "why connection tracking holds a FIN for invalid is concluded from the packet and its settings; one that is then dropped \
+             without a reason, as by Open vSwitch before Linux 6.6, is not seen"
+        }
         Hook::InetSkErrorReport => "errors are seen only on connections already under suspicion",
     }
 }

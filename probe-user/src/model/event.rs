@@ -1,4 +1,4 @@
-use super::{ConnectionKey, DroppedSegment, MonoTime, SocketView, TcpState};
+use super::{ConnectionKey, DroppedSegment, InvalidSegment, MonoTime, SocketView, TcpState};
 
 /// What the tracker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub enum EventKind {
     SynAckReceived,
     /// A segment was thrown away (`skb:kfree_skb`).
     SegmentDropped(Box<DroppedSegment>),
+    /// Connection tracking holds a FIN or a RST for invalid (`nf_l4proto_log_invalid`, `nf_ct_l4proto_log_invalid`).
+    SegmentInvalid(Box<InvalidSegment>),
     /// The kernel reported an error to the application (`sock:inet_sk_error_report`); the error is in the socket view.
     SocketError,
 }
@@ -86,11 +88,12 @@ pub enum Hook {
     InetSkErrorReport,
     KfreeSkb,
     TcpWriteWakeup,
+    NfCtLogInvalid,
 }
 
 impl Hook {
     /// All hooks, in the order of the kernel's counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InetSockSetState,
         Self::TcpRetransmitSkb,
         Self::TcpRetransmitSynack,
@@ -99,6 +102,7 @@ impl Hook {
         Self::InetSkErrorReport,
         Self::KfreeSkb,
         Self::TcpWriteWakeup,
+        Self::NfCtLogInvalid,
     ];
 
     /// The tracepoint's name, or the function's where there is no tracepoint.
@@ -112,6 +116,7 @@ impl Hook {
             Self::InetSkErrorReport => "inet_sk_error_report",
             Self::KfreeSkb => "kfree_skb",
             Self::TcpWriteWakeup => "tcp_write_wakeup",
+            Self::NfCtLogInvalid => "nf_ct_log_invalid",
         }
     }
 
@@ -125,12 +130,18 @@ impl Hook {
             | Self::TcpSendReset
             | Self::TcpWriteWakeup => "tcp",
             Self::KfreeSkb => "skb",
+            Self::NfCtLogInvalid => "netfilter",
         }
     }
 
     /// Whether the scan finds the same, only a little later: then nothing is lost without it.
     pub const fn is_served_by_scan(self) -> bool {
         matches!(self, Self::TcpWriteWakeup)
+    }
+
+    /// Whether without it no verdict is missed, only the reason for one is less sure.
+    pub const fn is_served_by_drops(self) -> bool {
+        matches!(self, Self::NfCtLogInvalid)
     }
 }
 

@@ -8,9 +8,12 @@ mod connection;
 mod conntrack;
 mod coverage;
 mod event;
+mod flow;
+mod invalid;
 mod local;
 mod owner;
 mod path;
+mod place;
 mod question;
 mod segment;
 mod socket;
@@ -22,9 +25,15 @@ pub use coverage::{
     COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
+pub use flow::{
+    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Tuple,
+    Vantage, WaitingEnd,
+};
+pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
+pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
 pub use question::{Answer, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
 pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use super::{ConnectionKey, ConntrackStatus, NeighbourState, Owner, PathStatus, Route, SocketCookie, TcpState};
+use super::{
+    ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, NeighbourState, Owner,
+    PathStatus, Route, SocketCookie, TcpState, Tuple,
+};
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +46,36 @@ pub enum Question {
         /// The address.
         address: u64,
     },
+    /// Which way does a packet take that is forwarded, to `key.local`?
+    ForwardPath {
+        /// The connection, named as the packet's receiver would.
+        key: ConnectionKey,
+        /// The interface it came in by.
+        ingress_ifindex: u32,
+    },
+    /// What does connection tracking know of a forwarded connection?
+    FlowConntrack {
+        /// The connection, named as the packet's receiver would.
+        key: ConnectionKey,
+        /// The zone it was found in, where it was.
+        zone: Option<u16>,
+    },
+    /// Which sockets of other network namespaces of this host are the ends of a forwarded connection?
+    FlowEnds {
+        /// The connection, named as the packet's receiver would.
+        key: ConnectionKey,
+        /// The receiver's socket: its local and its remote end.
+        receiver: Tuple,
+        /// The sender's.
+        sender: Tuple,
+    },
+    /// Where in the kernel was it dropped, and by which rule?
+    DropPlace {
+        /// The connection whose segment was dropped.
+        key: ConnectionKey,
+        /// What is known of the drop.
+        trace: DropTrace,
+    },
 }
 
 impl Question {
@@ -54,7 +87,11 @@ impl Question {
             | Self::Path { key, .. }
             | Self::Conntrack { key }
             | Self::Service { key }
-            | Self::Function { key, .. } => key,
+            | Self::Function { key, .. }
+            | Self::DropPlace { key, .. }
+            | Self::ForwardPath { key, .. }
+            | Self::FlowConntrack { key, .. }
+            | Self::FlowEnds { key, .. } => key,
         }
     }
 }
@@ -105,6 +142,34 @@ pub enum Answer {
         address: u64,
         /// The function's name; `Ok(None)` when none is there, or why it cannot be known.
         function: Result<Option<String>, String>,
+    },
+    /// To [`Question::ForwardPath`].
+    ForwardPath {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        path: Result<ForwardPath, String>,
+    },
+    /// To [`Question::FlowConntrack`].
+    FlowConntrack {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        conntrack: Result<FlowConntrack, String>,
+    },
+    /// To [`Question::FlowEnds`].
+    FlowEnds {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found.
+        ends: FlowEnds,
+    },
+    /// To [`Question::DropPlace`].
+    DropPlace {
+        /// The connection asked about.
+        key: ConnectionKey,
+        /// What was found, or why it cannot be known.
+        place: Result<DropPlace, String>,
     },
 }
 

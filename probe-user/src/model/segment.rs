@@ -1,6 +1,8 @@
 //! A segment that was thrown away on its way to its receiver or out of this host.
 
-use super::TcpState;
+use std::net::SocketAddr;
+
+use super::{Stack, TcpState};
 
 /// A segment that the kernel dropped: a FIN, a RST, one of a handshake, or any of a connection under suspicion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,10 +11,14 @@ pub struct DroppedSegment {
     pub message: ControlMessage,
     /// From where it came.
     pub origin: Origin,
+    /// Its sequence number: that of its first byte, or of the FIN where it carries no data.
+    pub sequence: u32,
     /// Why it was dropped.
     pub reason: DropReason,
     /// Where in the kernel's code, as an address; 0 where that is not told.
     pub location: u64,
+    /// By which calls the kernel got there; zeros where that is not told.
+    pub stack: Stack,
     /// The kernel function that `location` is in, once it has been looked up.
     pub function: Option<String>,
     /// The packet's length from the IP header on, as its IP header says.
@@ -34,11 +40,11 @@ impl DroppedSegment {
     pub const fn is_missed_in(&self, state: TcpState) -> bool {
         match (self.origin, self.message) {
             // The peer's FIN moves a socket on from each of these (RFC 9293 section 3.10.7.4).
-            (Origin::Received { .. }, ControlMessage::Fin) => {
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Fin) => {
                 matches!(state, TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2)
             }
             // A reset ends it, whatever the state is.
-            (Origin::Received { .. }, ControlMessage::Reset) => state.is_synchronized(),
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Reset) => state.is_synchronized(),
             // The acknowledgment of our FIN does.
             (Origin::Sent, ControlMessage::Fin) => {
                 matches!(state, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing)
@@ -46,12 +52,28 @@ impl DroppedSegment {
             // Who sends a reset has no connection any more.
             (Origin::Sent, ControlMessage::Reset) => false,
             // The SYN-ACK moves a client on, the ACK of it a server (RFC 9293 section 3.10.7).
-            (Origin::Received { .. }, ControlMessage::SynAck) => matches!(state, TcpState::SynSent),
-            (Origin::Sent, ControlMessage::SynAck) | (Origin::Received { .. }, ControlMessage::Ack) => {
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::SynAck) => {
+                matches!(state, TcpState::SynSent)
+            }
+            (Origin::Sent, ControlMessage::SynAck)
+            | (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Ack) => {
                 matches!(state, TcpState::SynReceived | TcpState::NewSynReceived)
             }
             // Of these the state does not tell.
             (_, ControlMessage::Syn | ControlMessage::Data) | (Origin::Sent, ControlMessage::Ack) => false,
+        }
+    }
+
+    /// The sequence number behind its data: of every copy of a FIN the same, also where one carries data that was sent before.
+    pub const fn end_sequence(&self) -> u32 {
+        self.sequence.wrapping_add(self.data_bytes)
+    }
+
+    /// The interface it came in by; `None` for one that this host has sent.
+    pub const fn ingress_ifindex(&self) -> Option<u32> {
+        match self.origin {
+            Origin::Received { ifindex } | Origin::Forwarded { ifindex, .. } => Some(ifindex),
+            Origin::Sent => None,
         }
     }
 
@@ -76,6 +98,16 @@ pub enum ControlMessage {
     Ack,
     /// It carries data of the application.
     Data,
+}
+
+impl Origin {
+    /// Who sent it, of one that is only forwarded.
+    pub const fn forwarded_sender(self) -> Option<SocketAddr> {
+        match self {
+            Self::Forwarded { sender, .. } => Some(sender),
+            Self::Received { .. } | Self::Sent => None,
+        }
+    }
 }
 
 impl ControlMessage {
@@ -107,6 +139,13 @@ pub enum Origin {
     Received {
         /// As in `ip link`.
         ifindex: u32,
+    },
+    /// The same, and it was for another host.
+    Forwarded {
+        /// As in `ip link`.
+        ifindex: u32,
+        /// The end that sent it.
+        sender: SocketAddr,
     },
     /// A socket of this host sent it.
     Sent,
@@ -170,6 +209,8 @@ pub enum DropReason {
     Paws,
     /// Its sequence number lies outside the window.
     InvalidSequence,
+    /// Not known: connection tracking holds it for invalid, and nothing has told who dropped it, or whether. No reason of the kernel's.
+    Unseen,
 }
 
 impl DropReason {
@@ -204,6 +245,7 @@ impl DropReason {
             Self::TcpChecksum => "TCP_CSUM",
             Self::Paws => "TCP_RFC7323_PAWS",
             Self::InvalidSequence => "TCP_INVALID_SEQUENCE",
+            Self::Unseen => "UNSEEN",
         }
     }
 
@@ -238,7 +280,12 @@ impl DropReason {
             | Self::BpfCgroupEgress
             | Self::SocketFilter
             | Self::XfrmPolicy => true,
-            Self::IpRpfilter | Self::IpChecksum | Self::TcpChecksum | Self::Paws | Self::InvalidSequence => false,
+            Self::IpRpfilter
+            | Self::IpChecksum
+            | Self::TcpChecksum
+            | Self::Paws
+            | Self::InvalidSequence
+            | Self::Unseen => false,
         }
     }
 
@@ -257,6 +304,7 @@ impl DropReason {
             Self::TcpChecksum => "because its TCP checksum is wrong",
             Self::Paws => "because its timestamp is older than the last one (PAWS)",
             Self::InvalidSequence => "because its sequence number lies outside the window",
+            Self::Unseen => "by what was not seen",
         }
     }
 }

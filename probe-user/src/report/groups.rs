@@ -2,10 +2,11 @@
 
 use std::{cmp::Reverse, collections::HashMap};
 
-use super::sentences::owner;
+use super::sentences::held;
 use crate::{
-    case::{Finding, FindingState, OwnerKnowledge},
+    case::{Finding, FlowView, OwnerKnowledge},
     judge::Cause,
+    model::Knowledge,
 };
 
 /// Findings with one cause, one owner and one service.
@@ -24,6 +25,8 @@ struct Kind<'a> {
     netns: u32,
     owner: &'a OwnerKnowledge,
     port: u16,
+    /// Of connections that are only forwarded, the interfaces: behind each is another machine.
+    way: Option<[Option<u32>; 2]>,
     is_over: bool,
 }
 
@@ -36,8 +39,8 @@ impl Group<'_> {
     /// What they have in common, in a line.
     pub(super) fn title(&self) -> String {
         let ruling = &self.example.ruling;
-        let over = if is_over(self.example) { ", over" } else { "" };
-        let owner = owner(&self.example.owner);
+        let over = if self.example.is_over() { ", over" } else { "" };
+        let owner = held(self.example);
         format!("{}, {}{over}: port {}, {owner}", ruling.verdict.name(), ruling.cause.name(), self.port)
     }
 }
@@ -64,7 +67,8 @@ pub(super) fn groups<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec
             netns: finding.id.key.netns,
             owner: &finding.owner,
             port: service(finding),
-            is_over: is_over(finding),
+            way: finding.flow.as_deref().map(way),
+            is_over: finding.is_over(),
         };
         let port = kind.port;
         let place = *places.entry(kind).or_insert(groups.len());
@@ -86,8 +90,9 @@ fn ends(finding: &Finding) -> [(bool, u16); 2] {
     [(true, key.local.port()), (false, key.remote.port())]
 }
 
-fn is_over(finding: &Finding) -> bool {
-    matches!(finding.state, FindingState::Closed(_))
+fn way(flow: &FlowView) -> [Option<u32>; 2] {
+    let Knowledge::Known(path) = &flow.path else { return [None, None] };
+    [&path.ingress, &path.egress].map(|port| port.as_ref().map(|port| port.interface.index))
 }
 
 fn rank(finding: &Finding) -> impl Ord + use<> {

@@ -12,6 +12,7 @@ pub mod record;
 mod sentences;
 mod summary;
 pub mod text;
+mod vantages;
 mod wall_clock;
 mod wrap;
 

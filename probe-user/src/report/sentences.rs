@@ -1,5 +1,6 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
+mod forwarded;
 mod handshake;
 mod risk;
 
@@ -7,14 +8,22 @@ use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
 
+pub(super) use forwarded::forwarded;
 pub(super) use risk::{heading, holder, risk};
 
 use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
-    judge::{Cause, DeadlineSource, Evidence},
-    model::{DroppedSegment, MonoTime, Origin, Owner, Place, SocketView},
+    judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
+    model::{
+        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, Place, SocketView,
+    },
 };
+
+/// Who holds the socket, where there is one.
+pub(super) fn held(finding: &Finding) -> String {
+    finding.flow.as_ref().map_or_else(|| owner(&finding.owner), |flow| forwarded(flow))
+}
 
 pub(super) fn owner(owner: &OwnerKnowledge) -> String {
     match owner {
@@ -61,6 +70,9 @@ fn short(id: &str) -> &str {
 
 /// What is wrong, since when, in a sentence or two.
 pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> String {
+    if let Some(flow) = &finding.flow {
+        return forwarded::what(finding, flow, clock, now);
+    }
     let ruling = &finding.ruling;
     let (local, peer) = (finding.id.key.local.ip(), finding.id.key.remote.ip());
     let sight = match ruling.cause {
@@ -134,19 +146,22 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             socket.unanswered_probes().unwrap_or(0)
         ),
         Cause::ConntrackBadChecksum => format!(
-            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, and the firewall drops what is \
-             invalid. {}",
+            "{} this host's connection tracking held it for invalid because its checksum is wrong{}, {}. {}",
             dropped(finding, &since),
             padding(finding),
+            dropped_for_that(finding),
             waits(finding)
         ),
         Cause::ConntrackInvalid => format!(
-            "{} this host's connection tracking held it for invalid, and the firewall drops what is invalid. {}",
+            "{} this host's connection tracking held it for invalid{}, {}. {}",
             dropped(finding, &since),
+            why_invalid(finding).map_or(String::new(), |invalid| format!(" ({})", invalid.why)),
+            dropped_for_that(finding),
             waits(finding)
         ),
         Cause::FirewallDrop | Cause::StackDrop => {
             let why = latest_dropped(finding).map_or("by this host", |segment| segment.reason.phrase());
+            let why = dropping_rule(finding).map_or(why.to_owned(), |rule| format!("{why}: {rule}"));
             format!("{} it was dropped {why}. {}", dropped(finding, &since), waits(finding))
         }
         Cause::UnacknowledgedFin => format!(
@@ -173,6 +188,10 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
     text
 }
 
+fn has_got_through(finding: &Finding) -> bool {
+    finding.evidence.iter().any(|evidence| evidence.kind == EvidenceKind::SegmentGotThrough)
+}
+
 fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
     Evidence::dropped(&finding.evidence).map(|[_, (_, latest)]| latest)
 }
@@ -180,7 +199,7 @@ fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
 /// What was dropped, up to the colon before who did it.
 fn dropped(finding: &Finding, since: &str) -> String {
     let (name, sender) = latest_dropped(finding)
-        .map_or(("FIN", true), |segment| (segment.message.name(), matches!(segment.origin, Origin::Received { .. })));
+        .map_or(("FIN", true), |segment| (segment.message.name(), !matches!(segment.origin, Origin::Sent)));
     let peer = finding.id.key.remote.ip();
     let whose = if sender {
         format!("{peer} has ended the connection, but its {name}")
@@ -190,16 +209,42 @@ fn dropped(finding: &Finding, since: &str) -> String {
     format!("{whose} was thrown away on this host {since}:")
 }
 
+/// What connection tracking has told of the latest that was dropped.
+fn why_invalid(finding: &Finding) -> Option<&InvalidSegment> {
+    let [_, (at, latest)] = Evidence::dropped(&finding.evidence)?;
+    Evidence::why_invalid(&finding.evidence, at, latest)
+}
+
+/// Who dropped what connection tracking held for invalid.
+fn dropped_for_that(finding: &Finding) -> String {
+    match (latest_dropped(finding), dropping_rule(finding)) {
+        (Some(segment), _) if !segment.reason.is_seen() => {
+            "and no copy of it has got through; who dropped it was not seen".to_owned()
+        }
+        (Some(_) | None, Some(rule)) => format!("and {rule} drops it"),
+        (Some(_) | None, None) => "and the firewall drops what is invalid".to_owned(),
+    }
+}
+
+/// The rule that dropped it, where only one can have done it.
+fn dropping_rule(finding: &Finding) -> Option<&FilterRule> {
+    let Knowledge::Known(rules) = &Evidence::place(&finding.evidence)?.rules else { return None };
+    rules.only()
+}
+
 /// In the words of a frame on the wire, which one sees in a capture.
 fn padding(finding: &Finding) -> String {
     /// Bytes of an Ethernet header without a tag.
     const ETHERNET: u32 = 14;
     match latest_dropped(finding) {
-        Some(segment) if segment.padding_bytes() > 0 => format!(
-            " (a {}-byte frame arrived padded to {}, and the padding was taken into the sum)",
-            segment.stated_bytes + ETHERNET,
-            segment.actual_bytes + ETHERNET
-        ),
+        Some(segment) if segment.padding_bytes() > 0 => {
+            let whose = if segment.checksum == Checksum::Right { "; it is right without it" } else { "" };
+            format!(
+                " (a {}-byte frame arrived padded to {}, and the padding was taken into the sum{whose})",
+                segment.stated_bytes + ETHERNET,
+                segment.actual_bytes + ETHERNET
+            )
+        }
         Some(_) | None => String::new(),
     }
 }
@@ -208,7 +253,7 @@ fn padding(finding: &Finding) -> String {
 fn waits(finding: &Finding) -> &'static str {
     match latest_dropped(finding).map(|segment| segment.origin) {
         Some(Origin::Sent) => "The peer goes on holding its end open.",
-        Some(Origin::Received { .. }) | None => {
+        Some(Origin::Received { .. } | Origin::Forwarded { .. }) | None => {
             "The application here still holds the connection for open and waits for more; without keepalive or a timeout of \
              its own it waits for ever."
         }
@@ -278,6 +323,7 @@ pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
         return text.to_owned();
     }
     let text = match outcome {
+        Outcome::Recovered if has_got_through(finding) => "a copy of what was thrown away got through",
         Outcome::Recovered => "the peer acknowledged data again",
         Outcome::ClosedNormally => "the connection was closed",
         Outcome::Reset => "a reset ended the connection",
@@ -287,6 +333,7 @@ pub(super) fn ended(finding: &Finding, outcome: Outcome) -> String {
             return format!("the kernel gave up and reported {error} to the application");
         }
         Outcome::Evicted => "there was no room left to follow it; it may go on",
+        Outcome::Unobserved if finding.flow.is_some() => "nothing more was seen of it; how it ended is not known",
         Outcome::Unobserved => "the socket was gone; how it ended was not seen",
     };
     text.to_owned()

@@ -1,3 +1,5 @@
+mod forwarded;
+
 use std::time::Duration;
 
 use super::{record::Recorder, text::Layout, *};
@@ -75,6 +77,7 @@ fn finding(local: &str, state: FindingState) -> Finding {
         id: FindingId { key, cookie: Some(SocketCookie(77)), opened_at: at(3_000), case: 0 },
         state,
         at: at(12_600),
+        flow: None,
         socket: socket(6, 12_600),
         ruling: Ruling {
             verdict: Verdict::RetransmitStalled,

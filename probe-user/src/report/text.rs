@@ -1,6 +1,7 @@
 //! The report for a person: what is stuck, who holds it, why, since when, until when, and what to do.
 
 mod risks;
+mod vantages;
 
 use std::{collections::HashSet, fmt::Write as _};
 
@@ -10,13 +11,14 @@ use super::{
     Summary, WallClock,
     groups::{Group, groups},
     handbook::Topic,
-    sentences::{ended, keepalive, owner, span, time_of_day, until, what},
+    sentences::{ended, held, keepalive, span, time_of_day, until, what},
+    vantages::Vantages,
     wrap,
 };
 use crate::{
     case::{Finding, FindingState},
-    judge::{Cause, Confidence, Remedy, remedies},
-    model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, TcpState, cost_of_missing},
+    judge::{Cause, Confidence, Remedy},
+    model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, Vantage, cost_of_missing},
 };
 
 /// How to lay the report out.
@@ -44,20 +46,21 @@ const MOST_COUNTED: usize = 30;
 /// Writes the report of a whole watch, which ended at `now`.
 pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: MonoTime, layout: Layout) -> String {
     let mut out = Writer::new(layout);
-    let unresolved: Vec<_> = summary.unresolved().collect();
+    let unresolved = Vantages::of(summary.unresolved());
     let watched = format!("watched for {} until {} UTC", span(summary.watched), time_of_day(clock.at(now)));
-    match unresolved.len() {
+    match unresolved.first.len() {
         0 => out.line("", &out.bold(&format!("No connection in limbo ({watched})."))),
         1 => out.line("", &out.bold(&format!("1 connection in limbo ({watched})."))),
         count => out.line("", &out.bold(&format!("{count} connections in limbo ({watched})."))),
     }
-    let groups = groups(unresolved);
-    if summary.unresolved().nth(1).is_some() {
+    let groups = groups(unresolved.first.iter().copied());
+    if unresolved.first.len() > 1 {
         out.counts(&groups);
     }
     for (index, group) in groups.iter().take(MOST_IN_FULL).enumerate() {
         out.blank();
         out.finding(&format!("{}.", index + 1), group.example, clock, now);
+        out.other_vantages(unresolved.others(group.example), clock, now);
         out.others(group, clock);
     }
     let resolved: Vec<_> = summary.resolved().collect();
@@ -161,9 +164,14 @@ impl Writer {
         );
         self.verbatim("", &format!("{number:<2} {verdict}"));
         let key = &finding.id.key;
-        self.verbatim(BODY, &self.bold(&key.to_string()));
-        let state = finding.socket.state.map_or("state unknown", TcpState::name);
-        self.line(BODY, &format!("{state}, network namespace {}, {}", key.netns, owner(&finding.owner)));
+        self.verbatim(BODY, &self.bold(&finding.ends()));
+        let state = match finding.vantage() {
+            Vantage::Endpoint => {
+                finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.name()))
+            }
+            Vantage::Forwarder => String::new(),
+        };
+        self.line(BODY, &format!("{state}network namespace {}, {}", key.netns, held(finding)));
         self.blank();
         self.line(BODY, &what(finding, clock, now));
         if let Some(text) = until(finding, clock, now) {
@@ -188,8 +196,7 @@ impl Writer {
             }
         }
         self.line(BODY, &self.dim("what to do"));
-        let is_over = matches!(finding.state, FindingState::Closed(_));
-        self.remedies(remedies(key, ruling, finding.owner.process(), finding.mark(), is_over));
+        self.remedies(finding.remedies());
         self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
     }
 
@@ -247,7 +254,7 @@ impl Writer {
             } else {
                 format!(", {}", ruling.confidence.name())
             };
-            self.verbatim(ITEM, &format!("{}{end}{sure}", finding.id.key));
+            self.verbatim(ITEM, &format!("{}{end}{sure}", finding.ends()));
         }
         self.left_out(ITEM, group.others.len());
     }
@@ -322,9 +329,9 @@ fn one_line(finding: &Finding, clock: &WallClock) -> String {
     let verdict = format!("{}, {} ({})", ruling.verdict.name(), ruling.cause.name(), ruling.confidence.name());
     let at = time_of_day(clock.at(finding.at));
     match finding.state {
-        FindingState::Closed(outcome) => format!("{at}  {}  {verdict}: {}", finding.id.key, ended(finding, outcome)),
+        FindingState::Closed(outcome) => format!("{at}  {}  {verdict}: {}", finding.ends(), ended(finding, outcome)),
         FindingState::Opened | FindingState::Updated => {
-            format!("{at}  {}  {verdict}, {}", finding.id.key, owner(&finding.owner))
+            format!("{at}  {}  {verdict}, {}", finding.ends(), held(finding))
         }
     }
 }

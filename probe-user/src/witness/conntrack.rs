@@ -5,6 +5,8 @@
 //! whatever addresses were translated on the way; first in the default zone, then in all. There the kernel goes through its whole
 //! table, so one search serves all connections from one local address.
 
+mod flows;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
@@ -23,6 +25,8 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
+
+pub(super) use flows::look_up_flows;
 
 use super::{netlink::Netlink, netns::Namespaces};
 use crate::model::{ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, LocalConntrack};

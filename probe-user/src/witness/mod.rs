@@ -8,12 +8,15 @@
 
 mod cgroup;
 mod conntrack;
+mod flow;
 mod function;
 pub mod idle;
 mod netlink;
 pub mod netns;
 mod path;
+mod place;
 mod process;
+mod ruleset;
 mod service;
 mod socket;
 pub mod sockets;
@@ -31,7 +34,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc::{Sender, channel};
 
-use crate::model::{Answer, ConnectionKey, Question, SocketCookie};
+use crate::model::{Answer, ConnectionKey, Question, SocketCookie, Tuple};
 
 /// Questions without an answer at once: four for each of the tracker's cases, more than it has open in practice; what is refused it
 /// asks again. A thousand are answered in a fraction of a second.
@@ -48,9 +51,9 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Witnesses {
     questions: Asking<Question>,
-    /// Names of functions are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols down,
-    /// on a slow machine seconds.
-    functions: Asking<(ConnectionKey, u64)>,
+    /// Names of functions and rules are looked for by a thread of their own: the kernel takes some dozen milliseconds to write its symbols
+    /// down, on a slow machine seconds, and `nft` takes its time with many rules.
+    functions: Asking<Question>,
     answers: tokio::sync::mpsc::Receiver<Answer>,
     in_flight: usize,
 }
@@ -79,12 +82,15 @@ impl Witnesses {
     /// Puts a question; `false` when too many are waiting.
     pub fn ask(&mut self, question: Question) -> bool {
         let send = || match question {
-            Question::Function { key, address } => self.functions.send((key, address)).is_ok(),
+            Question::Function { .. } | Question::DropPlace { .. } => self.functions.send(question).is_ok(),
             Question::Socket { .. }
             | Question::Owner { .. }
             | Question::Path { .. }
             | Question::Conntrack { .. }
-            | Question::Service { .. } => self.questions.send(question).is_ok(),
+            | Question::Service { .. }
+            | Question::ForwardPath { .. }
+            | Question::FlowConntrack { .. }
+            | Question::FlowEnds { .. } => self.questions.send(question).is_ok(),
         };
         let asked = self.in_flight < MAX_IN_FLIGHT && send();
         self.in_flight += usize::from(asked);
@@ -105,11 +111,26 @@ impl Witnesses {
 }
 
 /// Ends when the other side is dropped.
-fn name_functions(asked: &Receiver<(ConnectionKey, u64)>, answers: &Sender<Answer>) {
-    let mut functions = function::Functions::default();
-    while let Ok((key, address)) = asked.recv() {
-        let function = functions.at(address);
-        if answers.blocking_send(Answer::Function { key, address, function }).is_err() {
+fn name_functions(asked: &Receiver<Question>, answers: &Sender<Answer>) {
+    let (mut functions, mut namespaces) = (function::Functions::default(), netns::Namespaces::default());
+    while let Ok(question) = asked.recv() {
+        let answer = match question {
+            Question::Function { key, address } => Answer::Function { key, address, function: functions.at(address) },
+            Question::DropPlace { key, trace } => {
+                let place = place::look_up(&mut functions, &mut namespaces, &key, &trace);
+                Answer::DropPlace { key, place }
+            }
+            // The other thread's.
+            Question::Socket { .. }
+            | Question::Owner { .. }
+            | Question::Path { .. }
+            | Question::Conntrack { .. }
+            | Question::Service { .. }
+            | Question::ForwardPath { .. }
+            | Question::FlowConntrack { .. }
+            | Question::FlowEnds { .. } => continue,
+        };
+        if answers.blocking_send(answer).is_err() {
             return;
         }
     }
@@ -118,6 +139,7 @@ fn name_functions(asked: &Receiver<(ConnectionKey, u64)>, answers: &Sender<Answe
 /// Ends when the other side is dropped.
 fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
     let mut namespaces = netns::Namespaces::default();
+    let mut roster = netns::Roster::new(None);
     let mut waiting = Waiting::default();
     let mut search_due = Instant::now();
     loop {
@@ -140,14 +162,17 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::Conntrack { key } => waiting.conntrack.add(key, ()),
                 Question::Service { key } => waiting.services.add(key, ()),
                 Question::Owner { key, inode } => waiting.owners.push((key, inode)),
+                Question::ForwardPath { key, ingress_ifindex } => waiting.flow_paths.add(key, ingress_ifindex),
+                Question::FlowConntrack { key, zone } => waiting.flow_conntrack.add(key, zone),
+                Question::FlowEnds { key, receiver, sender } => waiting.flow_ends.push((key, [receiver, sender])),
                 // The other thread's.
-                Question::Function { .. } => {}
+                Question::Function { .. } | Question::DropPlace { .. } => {}
             }
         }
         let mut found = asked.answers(&mut namespaces);
         let start = Instant::now();
         if !waiting.is_empty() && start >= search_due {
-            found.extend(std::mem::take(&mut waiting).answers(&mut namespaces));
+            found.extend(std::mem::take(&mut waiting).answers(&mut namespaces, &mut roster));
             let took = start.elapsed();
             tracing::debug!(?took, "search for owners and connection tracking entries");
             search_due = Instant::now() + took.saturating_mul(REST).min(LONGEST_REST);
@@ -203,16 +228,36 @@ impl Asked {
 struct Waiting {
     owners: Vec<(ConnectionKey, u64)>,
     conntrack: ByNetns<()>,
+    flow_paths: ByNetns<u32>,
+    flow_conntrack: ByNetns<Option<u16>>,
+    flow_ends: Vec<(ConnectionKey, [Tuple; 2])>,
     services: ByNetns<()>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.owners.is_empty() && self.conntrack.0.is_empty() && self.services.0.is_empty()
+        self.owners.is_empty()
+            && self.conntrack.0.is_empty()
+            && self.services.0.is_empty()
+            && self.flow_paths.0.is_empty()
+            && self.flow_conntrack.0.is_empty()
+            && self.flow_ends.is_empty()
     }
 
-    fn answers(self, namespaces: &mut netns::Namespaces) -> Vec<Answer> {
+    fn answers(self, namespaces: &mut netns::Namespaces, roster: &mut netns::Roster) -> Vec<Answer> {
         let mut answers = Vec::new();
+        for (netns, asked) in self.flow_paths.0 {
+            let paths = flow::look_up_paths(namespaces, roster, netns, &asked);
+            answers.extend(asked.iter().zip(paths).map(|((key, _), path)| Answer::ForwardPath { key: *key, path }));
+        }
+        for (netns, asked) in self.flow_conntrack.0 {
+            let found = conntrack::look_up_flows(namespaces, netns, &asked);
+            let answer =
+                |((key, _), conntrack): (&(ConnectionKey, _), _)| Answer::FlowConntrack { key: *key, conntrack };
+            answers.extend(asked.iter().zip(found).map(answer));
+        }
+        let ends = flow::look_up_ends(roster, &self.flow_ends);
+        answers.extend(self.flow_ends.iter().zip(ends).map(|((key, _), ends)| Answer::FlowEnds { key: *key, ends }));
         for (netns, asked) in self.conntrack.0 {
             let keys: Vec<_> = asked.into_iter().map(|(key, ())| key).collect();
             let entries = conntrack::look_up_all(namespaces, netns, &keys);
@@ -247,31 +292,40 @@ mod tests {
         };
         for number in 0..2 * MAX_IN_FLIGHT {
             let key = key(number);
-            let asked = witnesses.ask(match number % 6 {
+            let (local, remote) = (key.local, key.remote);
+            let asked = witnesses.ask(match number % 9 {
                 0 => Question::Socket { key, cookie: None },
                 1 => Question::Owner { key, inode: u64::MAX },
                 2 => Question::Path { key, ingress_ifindex: None },
                 3 => Question::Function { key, address: 0 },
-                4 => Question::Service { key },
+                4 => Question::ForwardPath { key, ingress_ifindex: 1 },
+                5 => Question::FlowConntrack { key, zone: None },
+                6 => Question::FlowEnds { key, receiver: (local, remote), sender: (remote, local) },
+                7 => Question::Service { key },
                 _ => Question::Conntrack { key },
             });
             assert_eq!(asked, number < MAX_IN_FLIGHT);
         }
         assert_eq!(witnesses.in_flight(), MAX_IN_FLIGHT);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut of_kinds = [0; 6];
+        let mut of_kinds = [0; 9];
         for _ in 0..MAX_IN_FLIGHT {
             let kind = match runtime.block_on(witnesses.next_answer()).unwrap() {
                 Answer::Socket { .. } => 0,
                 Answer::Owner { .. } => 1,
                 Answer::Path { .. } => 2,
                 Answer::Function { .. } => 3,
-                Answer::Service { .. } => 4,
-                Answer::Conntrack { .. } => 5,
+                Answer::ForwardPath { .. } => 4,
+                Answer::FlowConntrack { .. } => 5,
+                Answer::FlowEnds { .. } => 6,
+                Answer::Service { .. } => 7,
+                Answer::Conntrack { .. } => 8,
+                Answer::DropPlace { .. } => panic!("not asked"),
             };
             of_kinds[kind] += 1;
         }
-        assert_eq!(of_kinds, [0, 1, 2, 3, 4, 5].map(|kind| (kind..MAX_IN_FLIGHT).step_by(6).count()));
+        let kinds = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(of_kinds, kinds.map(|kind| (kind..MAX_IN_FLIGHT).step_by(9).count()));
         assert_eq!(witnesses.in_flight(), 0);
         assert!(witnesses.ask(Question::Socket { key: key(1), cookie: None }));
     }

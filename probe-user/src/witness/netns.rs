@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -79,6 +82,11 @@ impl Netns {
         }
         let inode = file.metadata().map_err(failed)?.ino();
         Ok(Self { inode: u32::try_from(inode).map_err(|_| not_one())?, file })
+    }
+
+    /// A descriptor of it, by which the kernel can be asked about it; it keeps it alive, too.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
     }
 
     /// Runs `work` on a thread of its own that has entered this namespace, or at once if the calling thread is in it.

@@ -232,7 +232,7 @@ impl Rtnetlink {
 }
 
 /// A question about the route to this address.
-fn to(address: IpAddr) -> RouteMessage {
+pub(super) fn to(address: IpAddr) -> RouteMessage {
     let mut request = RouteMessage::default();
     request.header.address_family = family(address);
     request.header.destination_prefix_length = prefix_length(address);
@@ -240,7 +240,7 @@ fn to(address: IpAddr) -> RouteMessage {
     request
 }
 
-const fn prefix_length(address: IpAddr) -> u8 {
+pub(super) const fn prefix_length(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
@@ -263,7 +263,7 @@ const fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-const fn route_address(address: IpAddr) -> RouteAddress {
+pub(super) const fn route_address(address: IpAddr) -> RouteAddress {
     match address {
         IpAddr::V4(address) => RouteAddress::Inet(address),
         IpAddr::V6(address) => RouteAddress::Inet6(address),

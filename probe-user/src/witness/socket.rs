@@ -84,6 +84,11 @@ impl Diag {
         }
     }
 
+    /// The same of a socket that is bound to no interface, without a look at each: for where one is unlikely to be at all.
+    pub(super) fn look_up_unbound(&self, key: &ConnectionKey) -> io::Result<Option<SocketLookup>> {
+        Ok(self.find_on(key, None, 0)?.as_ref().map(lookup))
+    }
+
     /// The connection's socket, bound to an interface or not. `None`: there is none, or the kernel has no `tcp_diag`.
     pub(super) fn find(&self, key: &ConnectionKey, cookie: Option<SocketCookie>) -> io::Result<Option<InetResponse>> {
         if let Some(response) = self.find_on(key, cookie, 0)? {

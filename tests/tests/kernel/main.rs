@@ -6,9 +6,12 @@
 mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
+mod drop_place;
+mod forwarded;
 mod half_open;
 mod handshakes;
 mod healthy;
+mod held_invalid;
 mod loss;
 mod mechanisms;
 mod retransmit_stalled;
@@ -33,8 +36,11 @@ fn main() -> ExitCode {
         conntrack::tests(),
         zero_window::tests(),
         silently_dropped_fin::tests(),
+        held_invalid::tests(),
+        forwarded::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
+        drop_place::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

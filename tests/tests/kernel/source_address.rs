@@ -34,7 +34,9 @@ pub(crate) fn tests() -> Vec<Test> {
             "a virtual address that is gone before the write is the cause, and coming back in time ends it",
             idle_failover,
         ),
-        test("three hundred connections that lose their address at once all have their cause and owner", many),
+        test("three hundred connections that lose their address at once all have their cause and owner", many)
+            .alone()
+            .within(Duration::from_secs(180)),
         test("over IPv6 a lost address is the cause, though segments leave", lost_v6),
         test("an address that is local by a route alone is not lost", any_ip),
         test("a transparent socket does without an address of this host", transparent),
@@ -133,9 +135,10 @@ fn many(test: &TestContext) -> Result<()> {
         let id = |record: Value| record.get("finding_id").and_then(Value::as_str).map(str::to_owned);
         probe.records().into_iter().filter(owned).filter_map(id).collect()
     };
-    let end = Instant::now() + SOON;
+    // Reading a thousand records takes a guest's one processor from the program that is to answer: look seldom.
+    let end = Instant::now() + 3 * SOON;
     while named().len() < COUNT && Instant::now() < end {
-        sleep(Duration::from_millis(200));
+        sleep(Duration::from_secs(3));
     }
     let named = named().len();
     let (_, records) = stop(probe)?;

@@ -31,7 +31,7 @@ pub(super) fn compare(expected: &Expected, events: &[ConnectionEvent]) -> (usize
             continue;
         }
         // Of a dropped segment the programs tell the packet, not the socket.
-        if matches!(event.kind, EventKind::SegmentDropped(_)) {
+        if matches!(event.kind, EventKind::SegmentDropped(_) | EventKind::SegmentInvalid(_)) {
             continue;
         }
         comparison.identity(expected, event);
@@ -46,6 +46,7 @@ pub(super) fn compare(expected: &Expected, events: &[ConnectionEvent]) -> (usize
             | EventKind::SynAckRetransmission
             | EventKind::ResetSent
             | EventKind::SegmentDropped(_)
+            | EventKind::SegmentInvalid(_)
             | EventKind::SocketError => {}
         }
     }

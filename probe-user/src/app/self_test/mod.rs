@@ -94,6 +94,7 @@ const fn hook_of(event: &ConnectionEvent) -> Option<Hook> {
         | EventKind::SynReceived
         | EventKind::SynAckReceived
         | EventKind::SegmentDropped(_)
+        | EventKind::SegmentInvalid(_)
         | EventKind::SynAckRetransmission
         | EventKind::ResetSent
         | EventKind::SocketError => None,

@@ -4,8 +4,9 @@ use super::{GRACE_FOR_LAST_EVENT, HOLD, Tracker};
 use crate::{
     case::{
         finding::{Outcome, OwnerKnowledge},
-        open_case::{Case, Wake},
+        open_case::Case,
         recovery::next_look_in,
+        wakes::Wake,
     },
     judge::EvidenceKind,
     model::{Answer, MonoTime, SocketLookup, SocketStatus, TcpState},
@@ -25,6 +26,7 @@ impl Tracker {
                 }
                 match lookup {
                     SocketLookup::Found(status) => self.socket_found(case, asked_at, &status),
+                    SocketLookup::Gone if case.is_of_no_socket() => self.begin_flow(&case),
                     SocketLookup::Gone => {
                         case.set_socket_known();
                         if let Some(next) = case.awaits_another_try(self.now) {
@@ -53,6 +55,7 @@ impl Tracker {
                 }
             }
             Answer::Owner { key, owner } => {
+                let Some(owner) = self.take_flow_owner(&key, owner) else { return };
                 let Some(mut case) = self.take_case(&key) else { return };
                 case.owner = match owner {
                     Ok(Some(owner)) => OwnerKnowledge::Process(owner),
@@ -68,9 +71,21 @@ impl Tracker {
                 evidence.into_iter().for_each(|kind| case.note(self.now, kind));
                 self.take_answer(case);
             }
+            Answer::ForwardPath { key, path } => self.take_flow_path(&key, path),
+            Answer::FlowConntrack { key, conntrack } => self.take_flow_conntrack(&key, conntrack),
+            Answer::FlowEnds { key, ends } => self.take_flow_ends(&key, ends),
             Answer::Function { key, address, function } => {
+                self.take_flow_function(&key, address, function.as_ref().ok().and_then(Option::as_deref));
                 let Some(mut case) = self.take_case(&key) else { return };
                 case.take_function(address, function.ok().flatten().as_deref());
+                self.take_answer(case);
+            }
+            Answer::DropPlace { key, place } => {
+                let Some(mut case) = self.take_case(&key) else {
+                    self.take_flow_place(&key, place);
+                    return;
+                };
+                case.take_place(self.now, place);
                 self.take_answer(case);
             }
             Answer::Service { key, service } => {
@@ -128,7 +143,7 @@ impl Tracker {
             return;
         }
         case.note_still_open(self.now, status.state);
-        for question in case.questions().into_iter().chain(case.ask_function()) {
+        for question in case.questions().into_iter().chain(case.ask_place()).chain(case.ask_function()) {
             self.ask(question);
         }
         if case.has_finding() || !case.awaits_answers() {

@@ -41,7 +41,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Which step the segment is; `None` for a SYN of this host, and for what ends a connection.
+    /// Which step the segment is; `None` for a SYN of this host, for what ends a connection, and for what is only forwarded.
     pub const fn of(segment: &DroppedSegment) -> Option<Self> {
         match (segment.message, segment.origin) {
             (ControlMessage::Syn, Origin::Received { .. }) => Some(Self::SynReceived),
@@ -49,7 +49,9 @@ impl Step {
             (ControlMessage::SynAck, Origin::Sent) => Some(Self::SynAckSent),
             (ControlMessage::Ack | ControlMessage::Data, Origin::Received { .. }) => Some(Self::AckReceived),
             (ControlMessage::Ack | ControlMessage::Data, Origin::Sent) => Some(Self::AckSent),
-            (ControlMessage::Syn, Origin::Sent) | (ControlMessage::Fin | ControlMessage::Reset, _) => None,
+            (ControlMessage::Syn, Origin::Sent)
+            | (ControlMessage::Fin | ControlMessage::Reset, _)
+            | (_, Origin::Forwarded { .. }) => None,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What was seen, in a sentence each.
 
+mod place;
+
 use std::{fmt, time::Duration};
 
 use nix::errno::Errno;
 
 use super::{Attempt, EvidenceKind, SynAckRepeat};
-use crate::model::{Checksum, ConntrackEntry, DroppedSegment, Origin, SocketView};
+use crate::model::{Checksum, ConntrackEntry, DroppedSegment, InvalidSegment, Origin, SocketView};
 
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,7 +69,15 @@ impl fmt::Display for EvidenceKind {
             }
             Self::ResetSent => f.write_str("RST sent by this host"),
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
+            Self::SegmentInvalid(segment) => fmt_invalid(segment, f),
+            Self::DropPlace(place) => place::fmt(place, f),
             Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::EndWaits(end) => write!(
+                f,
+                "its receiver is on this host, in network namespace {}, and has not got it: it is still in {}",
+                end.netns,
+                end.state.name()
+            ),
             Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
             Self::SocketError { error } => {
                 f.write_str("the kernel reported an error to the application")?;
@@ -97,14 +107,40 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 }
 
 fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let from = match segment.origin {
-        Origin::Received { .. } => "from the peer",
-        Origin::Sent => "of this host",
-    };
-    write!(f, "{} {from} dropped {}", segment.message.name(), segment.reason.phrase())?;
+    write!(f, "{} dropped {}", whose(segment), segment.reason.phrase())?;
     if let Some(function) = &segment.function {
         write!(f, " in {function}")?;
     }
+    fmt_packet(segment, f)?;
+    if segment.is_tracked == Some(false) && segment.reason.is_filter() {
+        f.write_str("; connection tracking had given it no connection")?;
+    }
+    Ok(())
+}
+
+fn fmt_invalid(invalid: &InvalidSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "connection tracking held the {} for invalid", whose(&invalid.segment))?;
+    if let Some(hook) = invalid.hook {
+        write!(f, " on {}", hook.name())?;
+    }
+    if let Some(zone) = invalid.zone.filter(|zone| *zone != 0) {
+        write!(f, " in zone {zone}")?;
+    }
+    write!(f, ": {:?}", invalid.why)?;
+    fmt_packet(&invalid.segment, f)
+}
+
+fn whose(segment: &DroppedSegment) -> String {
+    let name = segment.message.name();
+    match segment.origin {
+        Origin::Received { .. } => format!("{name} from the peer"),
+        Origin::Forwarded { sender, .. } => format!("{name} from {sender}"),
+        Origin::Sent => format!("{name} of this host"),
+    }
+}
+
+/// What its headers show.
+fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match segment.checksum {
         Checksum::Wrong { carried, due } => {
             write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
@@ -118,9 +154,6 @@ fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Res
             "; the {} bytes that its IP header states came padded to {}",
             segment.stated_bytes, segment.actual_bytes
         )?;
-    }
-    if segment.is_tracked == Some(false) && segment.reason.is_filter() {
-        f.write_str("; connection tracking had given it no connection")?;
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! A FIN or a RST was thrown away.
 
 use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
+use crate::{
+    judge::Evidence,
+    model::{FilterRule, InvalidSegment, Knowledge, Origin},
+};
 
 pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
     let here = patient.here();
@@ -9,6 +13,7 @@ pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
         vec![kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_checksum", 0)]).risk(
             "packets that were damaged on the way pass the firewall, up to the host they are for, which drops them",
         )];
+    remedies.extend(except(patient));
     remedies.extend(end_it(patient));
     remedies.push(
         Remedy::new(
@@ -24,30 +29,73 @@ pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
 
 pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {
     let here = patient.here();
-    let mut remedies = vec![
-        Remedy::new("Let connection tracking log why it holds packets for invalid, and read its log.")
+    let be_liberal = |text: &str| {
+        kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_tcp_be_liberal", 1)])
+            .risk("forged segments outside the window pass the firewall, up to the host they are for, which drops them")
+    };
+    let Some(invalid) = why_invalid(patient) else {
+        let log = Remedy::new("Let connection tracking log why it holds packets for invalid, and read its log.")
             .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_log_invalid=6; dmesg -w | grep nf_ct"))
             .place(patient.place())
             .risk("a line in the kernel's log for each invalid TCP packet")
-            .lasting("not meant to last: set it back to 0 when the reason is known"),
-    ];
-    remedies.extend(end_it(patient));
-    let text = "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.";
-    remedies.push(
-        kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_tcp_be_liberal", 1)]).risk(
-            "forged segments outside the window pass the firewall, up to the host they are for, which drops them",
-        ),
-    );
-    remedies
+            .lasting("not meant to last: set it back to 0 when the reason is known");
+        let text = "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.";
+        return [log].into_iter().chain(except(patient)).chain(end_it(patient)).chain([be_liberal(text)]).collect();
+    };
+    let text = "Let connection tracking accept segments outside of the window it has followed; where only one direction passes this \
+                host, mend the routes.";
+    let be_liberal = invalid.is_about_window().then(|| be_liberal(text));
+    let look = Remedy::new("See what comes in: connection tracking takes its word from these packets.")
+        .command(format!("{here}tcpdump -nnvv -i any 'tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'"))
+        .place(patient.place())
+        .risk(ONLY_LOOKS);
+    be_liberal.into_iter().chain(except(patient)).chain(end_it(patient)).chain([look]).collect()
+}
+
+/// What connection tracking has told of the latest that was dropped.
+fn why_invalid<'a>(patient: &Patient<'a>) -> Option<&'a InvalidSegment> {
+    let [_, (at, latest)] = Evidence::dropped(patient.evidence)?;
+    Evidence::why_invalid(patient.evidence, at, latest)
+}
+
+/// An exception from the rule that drops it, where only one can have done so.
+fn except(patient: &Patient<'_>) -> Option<Remedy> {
+    let Knowledge::Known(rules) = &Evidence::place(patient.evidence)?.rules else { return None };
+    let rule = rules.only()?;
+    let [_, (_, latest)] = Evidence::dropped(patient.evidence)?;
+    let (source, destination) = match latest.origin {
+        Origin::Received { .. } | Origin::Forwarded { .. } => (patient.key.remote, patient.key.local),
+        Origin::Sent => (patient.key.local, patient.key.remote),
+    };
+    let version = if source.is_ipv4() { "ip" } else { "ip6" };
+    let FilterRule { family, table, chain, handle, .. } = rule;
+    let (verb, position) = match handle {
+        Some(handle) => ("insert", format!(" position {handle}")),
+        None => ("add", String::new()),
+    };
+    Some(
+        Remedy::new(format!("Let the ends of connections between these hosts pass before {rule}."))
+            .command(format!(
+                "{}nft '{verb} rule {family} {table} {chain}{position} {version} saddr {} {version} daddr {} tcp flags & (fin|rst) != 0 \
+                 accept'",
+                patient.here(),
+                source.ip(),
+                destination.ip()
+            ))
+            .place(patient.place())
+            .risk("forged FINs and RSTs from that address pass this chain, too; TCP itself takes only those that fit its window")
+            .lasting("in the file or by the program that sets this table up, else it is gone at its next start"),
+    )
 }
 
 pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {
-    let mut remedies = vec![
+    let mut remedies: Vec<_> = except(patient).into_iter().collect();
+    remedies.push(
         Remedy::new("See which rule drops it: its counter goes up with each copy of the FIN.")
-            .command(format!("{0}nft list ruleset; {0}iptables-save -c", patient.here()))
+            .command(format!("{0}nft -a list ruleset; {0}iptables-save -c", patient.here()))
             .place(patient.place())
             .risk(ONLY_LOOKS),
-    ];
+    );
     remedies.extend(end_it(patient));
     remedies
 }
@@ -77,14 +125,20 @@ pub(super) fn unacknowledged_fin(patient: &Patient<'_>) -> Vec<Remedy> {
     ]
 }
 
-/// Tells the application what it has missed.
+/// Tells the application what it has missed, where it is on this host.
 fn end_it(patient: &Patient<'_>) -> Option<Remedy> {
-    (!patient.is_over).then(|| {
-        patient
-            .kill("End the connection here: the application gets an error instead of waiting for an end that was thrown away.")
-            .risk(
-                "cuts this one connection: the application gets ECONNABORTED, and what it still wants to send is lost; needs \
-                 CONFIG_INET_DIAG_DESTROY",
-            )
-    })
+    (!patient.is_over && !patient.is_forwarded).then(|| end(patient))
+}
+
+/// The same, wherever it is.
+pub(super) fn end(patient: &Patient<'_>) -> Remedy {
+    let where_it_waits = if patient.is_forwarded { "where it waits" } else { "here" };
+    patient
+        .kill(&format!(
+            "End the connection {where_it_waits}: the application gets an error instead of waiting for an end that was thrown away."
+        ))
+        .risk(
+            "cuts this one connection: the application gets ECONNABORTED, and what it still wants to send is lost; needs \
+             CONFIG_INET_DIAG_DESTROY",
+        )
 }

@@ -3,6 +3,7 @@
 
 mod dropped;
 mod forgotten;
+mod forwarded;
 mod handshake;
 mod kernel;
 mod local;
@@ -15,9 +16,10 @@ mod tests;
 
 use std::net::IpAddr;
 
+pub use forwarded::{Waiting, forwarded_remedies};
 pub use risk::risk_remedies;
 
-use super::{Cause, DeadlineSource, Ruling};
+use super::{Cause, DeadlineSource, Evidence, Ruling};
 use crate::model::{ConnectionKey, Owner};
 
 /// One thing to do.
@@ -39,39 +41,45 @@ pub struct Remedy {
 const MOST_REMEDIES: usize = 5;
 
 /// What to do about a ruling, the most useful first. `owner` is the process that holds the socket and `mark` its `SO_MARK`, where they are known;
-/// what can only be done to a connection that is still there is left out when it `is_over`.
+/// `evidence` is what was seen; what can only be done to a connection that is still there is left out when it `is_over`.
 pub fn remedies(
     key: &ConnectionKey,
     ruling: &Ruling,
     owner: Option<&Owner>,
     mark: Option<u32>,
     is_over: bool,
+    evidence: &[Evidence],
 ) -> Vec<Remedy> {
-    let patient = Patient { key, ruling: Some(ruling), owner, mark: mark.filter(|mark| *mark != 0), is_over };
-    let mut remedies = match ruling.cause {
-        Cause::PeerSilent => silent::peer_silent(&patient),
-        Cause::PeerUnreachable => silent::peer_unreachable(&patient),
-        Cause::WindowProbesUnanswered => silent::window_probes_unanswered(&patient),
-        Cause::KeepaliveUnanswered => forgotten::keepalive_unanswered(&patient),
-        Cause::PeerReset => forgotten::peer_reset(&patient),
-        Cause::PeerRestarted => forgotten::peer_restarted(&patient),
-        Cause::ConntrackExpired => forgotten::conntrack_expired(&patient),
-        Cause::SourceAddressLost => local::source_address_lost(&patient),
-        Cause::LocalSendFailure => local::local_send_failure(&patient),
-        Cause::ConntrackBadChecksum => dropped::conntrack_bad_checksum(&patient),
-        Cause::ConntrackInvalid => dropped::conntrack_invalid(&patient),
-        Cause::FirewallDrop => dropped::firewall_drop(&patient),
-        Cause::StackDrop => dropped::stack_drop(&patient),
-        Cause::UnacknowledgedFin => dropped::unacknowledged_fin(&patient),
-        Cause::FinalAckLost => handshake::final_ack_lost(&patient),
-        Cause::SynackLost => handshake::synack_lost(&patient),
-        Cause::PathMismatch => handshake::path_mismatch(&patient),
-        Cause::ReversePathFiltered => handshake::reverse_path_filtered(&patient),
-        Cause::EmbryonicExpired => handshake::embryonic_expired(&patient),
-        Cause::PeerWindowShut => reader::peer_window_shut(&patient),
-    };
+    let mark = mark.filter(|mark| *mark != 0);
+    let patient = Patient { key, ruling: Some(ruling), owner, mark, is_over, is_forwarded: false, evidence };
+    let mut remedies = remedies_of(&patient, ruling.cause);
     remedies.truncate(MOST_REMEDIES);
     remedies
+}
+
+fn remedies_of(patient: &Patient<'_>, cause: Cause) -> Vec<Remedy> {
+    match cause {
+        Cause::PeerSilent => silent::peer_silent(patient),
+        Cause::PeerUnreachable => silent::peer_unreachable(patient),
+        Cause::WindowProbesUnanswered => silent::window_probes_unanswered(patient),
+        Cause::KeepaliveUnanswered => forgotten::keepalive_unanswered(patient),
+        Cause::PeerReset => forgotten::peer_reset(patient),
+        Cause::PeerRestarted => forgotten::peer_restarted(patient),
+        Cause::ConntrackExpired => forgotten::conntrack_expired(patient),
+        Cause::SourceAddressLost => local::source_address_lost(patient),
+        Cause::LocalSendFailure => local::local_send_failure(patient),
+        Cause::ConntrackBadChecksum => dropped::conntrack_bad_checksum(patient),
+        Cause::ConntrackInvalid => dropped::conntrack_invalid(patient),
+        Cause::FirewallDrop => dropped::firewall_drop(patient),
+        Cause::StackDrop => dropped::stack_drop(patient),
+        Cause::UnacknowledgedFin => dropped::unacknowledged_fin(patient),
+        Cause::FinalAckLost => handshake::final_ack_lost(patient),
+        Cause::SynackLost => handshake::synack_lost(patient),
+        Cause::PathMismatch => handshake::path_mismatch(patient),
+        Cause::ReversePathFiltered => handshake::reverse_path_filtered(patient),
+        Cause::EmbryonicExpired => handshake::embryonic_expired(patient),
+        Cause::PeerWindowShut => reader::peer_window_shut(patient),
+    }
 }
 
 /// Whose connection it is, and how it is.
@@ -83,6 +91,10 @@ struct Patient<'a> {
     /// `SO_MARK`, where there is one.
     mark: Option<u32>,
     is_over: bool,
+    /// Whether this host only forwards it: then its sockets are elsewhere.
+    is_forwarded: bool,
+    /// What was seen of it.
+    evidence: &'a [Evidence],
 }
 
 impl Patient<'_> {

@@ -11,7 +11,8 @@ pub fn risk_remedies(risk: &Risk) -> Vec<Remedy> {
         Holder::Process(owner) => Some(&**owner),
         Holder::NoProcess | Holder::Unknown(_) => None,
     };
-    let patient = Patient { key: &example.key, ruling: None, owner, mark: None, is_over: false };
+    let (is_over, is_forwarded) = (false, false);
+    let patient = Patient { key: &example.key, ruling: None, owner, mark: None, is_over, is_forwarded, evidence: &[] };
     let mut remedies = match risk.kind {
         RiskKind::IdleWithoutKeepalive => idle_without_keepalive(risk, &patient),
         RiskKind::KeepaliveTooLate => keepalive_too_late(risk, &patient),

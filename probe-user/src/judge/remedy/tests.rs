@@ -28,7 +28,7 @@ fn owner(comm: &str) -> Owner {
 
 /// Everything that is said of a connection that goes on waiting, in one text.
 fn said(cause: Cause, key: &ConnectionKey, owner: Option<&Owner>) -> String {
-    let remedies = remedies(key, &ruling(cause, DEFAULT), owner, None, false);
+    let remedies = remedies(key, &ruling(cause, DEFAULT), owner, None, false, &[]);
     remedies.iter().map(|remedy| format!("{remedy:?}\n")).collect()
 }
 
@@ -39,7 +39,7 @@ fn every_cause_has_one_to_five_remedies_whoever_holds_the_socket() {
             for comm in ["haproxy", "beam.smp", "nova-compute", "python3", "curl"] {
                 for (is_over, owner) in [(false, Some(owner(comm))), (true, Some(owner(comm))), (false, None)] {
                     let remedies =
-                        remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), None, is_over);
+                        remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), None, is_over, &[]);
                     assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{cause:?} {comm}");
                     let kills =
                         |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -K"));
@@ -55,7 +55,7 @@ fn what_changes_something_says_what_it_risks_and_a_setting_how_to_make_it_last()
     for cause in Cause::ALL {
         for comm in ["haproxy", "beam.smp", "nova-compute", "curl"] {
             for key in [key(40_000, 5672), key(5672, 40_000)] {
-                for remedy in remedies(&key, &ruling(cause, DEFAULT), Some(&owner(comm)), None, false) {
+                for remedy in remedies(&key, &ruling(cause, DEFAULT), Some(&owner(comm)), None, false, &[]) {
                     assert!(remedy.command.is_none() || remedy.risk.is_some(), "{remedy:?}");
                     assert_eq!(remedy.command.is_some(), remedy.place.is_some(), "{remedy:?}");
                     let sets = remedy.command.as_ref().is_some_and(|command| command.contains("sysctl -w"));
@@ -71,7 +71,8 @@ fn commands_run_in_the_namespace_of_the_owner() {
     assert!(said(Cause::SourceAddressLost, &key(1, 2), Some(&owner("curl"))).contains("nsenter -t 812 -n ip address"));
     let unknown = said(Cause::SourceAddressLost, &key(1, 2), None);
     assert!(!unknown.contains("nsenter") && unknown.contains("in network namespace 1 (`lsns"), "{unknown}");
-    let over = remedies(&key(1, 2), &ruling(Cause::LocalSendFailure, DEFAULT), Some(&owner("curl")), Some(7), true);
+    let over =
+        remedies(&key(1, 2), &ruling(Cause::LocalSendFailure, DEFAULT), Some(&owner("curl")), Some(7), true, &[]);
     assert!(
         over.iter().all(|remedy| remedy.place.as_ref().is_some_and(|place| place.contains("as long as it is alive")))
     );
@@ -80,7 +81,8 @@ fn commands_run_in_the_namespace_of_the_owner() {
 
 #[test]
 fn what_ends_more_than_one_connection_says_so() {
-    let remedies = remedies(&key(1, 2), &ruling(Cause::SourceAddressLost, DEFAULT), Some(&owner("curl")), None, false);
+    let remedies =
+        remedies(&key(1, 2), &ruling(Cause::SourceAddressLost, DEFAULT), Some(&owner("curl")), None, false, &[]);
     let risk = |command: &str| {
         let is_it = |remedy: &&Remedy| remedy.command.as_ref().is_some_and(|it| it.ends_with(command));
         remedies.iter().find(is_it).and_then(|remedy| remedy.risk.clone()).unwrap()
@@ -127,7 +129,7 @@ fn the_broker_is_told_of_heartbeats_and_its_clients_are() {
 #[test]
 fn the_kernels_limit_is_named_only_where_it_decides_and_can_be_lowered() {
     let lowers = |set_by| {
-        let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, None, false);
+        let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, None, false, &[]);
         remedies.iter().any(|remedy| remedy.command.as_ref().is_some_and(|command| command.contains("tcp_retries2=8")))
     };
     assert!(lowers(DEFAULT));

@@ -201,7 +201,7 @@ mod tests {
             Attempt, SynAckRepeat,
             rules::scene::{SEEN_AT, Scene, quiet, stalled},
         },
-        model::{Checksum, ConntrackEntry, ControlMessage, Origin},
+        model::{Checksum, ConntrackEntry, ControlMessage, Origin, Stack},
     };
 
     const RECEIVED: Origin = Origin::Received { ifindex: 3 };
@@ -210,8 +210,10 @@ mod tests {
         EvidenceKind::SegmentDropped(Box::new(DroppedSegment {
             message,
             origin,
+            sequence: 1,
             reason,
             location: 1,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,

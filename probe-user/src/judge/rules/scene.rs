@@ -6,7 +6,7 @@ use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
     model::{
         ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, Interface, Knowledge,
-        MonoTime, NeighbourState, PathStatus, Route, ServiceStatus, SocketRouting, SocketView, TcpState,
+        MonoTime, NeighbourState, PathStatus, Route, ServiceStatus, SocketRouting, SocketView, TcpState, Vantage,
     },
 };
 
@@ -58,6 +58,7 @@ pub(super) struct Scene {
     conntrack: Knowledge<ConntrackStatus>,
     service: Knowledge<ServiceStatus>,
     events_lost: u64,
+    is_forwarded: bool,
 }
 
 impl Scene {
@@ -79,8 +80,13 @@ impl Scene {
     }
 
     /// Something was seen a second after the last.
-    pub(super) fn then(mut self, kind: EvidenceKind) -> Self {
-        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + Duration::from_secs(1));
+    pub(super) fn then(self, kind: EvidenceKind) -> Self {
+        self.later(Duration::from_secs(1), kind)
+    }
+
+    /// Something was seen so long after the last.
+    pub(super) fn later(mut self, wait: Duration, kind: EvidenceKind) -> Self {
+        let at = self.evidence.last().map_or(SEEN_AT, |last| last.at + wait);
         self.evidence.push(Evidence { at, kind });
         self
     }
@@ -136,9 +142,14 @@ impl Scene {
     }
 
     /// Connection tracking has an entry for it, and looks at checksums or not.
-    pub(super) fn tracked(mut self, checksum: Option<bool>) -> Self {
+    pub(super) fn tracked(self, checksum: Option<bool>) -> Self {
+        self.tracked_as(ConntrackState::Established, checksum)
+    }
+
+    /// The same in this state.
+    pub(super) fn tracked_as(mut self, state: ConntrackState, checksum: Option<bool>) -> Self {
         let entry = ConntrackEntry {
-            state: Some(ConntrackState::Established),
+            state: Some(state),
             replied: true,
             assured: true,
             expires_in: Some(Duration::from_secs(400_000)),
@@ -146,6 +157,12 @@ impl Scene {
         };
         let settings = ConntrackSettings { checksum, ..ConntrackSettings::default() };
         self.conntrack = Knowledge::Known(ConntrackStatus::Tracked(entry, settings));
+        self
+    }
+
+    /// This host only forwards it.
+    pub(super) fn forwarded(mut self) -> Self {
+        self.is_forwarded = true;
         self
     }
 
@@ -174,6 +191,7 @@ impl Scene {
             ConnectionKey { netns: 1, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 5672).into() };
         judge(&History {
             key: &key,
+            vantage: if self.is_forwarded { Vantage::Forwarder } else { Vantage::Endpoint },
             socket: &self.socket,
             evidence: &self.evidence,
             path: &self.path,

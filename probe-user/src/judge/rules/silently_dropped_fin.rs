@@ -1,11 +1,14 @@
 //! `silently_dropped_fin`: a FIN, or a RST, was sent and thrown away, and its receiver goes on waiting.
 //!
 //! Required, either a segment that this host dropped for a reason that keeps it from its receiver (`skb:kfree_skb`), and a look at
-//! the receiver's socket after the sender has had time to send it again: it still waits for what was dropped. Or this host's own
-//! FIN, sent again and again without any answer.
+//! the receiver's socket after the sender has had time to send it again: it still waits for what was dropped. Or a segment that
+//! connection tracking held for invalid, more than once or with a receiver that waits for long, where the drop itself was not seen.
+//! Or this host's own FIN, sent again and again without any answer. Of connections that this host only forwards: [`forwarded`].
 //!
 //! Not this verdict: a segment for a connection that this host does not hold; a FIN of which a copy gets through; a duplicate,
 //! which the state of the socket tells; data of the application that is unacknowledged (`retransmit_stalled`).
+
+pub(in crate::judge) mod forwarded;
 
 use std::time::Duration;
 
@@ -32,9 +35,13 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
     let seen_open = history.evidence.iter().rev().find_map(|evidence| {
         matches!(evidence.kind, EvidenceKind::StillOpen { .. }).then_some(evidence.at).filter(|at| *at >= since)
     })?;
-    let (cause, why) = cause(latest, history.conntrack);
-    let mut missing = Vec::new();
     let is_repeated = latest_at > since || seen_open.since(since) >= LONG_ENOUGH_FOR_A_COPY;
+    // One that was not seen to be dropped may be on its way yet.
+    if !latest.reason.is_seen() && !is_repeated {
+        return None;
+    }
+    let (cause, why) = cause(latest, latest_at, history);
+    let mut missing = Vec::new();
     // A RST is sent once.
     if first.message == ControlMessage::Fin && !is_repeated {
         missing.push(MissingEvidence::AnotherCopy);
@@ -44,14 +51,18 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
 }
 
 /// Who is to blame for a drop, and what is not known of that.
-fn cause(segment: &DroppedSegment, conntrack: &Knowledge<ConntrackStatus>) -> (Cause, Option<MissingEvidence>) {
-    if !segment.reason.is_filter() {
+fn cause(segment: &DroppedSegment, at: MonoTime, history: &History<'_>) -> (Cause, Option<MissingEvidence>) {
+    if segment.reason.is_seen() && !segment.reason.is_filter() {
         return (Cause::StackDrop, None);
+    }
+    if let Some(invalid) = Evidence::why_invalid(history.evidence, at, segment) {
+        let cause = if invalid.is_about_checksum() { Cause::ConntrackBadChecksum } else { Cause::ConntrackInvalid };
+        return (cause, (!segment.reason.is_seen()).then_some(MissingEvidence::WhoDropped));
     }
     if segment.is_tracked == Some(true) {
         return (Cause::FirewallDrop, None);
     }
-    let settings = match conntrack {
+    let settings = match history.conntrack {
         Knowledge::Known(ConntrackStatus::Tracked(_, settings) | ConntrackStatus::Forgotten(settings)) => settings,
         Knowledge::Known(ConntrackStatus::Inactive) => return (Cause::FirewallDrop, None),
         Knowledge::NotAsked | Knowledge::Unavailable(_) => {
@@ -71,6 +82,11 @@ fn invalid(segment: &DroppedSegment, settings: &ConntrackSettings) -> (Cause, Op
         // `tcp_error()`, `net/netfilter/nf_conntrack_proto_tcp.c`: looked at first of all.
         (Checksum::Wrong { .. }, Some(true)) => (Cause::ConntrackBadChecksum, None),
         (Checksum::Wrong { .. }, None) => (Cause::ConntrackBadChecksum, Some(MissingEvidence::WhyInvalid)),
+        // `nf_checksum()` takes the length of what the kernel holds, padding and all, where nothing has cut it off before: then it finds
+        // the sum wrong that the receiver finds right.
+        (Checksum::Right, Some(true) | None) if segment.padding_bytes() > 0 => {
+            (Cause::ConntrackBadChecksum, Some(MissingEvidence::WhyInvalid))
+        }
         (Checksum::NotVerifiable, Some(true) | None) => (Cause::ConntrackInvalid, Some(MissingEvidence::WhyInvalid)),
         (Checksum::Right | Checksum::Offloaded, _) | (_, Some(false)) => (Cause::ConntrackInvalid, None),
     }
@@ -109,15 +125,17 @@ mod tests {
     use super::*;
     use crate::{
         judge::rules::scene::{SEEN_AT, Scene, quiet, stalled},
-        model::{DropReason, Origin, PendingTimer, SocketTimer, SocketView},
+        model::{DropReason, InvalidSegment, Origin, PendingTimer, SocketTimer, SocketView, Stack},
     };
 
     fn fin() -> DroppedSegment {
         DroppedSegment {
             message: ControlMessage::Fin,
             origin: Origin::Received { ifindex: 2 },
+            sequence: 1,
             reason: DropReason::NetfilterDrop,
             location: 1,
+            stack: Stack::default(),
             function: None,
             stated_bytes: 40,
             actual_bytes: 40,
@@ -174,6 +192,14 @@ mod tests {
     }
 
     #[test]
+    fn a_right_checksum_is_wrong_to_who_takes_the_padding_into_it() {
+        let padded = DroppedSegment { actual_bytes: 46, ..fin() };
+        assert_eq!(blamed(padded.clone()), (Cause::ConntrackBadChecksum, vec![MissingEvidence::WhyInvalid]));
+        let unlooked = drop_of(padded).then(STILL_OPEN).then(STILL_OPEN).tracked(Some(false)).judge().unwrap();
+        assert_eq!(unlooked.cause, Cause::ConntrackInvalid);
+    }
+
+    #[test]
     fn a_segment_that_connection_tracking_accepts_or_never_sees_is_dropped_by_a_rule() {
         assert_eq!(blamed(DroppedSegment { is_tracked: Some(true), ..fin() }), (Cause::FirewallDrop, vec![]));
         assert_eq!(
@@ -182,6 +208,44 @@ mod tests {
         );
         let unasked = drop_of(fin()).then(STILL_OPEN).then(STILL_OPEN).judge().unwrap();
         assert_eq!((unasked.cause, unasked.missing), (Cause::FirewallDrop, vec![MissingEvidence::Tracking]));
+    }
+
+    /// What connection tracking has told of the segment.
+    fn held(why: &str, segment: DroppedSegment) -> EvidenceKind {
+        let segment = DroppedSegment { reason: DropReason::Unseen, ..segment };
+        let why = why.to_owned();
+        EvidenceKind::SegmentInvalid(Box::new(InvalidSegment { segment, why, zone: Some(3), hook: None }))
+    }
+
+    #[test]
+    fn what_connection_tracking_tells_decides_over_what_the_packet_shows() {
+        let blamed = |why: &str, later| {
+            let with_data = DroppedSegment { checksum: Checksum::NotVerifiable, data_bytes: 9, ..fin() };
+            let dropped = EvidenceKind::SegmentDropped(Box::new(with_data.clone()));
+            let scene = drop_of(with_data.clone()).then(held(why, with_data)).later(later, dropped);
+            let ruling = scene.tracked(Some(true)).judge().unwrap();
+            (ruling.cause, ruling.missing)
+        };
+        let at_once = Duration::from_micros(20);
+        assert_eq!(blamed("bad checksum", at_once), (Cause::ConntrackBadChecksum, vec![]));
+        assert_eq!(blamed("invalid tcp flag combination", at_once), (Cause::ConntrackInvalid, vec![]));
+        let unknown = (Cause::ConntrackInvalid, vec![MissingEvidence::WhyInvalid]);
+        assert_eq!(blamed("bad checksum", Duration::from_millis(200)), unknown, "another packet");
+    }
+
+    #[test]
+    fn what_is_held_for_invalid_and_never_seen_to_be_dropped_is_told_when_its_receiver_waits_for_long() {
+        let invalid = || Scene::default().then(held("bad checksum", fin()));
+        assert_eq!(invalid().judge(), None);
+        assert_eq!(invalid().then(STILL_OPEN).judge(), None, "its receiver may just not have got to it");
+        assert_eq!(invalid().then(STILL_OPEN).then(EvidenceKind::SegmentGotThrough).judge(), None);
+        for scene in [invalid().then(STILL_OPEN).then(STILL_OPEN).then(STILL_OPEN), {
+            invalid().then(held("bad checksum", fin())).then(STILL_OPEN)
+        }] {
+            let ruling = scene.judge().unwrap();
+            assert_eq!((ruling.cause, ruling.confidence), (Cause::ConntrackBadChecksum, Confidence::Suspected));
+            assert_eq!(ruling.missing, [MissingEvidence::WhoDropped]);
+        }
     }
 
     #[test]

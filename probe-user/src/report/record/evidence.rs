@@ -2,10 +2,14 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::Serialize;
 
-use super::socket::SocketBody;
+use super::{
+    finding::{EndpointBody, endpoint},
+    place::PlaceBody,
+    socket::SocketBody,
+};
 use crate::{
     judge::{Evidence, EvidenceKind},
-    model::{ConntrackState, Origin},
+    model::{ConntrackState, DroppedSegment, NetfilterHook},
     report::WallClock,
 };
 
@@ -85,6 +89,10 @@ pub enum EvidenceData {
     Dropped {
         /// `FIN`, `RST`, `SYN`, `SYN-ACK`, `ACK` or `data`.
         message: &'static str,
+        /// Its sequence number: the copies of a FIN have the same, unless they carry data.
+        sequence: u32,
+        /// Who sent it, of a connection that is only forwarded; else `null`.
+        sender: Option<EndpointBody>,
         /// Index of the interface it came in by; `null` for one that this host has sent.
         ingress_ifindex: Option<u32>,
         /// The kernel's name for why, without `SKB_DROP_REASON_`.
@@ -101,6 +109,33 @@ pub enum EvidenceData {
         checksum: &'static str,
         /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
         tracked: Option<bool>,
+    },
+    /// `drop_place`.
+    Place(PlaceBody),
+    /// `segment_invalid`.
+    Invalid {
+        /// `FIN` or `RST`.
+        message: &'static str,
+        /// As in `segment_dropped`.
+        sequence: u32,
+        /// As in `segment_dropped`.
+        sender: Option<EndpointBody>,
+        /// Index of the interface it came in by; `null` for one that this host has sent.
+        ingress_ifindex: Option<u32>,
+        /// Why connection tracking held it for invalid, in the kernel's words.
+        why: String,
+        /// The hook of netfilter on which it was looked at; `null` where the kernel does not tell.
+        hook: Option<&'static str>,
+        /// The zone of the connection it was taken for; `null` where none was looked for.
+        zone: Option<u16>,
+        /// As in `segment_dropped`.
+        stated_bytes: u32,
+        /// As in `segment_dropped`.
+        actual_bytes: u32,
+        /// As in `segment_dropped`.
+        data_bytes: u32,
+        /// As in `segment_dropped`.
+        checksum: &'static str,
     },
     /// `syn_ack_retransmission`: before this one; `null` where the kernel does not tell.
     SynAckRepeat {
@@ -125,6 +160,15 @@ pub enum EvidenceData {
     StillOpen {
         /// The socket's state.
         state: &'static str,
+    },
+    /// `end_waits`.
+    EndWaits {
+        /// Inode number of the receiver's network namespace.
+        netns: u32,
+        /// The receiver's state.
+        state: &'static str,
+        /// Who sent what it waits for.
+        sender: EndpointBody,
     },
     /// `socket_error`.
     Error {
@@ -167,10 +211,9 @@ impl EvidenceBody {
             }
             EvidenceKind::SegmentDropped(segment) => EvidenceData::Dropped {
                 message: segment.message.name(),
-                ingress_ifindex: match segment.origin {
-                    Origin::Received { ifindex } => Some(ifindex),
-                    Origin::Sent => None,
-                },
+                sequence: segment.sequence,
+                sender: sender(segment),
+                ingress_ifindex: segment.ingress_ifindex(),
                 reason: segment.reason.kernel_name(),
                 function: segment.function.clone(),
                 stated_bytes: segment.stated_bytes,
@@ -178,6 +221,20 @@ impl EvidenceBody {
                 data_bytes: segment.data_bytes,
                 checksum: segment.checksum.name(),
                 tracked: segment.is_tracked,
+            },
+            EvidenceKind::DropPlace(place) => EvidenceData::Place(PlaceBody::new(place)),
+            EvidenceKind::SegmentInvalid(invalid) => EvidenceData::Invalid {
+                message: invalid.segment.message.name(),
+                sequence: invalid.segment.sequence,
+                sender: sender(&invalid.segment),
+                ingress_ifindex: invalid.segment.ingress_ifindex(),
+                why: invalid.why.clone(),
+                hook: invalid.hook.map(NetfilterHook::name),
+                zone: invalid.zone,
+                stated_bytes: invalid.segment.stated_bytes,
+                actual_bytes: invalid.segment.actual_bytes,
+                data_bytes: invalid.segment.data_bytes,
+                checksum: invalid.segment.checksum.name(),
             },
             EvidenceKind::SynAckRetransmission(repeat) => {
                 EvidenceData::SynAckRepeat { timeouts: repeat.timeouts, syn_repeats: repeat.syn_repeats() }
@@ -188,6 +245,9 @@ impl EvidenceBody {
             },
             EvidenceKind::PeerConnected { count } => EvidenceData::PeerConnected { connections: *count },
             EvidenceKind::StillOpen { state } => EvidenceData::StillOpen { state: state.name() },
+            EvidenceKind::EndWaits(end) => {
+                EvidenceData::EndWaits { netns: end.netns, state: end.state.name(), sender: endpoint(end.sender) }
+            }
             EvidenceKind::SocketError { error } => EvidenceData::Error { errno: *error },
             EvidenceKind::LocalAddressGone
             | EvidenceKind::SynReceived
@@ -199,6 +259,10 @@ impl EvidenceBody {
         };
         Self { time: clock.rfc3339(evidence.at), kind: evidence.kind.name(), text: evidence.kind.to_string(), data }
     }
+}
+
+fn sender(segment: &DroppedSegment) -> Option<EndpointBody> {
+    segment.origin.forwarded_sender().map(endpoint)
 }
 
 fn seconds(duration: Option<Duration>) -> Option<u64> {

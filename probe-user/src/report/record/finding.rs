@@ -5,14 +5,15 @@ use uuid::Uuid;
 
 use super::{
     evidence::EvidenceBody,
+    forwarded::ForwardedBody,
     owner::{OwnerBody, owner},
     path::PathBody,
     socket::{SocketBody, milliseconds},
 };
 use crate::{
     case::{Finding, FindingId, FindingState, Outcome},
-    judge::{Deadline, DeadlineSource, MissingEvidence, Remedy, remedies},
-    model::TcpState,
+    judge::{Deadline, DeadlineSource, MissingEvidence, Remedy},
+    model::{TcpState, Vantage},
     report::{Host, WallClock},
 };
 
@@ -31,10 +32,13 @@ pub struct FindingBody {
     pub cause: &'static str,
     /// `suspected` or `confirmed`.
     pub confidence: &'static str,
-    /// `endpoint`: this host holds the socket.
+    /// `endpoint`: this host holds the socket; `forwarder`: it only forwards the connection's packets.
     pub vantage: &'static str,
     /// Which connection.
-    pub connection: ConnectionBody,
+    pub connection: SeenConnectionBody,
+    /// Other open findings of this run about the same connection, by its Community ID: seen from its other end, or where it is
+    /// forwarded.
+    pub related: Vec<Uuid>,
     /// The process that holds the socket; `null` when not known, see `owner_unavailable`.
     pub owner: Option<OwnerBody>,
     /// Why there is no owner; `null` when there is one.
@@ -59,7 +63,17 @@ pub struct FindingBody {
     pub truncated: bool,
 }
 
-/// Which connection.
+/// Which connection, by `vantage`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum SeenConnectionBody {
+    /// `endpoint`.
+    Endpoint(ConnectionBody),
+    /// `forwarder`.
+    Forwarder(ForwardedBody),
+}
+
+/// A connection whose socket this host holds.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConnectionBody {
     /// Inode number of the network namespace.
@@ -132,22 +146,29 @@ pub struct RemedyBody {
 }
 
 impl FindingBody {
-    pub(super) fn new(finding: &Finding, host: &Host, clock: &WallClock) -> Self {
+    pub(super) fn new(finding: &Finding, finding_id: Uuid, related: Vec<Uuid>, clock: &WallClock) -> Self {
         let (state, outcome) = match finding.state {
             FindingState::Opened => ("opened", None),
             FindingState::Updated => ("updated", None),
             FindingState::Closed(outcome) => ("closed", Some(outcome)),
         };
-        let (owner, owner_unavailable) = owner(&finding.owner);
+        let (owner, owner_unavailable) = match finding.vantage() {
+            Vantage::Endpoint => owner(&finding.owner),
+            Vantage::Forwarder => (None, Some("this host only forwards the connection".to_owned())),
+        };
         Self {
-            finding_id: finding_id(&finding.id, host),
+            finding_id,
             state,
             outcome: outcome.map(Outcome::name),
             verdict: finding.ruling.verdict.name(),
             cause: finding.ruling.cause.name(),
             confidence: finding.ruling.confidence.name(),
-            vantage: "endpoint",
-            connection: connection(finding),
+            vantage: finding.vantage().name(),
+            connection: match &finding.flow {
+                None => SeenConnectionBody::Endpoint(connection(finding)),
+                Some(flow) => SeenConnectionBody::Forwarder(ForwardedBody::new(flow)),
+            },
+            related,
             owner,
             owner_unavailable,
             since: clock.rfc3339(finding.ruling.since),
@@ -157,23 +178,14 @@ impl FindingBody {
             evidence: finding.evidence.iter().map(|evidence| EvidenceBody::new(evidence, clock)).collect(),
             evidence_left_out: finding.evidence_left_out,
             missing_evidence: finding.ruling.missing.iter().map(missing_body).collect(),
-            remedies: remedies(
-                &finding.id.key,
-                &finding.ruling,
-                finding.owner.process(),
-                finding.mark(),
-                outcome.is_some(),
-            )
-            .into_iter()
-            .map(remedy_body)
-            .collect(),
+            remedies: finding.remedies().into_iter().map(remedy_body).collect(),
             truncated: outcome == Some(Outcome::Evicted),
         }
     }
 }
 
 /// A name-based UUID of boot, connection, socket and opening time.
-fn finding_id(id: &FindingId, host: &Host) -> Uuid {
+pub(super) fn finding_id(id: &FindingId, host: &Host) -> Uuid {
     let cookie = id.cookie.map_or(0, |cookie| cookie.0);
     let name =
         format!("{}|{}|{}|{cookie}|{}|{}", id.key.netns, id.key.local, id.key.remote, id.opened_at.as_ns(), id.case);

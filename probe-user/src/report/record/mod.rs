@@ -6,15 +6,21 @@
 mod coverage;
 mod evidence;
 mod finding;
+mod forwarded;
 mod owner;
 mod path;
+mod place;
+mod related;
 mod risk;
 mod socket;
 mod summary;
 
 pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody, ScanBody, SelfTestBody};
 pub use evidence::{EvidenceBody, EvidenceData};
-pub use finding::{ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody};
+pub use finding::{
+    ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody, SeenConnectionBody,
+};
+pub use forwarded::{EndBody, ForwardedBody, PortBody, PortOwnerBody};
 use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
@@ -74,12 +80,13 @@ pub struct Recorder {
     host: Host,
     clock: WallClock,
     next_seq: u64,
+    related: related::Related,
 }
 
 impl Recorder {
     /// A recorder that has made none yet.
     pub fn new(host: Host, clock: WallClock) -> Self {
-        Self { host, clock, next_seq: 0 }
+        Self { host, clock, next_seq: 0, related: related::Related::default() }
     }
 
     /// The clock that the records' times are told by.
@@ -94,7 +101,9 @@ impl Recorder {
 
     /// A change of a finding.
     pub fn finding(&mut self, finding: &Finding) -> Record {
-        let body = FindingBody::new(finding, &self.host, &self.clock);
+        let id = finding::finding_id(&finding.id, &self.host);
+        let related = self.related.of(finding, id);
+        let body = FindingBody::new(finding, id, related, &self.clock);
         self.record("finding", finding.at, Body::Finding(Box::new(body)))
     }
 

@@ -1,0 +1,189 @@
+//! What is asked about a flow, and what the answers say.
+
+use super::Flow;
+use crate::{
+    case::{dropped::trace, finding::OwnerKnowledge},
+    judge::{Evidence, EvidenceKind},
+    model::{
+        ConntrackStatus, DropPlace, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Owner,
+        Question, WaitingEnd,
+    },
+};
+
+impl Flow {
+    /// Everything there is to ask; of what does not change, once.
+    pub(in crate::case) fn questions(&mut self) -> Vec<Question> {
+        let key = self.asked_as;
+        let mut questions = vec![Question::FlowConntrack { key, zone: self.key.zone }, self.ask_ends()];
+        (self.awaited.conntrack, self.awaited.ends) = (true, true);
+        let latest = self.latest_dropped();
+        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
+            && self.path == Knowledge::NotAsked
+        {
+            self.awaited.path = true;
+            questions.push(Question::ForwardPath { key, ingress_ifindex });
+        }
+        if let Some((at, _, segment)) = latest {
+            if !self.has_asked_place
+                && let Some(trace) = trace(self.evidence.as_slice(), at, &segment)
+            {
+                (self.has_asked_place, self.awaited.place) = (true, true);
+                questions.push(Question::DropPlace { key, trace });
+            }
+            let address = segment.location;
+            if address != 0 && segment.function.is_none() && self.function_asked != Some(address) {
+                self.function_asked = Some(address);
+                self.awaited.function = true;
+                questions.push(Question::Function { key, address });
+            }
+        }
+        questions
+    }
+
+    fn ask_ends(&self) -> Question {
+        let key = self.asked_as;
+        let (receiver, sender) = match self.entries().first() {
+            Some(flow) => (flow.socket_of(key.local), flow.socket_of(key.remote)),
+            None => ((key.local, key.remote), (key.remote, key.local)),
+        };
+        Question::FlowEnds { key, receiver, sender }
+    }
+
+    /// Takes in which way it goes. `false` when it is for this host after all: then it is not forwarded.
+    pub(in crate::case) fn take_path(&mut self, path: Knowledge<ForwardPath>) -> bool {
+        self.awaited.path = false;
+        self.path = path;
+        !matches!(&self.path, Knowledge::Known(path) if path.ends_here)
+    }
+
+    /// Takes in which function is at an address.
+    pub(in crate::case) fn take_function(&mut self, address: u64, name: Option<&str>) {
+        self.awaited.function = false;
+        self.evidence.name_function(address, name);
+    }
+
+    /// Takes in where it was dropped.
+    pub(in crate::case) fn take_place(&mut self, now: MonoTime, place: Result<DropPlace, String>) {
+        self.awaited.place = false;
+        if let Ok(place) = place {
+            self.note(now, EvidenceKind::DropPlace(Box::new(place)));
+        }
+    }
+
+    /// Takes in what connection tracking knows. Where it translates addresses, the ends are other sockets than the packet says: the
+    /// question for them.
+    pub(in crate::case) fn take_conntrack(
+        &mut self,
+        now: MonoTime,
+        conntrack: Knowledge<FlowConntrack>,
+    ) -> Option<Question> {
+        self.awaited.conntrack = false;
+        let asked_before = self.ask_ends();
+        self.conntrack = conntrack;
+        let status = match &self.conntrack {
+            Knowledge::Known(conntrack) => Knowledge::Known(conntrack.status()),
+            Knowledge::Unavailable(why) => Knowledge::Unavailable(why.clone()),
+            Knowledge::NotAsked => Knowledge::NotAsked,
+        };
+        let before = std::mem::replace(&mut self.status, status);
+        self.note_conntrack(now, &before);
+        if let Knowledge::Known(conntrack) = &self.conntrack {
+            self.first_conntrack.get_or_insert_with(|| conntrack.clone());
+        }
+        if let [flow, others @ ..] = self.entries() {
+            let (initiator, responder) = flow.original;
+            let zone = others.is_empty().then_some(flow.entry.zone);
+            // It keeps the name that it was first given.
+            if !self.is_direction_known {
+                self.key = FlowKey { zone, initiator, responder, ..self.key };
+                self.is_direction_known = true;
+            }
+        }
+        let asked_now = self.ask_ends();
+        (asked_now != asked_before).then(|| {
+            self.awaited.ends = true;
+            asked_now
+        })
+    }
+
+    /// What connection tracking says is evidence when it is first told, and when it changes.
+    fn note_conntrack(&mut self, now: MonoTime, before: &Knowledge<ConntrackStatus>) {
+        let state = |status: &Knowledge<ConntrackStatus>| match status {
+            Knowledge::Known(ConntrackStatus::Tracked(entry, _)) => Some(Some(entry.state)),
+            Knowledge::Known(ConntrackStatus::Forgotten(_)) => Some(None),
+            Knowledge::Known(ConntrackStatus::Inactive) | Knowledge::NotAsked | Knowledge::Unavailable(_) => None,
+        };
+        if state(before) == state(&self.status) {
+            return;
+        }
+        match self.status {
+            Knowledge::Known(ConntrackStatus::Tracked(entry, _)) => self.note(now, EvidenceKind::ConntrackEntry(entry)),
+            Knowledge::Known(ConntrackStatus::Forgotten(settings)) => {
+                self.note(now, EvidenceKind::ConntrackEntryMissing(settings));
+            }
+            Knowledge::Known(ConntrackStatus::Inactive) | Knowledge::NotAsked | Knowledge::Unavailable(_) => {}
+        }
+    }
+
+    /// Takes in which sockets of this host are its ends; the question who holds that of the receiver.
+    pub(in crate::case) fn take_ends(&mut self, now: MonoTime, ends: FlowEnds) -> Option<Question> {
+        self.awaited.ends = false;
+        let before = std::mem::replace(&mut self.ends, ends);
+        let (receiver, sender) = (self.asked_as.local, self.asked_as.remote);
+        let seen = [
+            (sender, before.receiver.is_some(), self.ends.receiver.clone()),
+            (receiver, before.sender.is_some(), self.ends.sender.clone()),
+        ];
+        for (sender, was_there, end) in seen {
+            let Some((_, segment)) = Evidence::dropped_from(self.evidence.as_slice(), sender).pop() else { continue };
+            match end {
+                Some(end) if segment.is_missed_in(end.status.state) => {
+                    let state = end.status.state;
+                    self.note_waiting(now, WaitingEnd { netns: end.netns, sender, state });
+                }
+                Some(_) => {}
+                None if was_there => self.note(now, EvidenceKind::SocketGone),
+                None => {}
+            }
+        }
+        self.ask_owner()
+    }
+
+    /// Asks once who holds the receiver's socket.
+    fn ask_owner(&mut self) -> Option<Question> {
+        let key = self.asked_as;
+        let receiver = if self.sender()? == key.remote { &self.ends.receiver } else { &self.ends.sender };
+        let inode = u64::from(receiver.as_ref()?.status.inode);
+        if inode == 0 || self.receiver_owner.0 == inode {
+            return None;
+        }
+        self.receiver_owner = (inode, OwnerKnowledge::NotAsked);
+        self.awaited.owner = true;
+        Some(Question::Owner { key, inode })
+    }
+
+    /// Whether it was asked who holds the receiver's socket.
+    pub(in crate::case) const fn awaits_owner(&self) -> bool {
+        self.awaited.owner
+    }
+
+    /// Takes in who holds the receiver's socket, if that was asked.
+    pub(in crate::case) fn take_owner(&mut self, owner: Result<Option<Owner>, String>) {
+        if std::mem::take(&mut self.awaited.owner) {
+            self.receiver_owner.1 = match owner {
+                Ok(Some(owner)) => OwnerKnowledge::Process(owner),
+                Ok(None) => OwnerKnowledge::NoProcess,
+                Err(why) => OwnerKnowledge::Unavailable(why),
+            };
+        }
+    }
+
+    fn note_waiting(&mut self, at: MonoTime, end: WaitingEnd) {
+        let kind = EvidenceKind::EndWaits(end);
+        if self.evidence.as_slice().last().is_some_and(|last| last.kind == kind) {
+            self.evidence.replace_latest(Evidence { at, kind });
+        } else {
+            self.note(at, kind);
+        }
+    }
+}

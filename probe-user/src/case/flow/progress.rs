@@ -1,0 +1,120 @@
+use std::{net::SocketAddr, time::Duration};
+
+use super::Flow;
+use crate::{
+    judge::{Evidence, EvidenceKind},
+    model::{
+        ConntrackState, ControlMessage, Direction, FlowConntrack, HostEnd, Knowledge, MonoTime, TcpState, TrackedFlow,
+    },
+};
+
+/// A kernel timer may fire an eighth later than computed (`kernel/time/timer.c`), and events come in batches.
+const SLACK: Duration = Duration::from_millis(300);
+/// `TCP_RTO_MAX`.
+const RTO_MAX: Duration = Duration::from_secs(120);
+/// A sender without a process gives a FIN up after so many retransmissions (`tcp_orphan_retries`): silence then says nothing.
+const GIVES_UP_AT: usize = 8;
+
+/// What has become of what was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::case) enum Progress {
+    /// Nothing shows that a copy got through.
+    None,
+    /// A copy got through.
+    GotThrough,
+    /// The connection is over, or its sender has given up: how it ended was not seen.
+    Over,
+}
+
+impl Flow {
+    /// What has become of it, as of `now`.
+    pub(in crate::case) fn progress(&self, now: MonoTime) -> Progress {
+        let Some(sender) = self.sender() else { return Progress::Over };
+        let dropped = Evidence::dropped_from(self.evidence.as_slice(), sender);
+        let Some((latest_at, latest)) = dropped.last().copied() else { return Progress::Over };
+        let (receiver, its_sender) = if sender == self.asked_as.remote {
+            (&self.ends.receiver, &self.ends.sender)
+        } else {
+            (&self.ends.sender, &self.ends.receiver)
+        };
+        if let Some(end) = receiver {
+            return if latest.is_missed_in(end.status.state) { Progress::None } else { Progress::GotThrough };
+        }
+        if latest.message == ControlMessage::Fin && its_sender.as_ref().is_some_and(is_acknowledged) {
+            return Progress::GotThrough;
+        }
+        // A segment that connection tracking accepts moves its entry on, and a rule may drop it then.
+        let follows = latest.is_tracked == Some(false);
+        let moved = if follows { self.conntrack_moved(sender) } else { Progress::None };
+        if moved != Progress::None {
+            return moved;
+        }
+        let is_gone = self.evidence.as_slice().iter().any(|evidence| evidence.kind == EvidenceKind::SocketGone);
+        match latest.message {
+            ControlMessage::Reset if is_gone => Progress::Over,
+            ControlMessage::Reset => Progress::None,
+            ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => Progress::None,
+            ControlMessage::Fin => {
+                let times: Vec<_> = dropped.iter().map(|(at, _)| *at).collect();
+                let is_silent = now > latest_at + time_for_two_more(&times);
+                match (is_silent, follows && self.is_known_open() && !is_gone) {
+                    (false, _) | (true, true) => Progress::None,
+                    (true, false) if times.len() > GIVES_UP_AT => Progress::Over,
+                    (true, false) => Progress::GotThrough,
+                }
+            }
+        }
+    }
+
+    /// Whether connection tracking still says that the connection is open.
+    fn is_known_open(&self) -> bool {
+        self.entries().iter().any(|flow| flow.entry.state.is_some_and(is_open))
+    }
+
+    /// What the entries' states say of a segment that was invalid to connection tracking: one that it accepts moves them on.
+    fn conntrack_moved(&self, sender: SocketAddr) -> Progress {
+        let (Some(first), Knowledge::Known(now)) = (&self.first_conntrack, &self.conntrack) else {
+            return Progress::None;
+        };
+        if !first.entries().is_empty() && now.entries().is_empty() {
+            return Progress::Over;
+        }
+        let has_moved = |flow: &TrackedFlow| {
+            let before = entry_of(first, flow);
+            before.is_some_and(|before| has_followed(before, flow, flow.direction_from(sender)))
+        };
+        // In every zone: the one that held it for invalid is among them.
+        let all_moved = !now.entries().is_empty() && now.entries().iter().all(has_moved);
+        if all_moved { Progress::GotThrough } else { Progress::None }
+    }
+}
+
+fn entry_of<'a>(conntrack: &'a FlowConntrack, flow: &TrackedFlow) -> Option<&'a TrackedFlow> {
+    conntrack.entries().iter().find(|before| before.entry.zone == flow.entry.zone)
+}
+
+/// Whether a FIN from this direction, or what ends the connection, has passed between the two.
+fn has_followed(before: &TrackedFlow, now: &TrackedFlow, direction: Direction) -> bool {
+    let is_ended = |flow: &TrackedFlow| flow.entry.state.is_some_and(|state| state > ConntrackState::CloseWait);
+    now.closed_by == Some(direction) && before.closed_by != Some(direction) || is_ended(now) && !is_ended(before)
+}
+
+fn is_open(state: ConntrackState) -> bool {
+    state <= ConntrackState::CloseWait
+}
+
+/// Whether the FIN that this end has sent is acknowledged.
+const fn is_acknowledged(end: &HostEnd) -> bool {
+    matches!(end.status.state, TcpState::FinWait2 | TcpState::TimeWait)
+}
+
+/// How long after the latest copy two more are due: the gaps double (RFC 6298 section 5.5).
+fn time_for_two_more(copies: &[MonoTime]) -> Duration {
+    let gap = match copies {
+        [.., before, latest] => latest.since(*before),
+        _ => return super::WAIT_FOR_A_COPY,
+    };
+    let next = gap.saturating_mul(2).min(RTO_MAX);
+    let both = next.saturating_add(next.saturating_mul(2).min(RTO_MAX));
+    both.saturating_add(both / 8).saturating_add(SLACK)
+}

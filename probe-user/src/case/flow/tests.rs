@@ -1,0 +1,320 @@
+use std::time::Duration;
+
+use super::{super::dropped::tests::dropped_fin, *};
+use crate::{
+    case::{Output, Tracker},
+    judge::{Cause, Confidence},
+    model::{
+        Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd,
+        Interface, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
+    },
+};
+
+const IN: u32 = 3;
+
+fn client() -> SocketAddr {
+    ([10, 0, 0, 1], 40_000).into()
+}
+
+fn server() -> SocketAddr {
+    ([10, 0, 0, 2], 5672).into()
+}
+
+/// Of a packet from the server to the client.
+fn key() -> ConnectionKey {
+    ConnectionKey { netns: 1, local: client(), remote: server() }
+}
+
+fn back() -> ConnectionKey {
+    ConnectionKey { netns: 1, local: server(), remote: client() }
+}
+
+fn at(ms: u64) -> MonoTime {
+    MonoTime::from_ns(1_000_000_000_000 + ms * 1_000_000)
+}
+
+fn segment(is_tracked: bool) -> DroppedSegment {
+    DroppedSegment { is_tracked: Some(is_tracked), ..dropped_fin(Origin::Received { ifindex: IN }) }
+}
+
+fn drop_at(ms: u64, key: ConnectionKey, segment: DroppedSegment) -> Event {
+    let kind = EventKind::SegmentDropped(Box::new(segment));
+    Event::Connection(ConnectionEvent { at: at(ms), key, socket: SocketView::default(), kind })
+}
+
+fn entry(state: ConntrackState, zone: u16, closed_by: Option<Direction>) -> TrackedFlow {
+    let entry = ConntrackEntry { state: Some(state), replied: true, assured: true, expires_in: None, zone };
+    TrackedFlow { entry, original: (client(), server()), reply: (server(), client()), closed_by }
+}
+
+fn end(state: TcpState) -> HostEnd {
+    let status = SocketStatus { state, inode: 9, retransmits: 0, probes: 0, timer: None, heard_ago: Duration::ZERO };
+    HostEnd { netns: 8, status }
+}
+
+/// What the witnesses say whenever they are asked.
+#[derive(Clone, Default)]
+struct World {
+    entries: Vec<TrackedFlow>,
+    is_tracking: bool,
+    ends: FlowEnds,
+    ends_here: bool,
+}
+
+impl World {
+    fn tracked(state: ConntrackState) -> Self {
+        Self { entries: vec![entry(state, 5, None)], is_tracking: true, ..Self::default() }
+    }
+
+    fn with_receiver(self, state: TcpState) -> Self {
+        Self { ends: FlowEnds { receiver: Some(end(state)), sender: None }, ..self }
+    }
+
+    fn answer(&self, question: &Question) -> Answer {
+        match *question {
+            Question::Socket { key, .. } => Answer::Socket { key, lookup: SocketLookup::Gone },
+            Question::FlowConntrack { key, .. } => {
+                let active = FlowConntrack::Active(self.entries.clone(), ConntrackSettings::default());
+                let conntrack = if self.is_tracking { active } else { FlowConntrack::Inactive };
+                Answer::FlowConntrack { key, conntrack: Ok(conntrack) }
+            }
+            Question::FlowEnds { key, .. } => Answer::FlowEnds { key, ends: self.ends.clone() },
+            Question::ForwardPath { key, ingress_ifindex } => {
+                let port = |index, name: &str| {
+                    Some(Port { interface: Interface { index, name: name.to_owned() }, behind: None })
+                };
+                let (ingress, egress) = (port(ingress_ifindex, "uplink"), port(4, "tap0"));
+                Answer::ForwardPath { key, path: Ok(ForwardPath { ends_here: self.ends_here, ingress, egress }) }
+            }
+            Question::Function { key, address } => {
+                Answer::Function { key, address, function: Ok(Some("nft_do_chain".to_owned())) }
+            }
+            Question::Owner { key, inode } => {
+                let pid = u32::try_from(inode).unwrap();
+                Answer::Owner { key, owner: Ok(Some(Owner { pid, ..Owner::default() })) }
+            }
+            Question::DropPlace { key, .. } => Answer::DropPlace { key, place: Err("not found".to_owned()) },
+            Question::Path { .. } | Question::Conntrack { .. } | Question::Service { .. } => {
+                panic!("not of a flow: {question:?}")
+            }
+        }
+    }
+}
+
+/// A tracker with its witnesses.
+struct Lab {
+    tracker: Tracker,
+    world: World,
+    now: MonoTime,
+    findings: Vec<Finding>,
+}
+
+impl Lab {
+    fn new(world: World) -> Self {
+        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new() }
+    }
+
+    /// Lets time pass, and answers whatever is asked.
+    fn run_until(&mut self, ms: u64) {
+        loop {
+            self.settle();
+            match self.tracker.poll_timeout() {
+                Some(due) if due <= at(ms) => {
+                    self.now = self.now.max(due);
+                    self.tracker.handle_timeout(due);
+                }
+                Some(_) | None => break,
+            }
+        }
+        self.now = at(ms);
+    }
+
+    fn settle(&mut self) {
+        while let Some(output) = self.tracker.poll_output() {
+            match output {
+                Output::Finding(finding) => self.findings.push(*finding),
+                Output::Question(question) => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+            }
+        }
+    }
+
+    fn drops(&mut self, copies: impl IntoIterator<Item = u64>, key: ConnectionKey, segment: &DroppedSegment) {
+        for ms in copies {
+            self.run_until(ms);
+            self.tracker.handle_event(drop_at(ms, key, segment.clone()));
+        }
+        self.settle();
+    }
+
+    fn states(&self) -> Vec<(FindingState, Confidence)> {
+        self.findings.iter().map(|finding| (finding.state, finding.ruling.confidence)).collect()
+    }
+
+    fn outcome(&self) -> Option<FindingState> {
+        self.findings.last().map(|finding| finding.state)
+    }
+}
+
+/// When a sender with the shortest RTO sends a FIN: at once and after 0.2, 0.6, 1.4, 3, 6.2 s.
+const COPIES: [u64; 6] = [0, 200, 600, 1_400, 3_000, 6_200];
+const RECOVERED: Option<FindingState> = Some(FindingState::Closed(Outcome::Recovered));
+
+#[test]
+fn an_invalid_fin_that_is_only_forwarded_is_told_with_zone_ends_and_interfaces() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    lab.drops(COPIES, key(), &segment(false));
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Confirmed)]);
+    let finding = &lab.findings[0];
+    assert_eq!((finding.ruling.cause, finding.ruling.since), (Cause::ConntrackInvalid, at(0)));
+    assert!(finding.at <= at(1_100), "the copies until the look count");
+    let flow = finding.flow.as_ref().unwrap();
+    assert_eq!(flow.key, FlowKey { netns: 1, zone: Some(5), initiator: client(), responder: server() });
+    assert_eq!((flow.sender, flow.is_direction_known), (server(), true));
+    let Knowledge::Known(path) = &flow.path else { panic!("{flow:?}") };
+    assert_eq!(path.ingress.as_ref().unwrap().interface.index, IN);
+    assert!(finding.evidence[0].kind.to_string().contains("FIN from 10.0.0.2:5672"), "{:?}", finding.evidence);
+    assert!(finding.evidence[0].kind.to_string().contains("nft_do_chain"), "{:?}", finding.evidence);
+    // A copy passes.
+    lab.world.entries = vec![entry(ConntrackState::FinWait, 5, Some(Direction::Reply))];
+    lab.run_until(20_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+    assert_eq!(lab.tracker.open_cases(), 0);
+}
+
+#[test]
+fn the_other_ends_own_fin_does_not_count_as_a_copy() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    lab.drops(COPIES, key(), &segment(false));
+    lab.world.entries = vec![entry(ConntrackState::CloseWait, 5, Some(Direction::Original))];
+    lab.drops([12_600], key(), &segment(false));
+    lab.run_until(20_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Opened));
+    lab.world.entries = vec![entry(ConntrackState::TimeWait, 5, Some(Direction::Original))];
+    lab.run_until(40_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+}
+
+#[test]
+fn a_stray_segment_is_forgotten() {
+    for message in [ControlMessage::Fin, ControlMessage::Reset] {
+        let stray = DroppedSegment { message, ..segment(false) };
+        for world in [
+            World::default(),
+            World { is_tracking: true, ..World::default() },
+            World::tracked(ConntrackState::TimeWait),
+        ] {
+            let mut lab = Lab::new(world);
+            lab.drops([0], key(), &stray);
+            lab.run_until(200_000);
+            assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0));
+        }
+    }
+}
+
+#[test]
+fn a_fin_whose_copy_got_through_before_the_look_is_forgotten() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::TimeWait).with_receiver(TcpState::CloseWait));
+    lab.drops([0, 200], key(), &segment(false));
+    lab.run_until(200_000);
+    assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0));
+}
+
+#[test]
+fn what_is_for_an_address_of_this_host_is_no_flow() {
+    let mut lab = Lab::new(World { ends_here: true, ..World::tracked(ConntrackState::Established) });
+    lab.drops([0, 200, 600, 950], key(), &segment(false));
+    lab.run_until(1_500);
+    assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0));
+}
+
+#[test]
+fn a_receiver_on_this_host_is_looked_at_until_it_has_got_a_copy() {
+    let mut lab = Lab::new(World::default().with_receiver(TcpState::Established));
+    lab.drops([0], key(), &segment(true));
+    lab.run_until(1_000);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Suspected)]);
+    lab.drops([1_400], key(), &segment(true));
+    assert_eq!(lab.states()[1..], [(FindingState::Updated, Confidence::Confirmed)]);
+    let flow = lab.findings[1].flow.as_ref().unwrap();
+    assert_eq!(flow.ends.receiver, Some(end(TcpState::Established)));
+    assert_eq!(flow.receiver_owner.process().map(|owner| owner.pid), Some(9));
+    lab.run_until(100_000);
+    assert_eq!(lab.states().len(), 2, "as long as it waits");
+    lab.world = World::default().with_receiver(TcpState::CloseWait);
+    lab.run_until(120_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+}
+
+#[test]
+fn a_rule_that_drops_valid_copies_is_told_until_they_stop_coming() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::LastAck));
+    lab.drops(COPIES, key(), &segment(true));
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Confirmed)]);
+    assert_eq!(lab.findings[0].ruling.cause, Cause::FirewallDrop);
+    // The next two were due at 12.6 and 25.4 s.
+    lab.run_until(25_000);
+    assert_eq!(lab.states().len(), 1);
+    lab.run_until(60_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+}
+
+#[test]
+fn both_directions_are_one_case() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    lab.drops([0], key(), &segment(false));
+    lab.drops([100], back(), &segment(false));
+    lab.drops([200], key(), &segment(false));
+    lab.drops([300], back(), &segment(false));
+    lab.run_until(3_000);
+    assert_eq!(lab.findings.len(), 1);
+    assert_eq!(lab.tracker.open_cases(), 1);
+    assert_eq!(lab.findings[0].flow.as_ref().unwrap().sender, server());
+}
+
+#[test]
+fn a_reset_is_suspected_until_the_end_that_waits_is_seen() {
+    let reset = DroppedSegment { message: ControlMessage::Reset, ..segment(false) };
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    lab.drops([0], key(), &reset);
+    lab.run_until(3_000);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Suspected)]);
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established).with_receiver(TcpState::Established));
+    lab.drops([0], key(), &reset);
+    lab.run_until(3_000);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Confirmed)]);
+    lab.world.ends = FlowEnds::default();
+    lab.run_until(30_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Closed(Outcome::Unobserved)));
+}
+
+#[test]
+fn where_addresses_are_translated_the_ends_are_looked_for_by_their_own_names() {
+    let virtual_ip: SocketAddr = ([10, 0, 0, 100], 443).into();
+    let mut world = World::tracked(ConntrackState::Established);
+    world.entries[0].original = (client(), virtual_ip);
+    let mut lab = Lab::new(world);
+    lab.drops([0], key(), &segment(false));
+    lab.tracker.handle_timeout(at(1_000));
+    let mut ends = Vec::new();
+    while let Some(Output::Question(question)) = lab.tracker.poll_output() {
+        if let Question::FlowEnds { receiver, sender, .. } = question {
+            ends.push((receiver, sender));
+        }
+        lab.tracker.handle_answer(at(1_001), lab.world.answer(&question));
+    }
+    let translated = ((client(), virtual_ip), (server(), client()));
+    assert_eq!(ends.last(), Some(&translated));
+}
+
+#[test]
+fn flows_beyond_the_bound_go_the_oldest_without_a_finding_first() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    lab.drops([0, 200], key(), &segment(false));
+    lab.run_until(2_000);
+    assert_eq!(lab.states().len(), 1);
+    for netns in 2..u32::try_from(table::MAX_FLOWS).unwrap() + 100 {
+        lab.tracker.handle_event(drop_at(2_000, ConnectionKey { netns, ..key() }, segment(false)));
+    }
+    lab.run_until(4_000);
+    assert_eq!((lab.states().len(), lab.tracker.open_cases()), (1, table::MAX_FLOWS));
+}

@@ -1,0 +1,51 @@
+//! Where something was dropped, in a sentence.
+
+use std::fmt;
+
+use crate::model::{DropPlace, FilterRule, Knowledge, Site};
+
+/// So many of the calls are told; the rest is how packets come in or leave.
+const TOLD_CALLS: usize = 4;
+
+pub(super) fn fmt(place: &DropPlace, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("it was dropped")?;
+    match place.site {
+        Some(Site::Netfilter(hook)) => write!(f, " on netfilter's hook {}", hook.name())?,
+        Some(Site::Bridge(hook)) => write!(f, " on a bridge, on netfilter's hook {}", hook.name())?,
+        Some(Site::OpenVswitch) => f.write_str(" by Open vSwitch")?,
+        Some(Site::TrafficControl) => f.write_str(" by tc")?,
+        None => f.write_str(" at a place that the calls do not name")?,
+    }
+    let calls: Vec<_> = place.functions.iter().take(TOLD_CALLS).map(String::as_str).collect();
+    if !calls.is_empty() {
+        write!(f, " (in {})", calls.join(", called by "))?;
+    }
+    match &place.rules {
+        Knowledge::NotAsked => Ok(()),
+        Knowledge::Unavailable(why) => write!(f, "; by which rule is not known: {why}"),
+        Knowledge::Known(rules) => match rules.candidates.as_slice() {
+            [] => {
+                f.write_str("; no rule of nftables there drops it: a BPF program may, or a rule of the older iptables")
+            }
+            [only] if rules.left_out == 0 => write!(f, ", by {only}"),
+            several => {
+                f.write_str("; these can have done it: ")?;
+                f.write_str(&several.iter().map(FilterRule::to_string).collect::<Vec<_>>().join(", or "))?;
+                if rules.left_out > 0 {
+                    write!(f, ", or {} more", rules.left_out)?;
+                }
+                Ok(())
+            }
+        },
+    }
+}
+
+impl fmt::Display for FilterRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, table, chain, handle, text } = self;
+        match handle {
+            Some(handle) => write!(f, "the rule {text:?} (handle {handle}) of chain {chain} in table {family} {table}"),
+            None => write!(f, "the policy of chain {chain} in table {family} {table}"),
+        }
+    }
+}

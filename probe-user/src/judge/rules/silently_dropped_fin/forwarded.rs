@@ -1,0 +1,274 @@
+//! The same where this host only forwards the connection, and no socket tells who waits.
+//!
+//! Required, one of these for the segments that one end has sent:
+//! - the receiver is a socket of another network namespace of this host, and still waits for what was dropped;
+//! - of a FIN, two copies that were dropped, and an entry of connection tracking that says that none has got through: it has not
+//!   followed a segment that it held for invalid, and a copy that it lets pass moves it on;
+//! - of a FIN, two copies that were dropped (suspected), or three: its sender does not get the acknowledgment;
+//! - of a RST, which is sent once, an entry that still says that both ends hold the connection open (suspected).
+//!
+//! Not this verdict: a stray FIN or RST, which comes once and which nobody waits for.
+
+use std::net::SocketAddr;
+
+use super::{LONG_ENOUGH_FOR_A_COPY, cause, ruling};
+use crate::{
+    judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
+    model::{ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime},
+};
+
+/// With so many copies dropped, and none acknowledged, it is no chance.
+const MANY_COPIES: usize = 3;
+
+/// Judges what was dropped on its way from either end: the surest, then the first.
+pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
+    let mut best: Option<Ruling> = None;
+    for sender in senders(history.evidence) {
+        let Some(ruling) = assess_from(history, sender) else { continue };
+        if best.as_ref().is_none_or(|best| rank(&ruling) > rank(best)) {
+            best = Some(ruling);
+        }
+    }
+    best
+}
+
+const fn rank(ruling: &Ruling) -> Confidence {
+    ruling.confidence
+}
+
+/// Who has sent what was dropped, in the order of their first segments.
+fn senders(evidence: &[Evidence]) -> Vec<SocketAddr> {
+    let mut senders = Vec::new();
+    for evidence in evidence {
+        if let Some(sender) = evidence.segment().and_then(|segment| segment.origin.forwarded_sender())
+            && !senders.contains(&sender)
+        {
+            senders.push(sender);
+        }
+    }
+    senders
+}
+
+fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
+    let dropped = Evidence::dropped_from(history.evidence, sender);
+    let (since, _) = *dropped.first()?;
+    let (latest_at, latest) = *dropped.last()?;
+    let waiting_at = receiver_waits_at(history.evidence, sender).filter(|at| *at >= since);
+    let mut missing = match latest.message {
+        ControlMessage::Fin => of_fin(&dropped, waiting_at, history.conntrack)?,
+        ControlMessage::Reset => of_reset(latest, waiting_at, history.conntrack)?,
+        ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => return None,
+    };
+    // One that was not seen to be dropped may be on its way yet.
+    if !latest.reason.is_seen() && !missing.is_empty() {
+        return None;
+    }
+    let (cause, why) = cause(latest, latest_at, history);
+    missing.extend(why);
+    Some(ruling(cause, since, missing))
+}
+
+/// What is missing to be sure of a dropped FIN; `None` when it is no finding.
+fn of_fin(
+    dropped: &[(MonoTime, &DroppedSegment)],
+    waiting_at: Option<MonoTime>,
+    conntrack: &Knowledge<ConntrackStatus>,
+) -> Option<Vec<MissingEvidence>> {
+    let (since, _) = *dropped.first()?;
+    let (_, latest) = *dropped.last()?;
+    let is_copy = |segment: &DroppedSegment| {
+        segment.message == ControlMessage::Fin && segment.end_sequence() == latest.end_sequence()
+    };
+    let copies = dropped.iter().filter(|(_, segment)| is_copy(segment)).count();
+    let is_proven = match waiting_at {
+        Some(at) => copies > 1 || at.since(since) >= LONG_ENOUGH_FOR_A_COPY,
+        None if copies < 2 => return None,
+        None => copies >= MANY_COPIES || has_not_followed(latest, conntrack),
+    };
+    Some(if is_proven { Vec::new() } else { vec![MissingEvidence::AnotherCopy] })
+}
+
+/// The same of a RST.
+fn of_reset(
+    latest: &DroppedSegment,
+    waiting_at: Option<MonoTime>,
+    conntrack: &Knowledge<ConntrackStatus>,
+) -> Option<Vec<MissingEvidence>> {
+    if waiting_at.is_some() {
+        return Some(Vec::new());
+    }
+    let is_open = |entry: &ConntrackEntry| entry.state == Some(ConntrackState::Established) && entry.replied;
+    let holds_open = is_untracked(latest) && entry(conntrack).is_some_and(is_open);
+    holds_open.then(|| vec![MissingEvidence::Receiver])
+}
+
+/// When the receiver was last seen to wait; `None` where it is not on this host any more.
+fn receiver_waits_at(evidence: &[Evidence], sender: SocketAddr) -> Option<MonoTime> {
+    evidence
+        .iter()
+        .rev()
+        .take_while(|evidence| !matches!(evidence.kind, EvidenceKind::SocketGone))
+        .find(|evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender))
+        .map(|evidence| evidence.at)
+}
+
+/// Whether connection tracking, which held the FIN for invalid, would have moved on had a copy got through.
+fn has_not_followed(segment: &DroppedSegment, conntrack: &Knowledge<ConntrackStatus>) -> bool {
+    is_untracked(segment)
+        && entry(conntrack).and_then(|entry| entry.state).is_some_and(|state| {
+            // A second FIN moves it on from each of these (`tcp_conntracks`, `net/netfilter/nf_conntrack_proto_tcp.c`).
+            matches!(state, ConntrackState::Established | ConntrackState::FinWait | ConntrackState::CloseWait)
+        })
+}
+
+/// One that connection tracking accepts moves the entry on before a rule drops it: the entry then says nothing.
+fn is_untracked(segment: &DroppedSegment) -> bool {
+    segment.is_tracked == Some(false)
+}
+
+const fn entry(conntrack: &Knowledge<ConntrackStatus>) -> Option<&ConntrackEntry> {
+    match conntrack {
+        Knowledge::Known(ConntrackStatus::Tracked(entry, _)) => Some(entry),
+        Knowledge::Known(ConntrackStatus::Forgotten(_) | ConntrackStatus::Inactive)
+        | Knowledge::NotAsked
+        | Knowledge::Unavailable(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        judge::{
+            Cause, Verdict,
+            rules::scene::{SEEN_AT, Scene},
+        },
+        model::{Checksum, DropReason, InvalidSegment, Origin, Stack, TcpState, WaitingEnd},
+    };
+
+    fn server() -> SocketAddr {
+        ([10, 0, 0, 2], 5672).into()
+    }
+
+    fn client() -> SocketAddr {
+        ([10, 0, 0, 1], 40_000).into()
+    }
+
+    /// A FIN of the server that connection tracking held for invalid.
+    fn fin() -> DroppedSegment {
+        DroppedSegment {
+            message: ControlMessage::Fin,
+            origin: Origin::Forwarded { ifindex: 2, sender: server() },
+            sequence: 1_000,
+            reason: DropReason::NetfilterDrop,
+            location: 1,
+            stack: Stack::default(),
+            function: None,
+            stated_bytes: 40,
+            actual_bytes: 40,
+            data_bytes: 0,
+            checksum: Checksum::Wrong { carried: 1, due: 2 },
+            is_tracked: Some(false),
+        }
+    }
+
+    fn reset() -> DroppedSegment {
+        DroppedSegment { message: ControlMessage::Reset, ..fin() }
+    }
+
+    fn drops<const COUNT: usize>(segments: [DroppedSegment; COUNT]) -> Scene {
+        let dropped = |segment| EvidenceKind::SegmentDropped(Box::new(segment));
+        segments.into_iter().map(dropped).fold(Scene::default().forwarded(), Scene::then)
+    }
+
+    const WAITS: TcpState = TcpState::Established;
+
+    fn waits_for(sender: SocketAddr) -> EvidenceKind {
+        EvidenceKind::EndWaits(WaitingEnd { netns: 7, sender, state: WAITS })
+    }
+
+    fn said(scene: &Scene) -> Option<(Cause, Vec<MissingEvidence>)> {
+        let ruling = scene.judge()?;
+        assert_eq!((ruling.verdict, ruling.since), (Verdict::SilentlyDroppedFin, SEEN_AT));
+        assert_eq!(ruling.confidence == Confidence::Confirmed, ruling.missing.is_empty());
+        Some((ruling.cause, ruling.missing))
+    }
+
+    #[test]
+    fn a_segment_that_nobody_is_seen_to_wait_for_and_that_comes_once_is_no_finding() {
+        for segment in [fin(), reset()] {
+            assert_eq!(said(&drops([segment.clone()])), None);
+            assert_eq!(said(&drops([segment.clone()]).forgotten_by_conntrack()), None);
+            assert_eq!(said(&drops([segment]).tracked_as(ConntrackState::TimeWait, Some(true))), None);
+        }
+        assert_eq!(said(&drops([fin()]).tracked(Some(true))), None, "a copy will come if it is missed");
+    }
+
+    #[test]
+    fn a_receiver_on_this_host_that_waits_is_a_finding() {
+        let one = drops([fin()]).then(waits_for(server())).tracked(Some(true));
+        assert_eq!(said(&one), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::AnotherCopy])));
+        let two = drops([fin(), fin()]).then(waits_for(server())).tracked(Some(true));
+        assert_eq!(said(&two), Some((Cause::ConntrackBadChecksum, vec![])));
+        assert_eq!(said(&drops([reset()]).then(waits_for(server())).tracked(Some(true))).unwrap().1, []);
+        assert_eq!(said(&drops([fin()]).then(waits_for(client())).tracked(Some(true))), None, "that is the sender");
+        let gone = drops([fin()]).then(waits_for(server())).then(EvidenceKind::SocketGone);
+        assert_eq!(said(&gone.tracked(Some(true))), None);
+    }
+
+    #[test]
+    fn an_entry_that_has_not_followed_proves_that_no_copy_got_through() {
+        let two = || drops([fin(), fin()]);
+        for state in [ConntrackState::Established, ConntrackState::FinWait, ConntrackState::CloseWait] {
+            assert_eq!(said(&two().tracked_as(state, Some(true))), Some((Cause::ConntrackBadChecksum, vec![])));
+        }
+        let moved = said(&two().tracked_as(ConntrackState::LastAck, Some(true))).unwrap();
+        assert_eq!(moved.1, [MissingEvidence::AnotherCopy]);
+        let other = DroppedSegment { sequence: 2_000, ..fin() };
+        assert_eq!(said(&drops([fin(), other]).tracked(Some(true))), None, "another FIN is no copy");
+        let with_data = DroppedSegment { sequence: 990, data_bytes: 10, ..fin() };
+        assert!(said(&drops([fin(), with_data]).tracked(Some(true))).is_some(), "one with its data is");
+    }
+
+    #[test]
+    fn a_rule_that_drops_what_is_valid_is_told_by_the_copies_alone() {
+        let valid = || DroppedSegment { is_tracked: Some(true), checksum: Checksum::Right, ..fin() };
+        let two = drops([valid(), valid()]).tracked_as(ConntrackState::LastAck, Some(true));
+        assert_eq!(said(&two), Some((Cause::FirewallDrop, vec![MissingEvidence::AnotherCopy])));
+        let three = drops([valid(), valid(), valid()]).tracked_as(ConntrackState::LastAck, Some(true));
+        assert_eq!(said(&three), Some((Cause::FirewallDrop, vec![])));
+        let valid_reset = DroppedSegment { message: ControlMessage::Reset, ..valid() };
+        assert_eq!(said(&drops([valid_reset]).tracked_as(ConntrackState::Close, Some(true))), None);
+    }
+
+    #[test]
+    fn a_reset_is_suspected_while_connection_tracking_says_that_the_connection_is_open() {
+        let open = drops([reset()]).tracked(Some(true));
+        assert_eq!(said(&open), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::Receiver])));
+        assert_eq!(said(&drops([reset()]).tracked_as(ConntrackState::CloseWait, Some(true))), None);
+    }
+
+    #[test]
+    fn what_is_held_for_invalid_and_never_seen_to_be_dropped_is_told_when_it_is_known_to_be_missed() {
+        let held = |segment| {
+            let segment = DroppedSegment { reason: DropReason::Unseen, ..segment };
+            let why = "bad checksum".to_owned();
+            EvidenceKind::SegmentInvalid(Box::new(InvalidSegment { segment, why, zone: Some(3), hook: None }))
+        };
+        let one = || Scene::default().forwarded().then(held(fin()));
+        assert_eq!(said(&one().tracked(Some(true))), None);
+        assert_eq!(said(&one().then(waits_for(server())).tracked(Some(true))), None, "it may be on its way");
+        let two = one().then(held(fin())).tracked(Some(true));
+        assert_eq!(said(&two), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::WhoDropped])));
+    }
+
+    #[test]
+    fn of_two_directions_the_surer_counts() {
+        let back = DroppedSegment { origin: Origin::Forwarded { ifindex: 3, sender: client() }, ..fin() };
+        let scene = drops([fin(), back]).then(waits_for(client())).tracked(Some(true));
+        let ruling = scene.judge().unwrap();
+        assert_eq!(ruling.since, SEEN_AT + Duration::from_secs(1));
+    }
+}

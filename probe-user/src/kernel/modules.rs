@@ -1,0 +1,68 @@
+//! What the BTF of kernel modules tells (`/sys/kernel/btf/MODULE`, from 5.11): types that only they have.
+
+use std::{fs, path::Path};
+
+use btf_rs::Btf;
+use connprobe_common::fields::{Location, UNAVAILABLE, location};
+
+use super::btf::{member_of, size_of_type};
+
+/// Where the kernel shows the BTF of its loaded modules.
+const FOLDER: &str = "/sys/kernel/btf";
+
+/// The BTF of modules; `None` of one that is not loaded, or is part of the kernel itself.
+#[derive(Clone, Debug, Default)]
+pub struct Modules {
+    /// `nf_conntrack`.
+    pub conntrack: Option<Vec<u8>>,
+}
+
+impl Modules {
+    /// Those of the running kernel.
+    pub fn read() -> Self {
+        let of = |name: &str| fs::read(Path::new(FOLDER).join(name)).ok();
+        Self { conntrack: of("nf_conntrack") }
+    }
+}
+
+/// Where the programs find what belongs to an invalid packet; [`UNAVAILABLE`] where the kernel does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConntrackLayout {
+    /// `nf_conn.zone.id`.
+    pub zone: Location,
+    /// `nf_hook_state.hook`.
+    pub hook: Location,
+}
+
+impl ConntrackLayout {
+    /// Resolves them. Where connection tracking is part of the kernel, its types are, too.
+    pub(super) fn resolve(kernel: &Btf, modules: &Modules) -> Self {
+        let module = modules.conntrack.as_deref().and_then(|bytes| Btf::from_split_bytes(bytes, kernel).ok());
+        let zone = |btf| find(btf, "nf_conn", &["zone", "id"], 2);
+        Self {
+            zone: module.as_ref().and_then(zone).or_else(|| zone(kernel)).unwrap_or(UNAVAILABLE),
+            hook: find(kernel, "nf_hook_state", &["hook"], 1).unwrap_or(UNAVAILABLE),
+        }
+    }
+}
+
+fn find(btf: &Btf, structure: &str, members: &[&str], bytes: u32) -> Option<Location> {
+    let found = member_of(btf, structure, members).ok()?;
+    let is_as_expected = size_of_type(btf, &found.type_) == Some(bytes) && found.bit_offset.is_multiple_of(8);
+    is_as_expected.then(|| location(found.bit_offset / 8, 0, 0)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_the_types_and_a_damaged_module_tell_nothing() {
+        let Ok(bytes) = fs::read("/sys/kernel/btf/vmlinux") else { return };
+        let kernel = Btf::from_bytes(&bytes).unwrap();
+        let damaged = Modules { conntrack: Some(b"no btf".to_vec()) };
+        assert_eq!(ConntrackLayout::resolve(&kernel, &damaged), ConntrackLayout::resolve(&kernel, &Modules::default()));
+        assert_eq!(find(&kernel, "no_such_structure", &["a"], 1), None);
+        assert_eq!(find(&kernel, "nf_hook_state", &["hook"], 8), None, "it is one byte");
+    }
+}

@@ -1,0 +1,95 @@
+//! Of a connection that this host only forwards.
+
+use std::fmt::Write as _;
+
+use super::{dropped_for_that, latest_dropped, padding, span, time_of_day, why_invalid};
+use crate::{
+    case::{Finding, FlowView},
+    judge::Cause,
+    model::{Behind, Knowledge, MonoTime, Port},
+    report::WallClock,
+};
+
+/// In place of who holds the socket.
+pub(in crate::report) fn forwarded(flow: &FlowView) -> String {
+    let mut text = "only forwarded by this host".to_owned();
+    text.push_str(&way(flow));
+    if !flow.is_direction_known {
+        text.push_str(", who began it is not known");
+    }
+    if let Some(zone) = flow.key.zone.filter(|zone| *zone != 0) {
+        let _ = write!(text, ", connection tracking's zone {zone}");
+    }
+    text
+}
+
+/// From which interface to which.
+fn way(flow: &FlowView) -> String {
+    let Knowledge::Known(path) = &flow.path else { return String::new() };
+    let name = |port: &Option<Port>| port.as_ref().filter(|port| !port.interface.name.is_empty()).map(named);
+    match (name(&path.ingress), name(&path.egress)) {
+        (Some(ingress), Some(egress)) => format!(" from {ingress} to {egress}"),
+        (Some(ingress), None) => format!(", in by {ingress}"),
+        (None, Some(egress)) => format!(", out by {egress}"),
+        (None, None) => String::new(),
+    }
+}
+
+fn named(port: &Port) -> String {
+    let name = &port.interface.name;
+    match &port.behind {
+        Some(Behind::Machine(machine)) => {
+            let vm = machine.name.as_deref().or(machine.uuid.as_deref());
+            let vm = vm.map_or_else(|| format!("of pid {}", machine.pid), str::to_owned);
+            format!("{name} (virtual machine {vm})")
+        }
+        Some(Behind::Netns(netns)) => format!("{name} (to network namespace {netns})"),
+        None => name.clone(),
+    }
+}
+
+/// What is wrong, since when.
+pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: MonoTime) -> String {
+    let since = finding.ruling.since;
+    let since = format!("since {} ({} ago)", time_of_day(clock.at(since)), span(now.since(since)));
+    let segment = latest_dropped(finding);
+    let name = segment.map_or("FIN", |segment| segment.message.name());
+    let is_invalid = matches!(finding.ruling.cause, Cause::ConntrackBadChecksum | Cause::ConntrackInvalid);
+    let why = if is_invalid {
+        let because = if finding.ruling.cause == Cause::ConntrackBadChecksum {
+            format!(" because its checksum is wrong{}", padding(finding))
+        } else {
+            why_invalid(finding).map_or(String::new(), |invalid| format!(" ({})", invalid.why))
+        };
+        format!("this host's connection tracking held it for invalid{because}, {}", dropped_for_that(finding))
+    } else {
+        format!("it was dropped {}", segment.map_or("by this host", |segment| segment.reason.phrase()))
+    };
+    let receiver = if flow.sender == flow.key.initiator { flow.key.responder } else { flow.key.initiator };
+    format!(
+        "{} has ended the connection, but its {name} was thrown away on its way through this host {since}: {why}. {}",
+        flow.sender.ip(),
+        waits(flow, receiver)
+    )
+}
+
+fn waits(flow: &FlowView, receiver: std::net::SocketAddr) -> String {
+    let receiver = receiver.ip();
+    match &flow.ends.receiver {
+        Some(end) => {
+            let owner = match flow.receiver_owner.process() {
+                Some(_) => format!(", {}", super::owner(&flow.receiver_owner)),
+                None => String::new(),
+            };
+            format!(
+                "{receiver} is in network namespace {} of this host{owner}, and still has the connection open ({}); without keepalive or \
+                 a timeout of its own it waits for ever.",
+                end.netns,
+                end.status.state.name()
+            )
+        }
+        None => format!(
+            "Nothing tells {receiver} that the connection has ended; without keepalive or a timeout of its own it waits for ever."
+        ),
+    }
+}

@@ -1,0 +1,234 @@
+//! The entries of connections that are only forwarded, with their tuples, in every zone. A packet's tuple is one of an entry's two, or
+//! one of these the other way round, whatever addresses were translated before it was dropped.
+
+use std::{collections::HashMap, io, ops::ControlFlow};
+
+use netlink_packet_core::{DefaultNla, NetlinkPayload};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
+    conntrack::{ConntrackAttribute, ConntrackMessageType, ProtoInfo, ProtoInfoTCP},
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+
+use super::{
+    BY_SOURCE, CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE,
+    Ctnetlink, attributes, ends, entry, family, nested, setting, settings, tuple,
+};
+use crate::{
+    model::{ConnectionKey, ConntrackSettings, Direction, FlowConntrack, TrackedFlow, Tuple},
+    witness::{netlink::Netlink, netns::Namespaces},
+};
+
+/// `IP_CT_TCP_FLAG_CLOSE_INIT` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`): the first FIN went this way.
+const CLOSE_INIT: u8 = 0x04;
+/// A connection is in a zone for each bridge or router that it passes on this host.
+const MOST_ZONES: usize = 8;
+/// So many flows are looked for one by one: of more together, all entries there are are gone through once.
+const MOST_BY_FILTER: usize = 4;
+
+/// Looks up the entries of these flows of one namespace, each in the zone it was found in before, where it was.
+pub(in crate::witness) fn look_up_flows(
+    namespaces: &mut Namespaces,
+    netns: u32,
+    asked: &[(ConnectionKey, Option<u16>)],
+) -> Vec<Result<FlowConntrack, String>> {
+    let all = |why: String| vec![Err(why); asked.len()];
+    if netns == 0 {
+        return all("its network namespace is not known".to_owned());
+    }
+    let failed = |error: io::Error| format!("ctnetlink in network namespace {netns}: {error}");
+    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
+        Ok(Ok(found)) => found.into_iter().map(Ok).collect(),
+        Ok(Err(error)) => all(failed(error)),
+        Err(error) => all(error.to_string()),
+    }
+}
+
+/// Looks up in the namespace this thread is in.
+fn query_all(asked: &[(ConnectionKey, Option<u16>)]) -> io::Result<Vec<FlowConntrack>> {
+    // Asking must not load the module.
+    if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
+        return Ok(vec![FlowConntrack::Inactive; asked.len()]);
+    }
+    let of_version = |is_ipv4| asked.iter().filter(move |(key, _)| key.local.is_ipv4() == is_ipv4);
+    let (v4, v6) = (Found::search(of_version(true))?, Found::search(of_version(false))?);
+    let settings = settings();
+    let of =
+        |(key, _): &(ConnectionKey, _)| if key.local.is_ipv4() { v4.of(key, settings) } else { v6.of(key, settings) };
+    Ok(asked.iter().map(of).collect())
+}
+
+/// What is tracked of some flows of one IP version.
+#[derive(Default)]
+struct Found {
+    entries: HashMap<ConnectionKey, Vec<TrackedFlow>>,
+    tracks_something: bool,
+}
+
+impl Found {
+    fn search<'a>(asked: impl Iterator<Item = &'a (ConnectionKey, Option<u16>)>) -> io::Result<Self> {
+        let mut asked = asked.peekable();
+        let Some((first, _)) = asked.peek() else { return Ok(Self::default()) };
+        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family: family(first.local.ip()) };
+        let mut found = Self::default();
+        let mut left = Vec::new();
+        for (key, zone) in asked {
+            let mut flow = None;
+            for packet in packets(key) {
+                flow = flow.map_or_else(|| find(&ctnetlink, packet, *zone), |flow| Ok(Some(flow)))?;
+            }
+            match flow {
+                Some(flow) => drop(found.entries.insert(*key, vec![flow])),
+                None => left.push(*key),
+            }
+        }
+        if left.len() <= MOST_BY_FILTER {
+            for key in left {
+                found.entries.insert(key, find_in_any_zone(&ctnetlink, packets(&key))?);
+            }
+        } else {
+            found.entries.extend(find_all_in_any_zone(&ctnetlink, &left)?);
+        }
+        let any = found.entries.values().any(|flows| !flows.is_empty());
+        found.tracks_something = any || ctnetlink.tracks_something()?;
+        Ok(found)
+    }
+
+    fn of(&self, key: &ConnectionKey, settings: ConntrackSettings) -> FlowConntrack {
+        if !self.tracks_something {
+            return FlowConntrack::Inactive;
+        }
+        FlowConntrack::Active(self.entries.get(key).cloned().unwrap_or_default(), settings)
+    }
+}
+
+/// A packet of the flow, and one that goes the other way.
+const fn packets(key: &ConnectionKey) -> [Tuple; 2] {
+    [(key.remote, key.local), (key.local, key.remote)]
+}
+
+/// The entry of which this is one tuple, in one zone.
+fn find(ctnetlink: &Ctnetlink, packet: Tuple, zone: Option<u16>) -> io::Result<Option<TrackedFlow>> {
+    let mut wanted = vec![ConntrackAttribute::CtaTupleOrig(tuple(packet.0, packet.1))];
+    let zone = zone.filter(|zone| *zone != 0).map(|zone| DefaultNla::new(CTA_ZONE, zone.to_be_bytes().to_vec()));
+    wanted.extend(zone.map(ConntrackAttribute::Other));
+    match ctnetlink.socket.ask(ctnetlink.get(wanted))? {
+        NetlinkPayload::InnerMessage(message) => Ok(tracked(&message)),
+        NetlinkPayload::Error(error) => match error.to_io().raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => Ok(None),
+            Some(_) | None => Err(error.to_io()),
+        },
+        _ => Err(io::Error::other("an answer of another kind")),
+    }
+}
+
+/// The same in every zone: the kernel goes through its whole table, once for each end and direction.
+fn find_in_any_zone(ctnetlink: &Ctnetlink, packets: [Tuple; 2]) -> io::Result<Vec<TrackedFlow>> {
+    let mut found: Vec<TrackedFlow> = Vec::new();
+    let directions = [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)];
+    for (direction, flags) in directions {
+        for packet in packets {
+            let filter = DefaultNla::new(flags, BY_SOURCE.to_ne_bytes().to_vec());
+            let wanted = vec![nested(direction, &tuple(packet.0, packet.1)), nested(CTA_FILTER, &[filter])];
+            dump(ctnetlink.family, wanted, |flow| {
+                if is_of(&flow, packets) && !found.contains(&flow) && found.len() < MOST_ZONES {
+                    found.push(flow);
+                }
+            })?;
+        }
+        if !found.is_empty() {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// The same for many flows, by all entries there are: for each to be looked for by itself would take longer.
+fn find_all_in_any_zone(
+    ctnetlink: &Ctnetlink,
+    keys: &[ConnectionKey],
+) -> io::Result<HashMap<ConnectionKey, Vec<TrackedFlow>>> {
+    let wanted: HashMap<Tuple, ConnectionKey> =
+        keys.iter().flat_map(|key| packets(key).map(|packet| (packet, *key))).collect();
+    let mut found: HashMap<ConnectionKey, Vec<TrackedFlow>> = HashMap::new();
+    dump(ctnetlink.family, Vec::new(), |flow| {
+        let key = [flow.original, flow.reply].iter().find_map(|packet| wanted.get(packet));
+        if let Some(key) = key {
+            let flows = found.entry(*key).or_default();
+            if flows.len() < MOST_ZONES {
+                flows.push(flow);
+            }
+        }
+    })?;
+    Ok(found)
+}
+
+fn is_of(flow: &TrackedFlow, packets: [Tuple; 2]) -> bool {
+    packets.iter().any(|packet| *packet == flow.original || *packet == flow.reply)
+}
+
+fn dump(
+    family: NetfilterProtoFamily,
+    attributes: Vec<DefaultNla>,
+    mut each: impl FnMut(TrackedFlow),
+) -> io::Result<()> {
+    let question = NetfilterMessageInner::Other {
+        subsys: NetfilterSubsystem::Conntrack,
+        message_type: ConntrackMessageType::Get.into(),
+        attributes,
+    };
+    let header = NetfilterHeader::new(family, 0, 0);
+    Netlink::open(NETLINK_NETFILTER)?.dump(NetfilterMessage::new(header, question), |message| {
+        if let Some(flow) = tracked(&message) {
+            each(flow);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+fn tracked(message: &NetfilterMessage) -> Option<TrackedFlow> {
+    let attributes = attributes(message)?;
+    let (mut original, mut reply) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => original = ends(tuple),
+            ConntrackAttribute::CtaTupleReply(tuple) => reply = ends(tuple),
+            _ => {}
+        }
+    }
+    let closed_by = attributes.iter().find_map(closed_by);
+    Some(TrackedFlow { entry: entry(message)?, original: original?, reply: reply?, closed_by })
+}
+
+fn closed_by(attribute: &ConntrackAttribute) -> Option<Direction> {
+    let ConntrackAttribute::CtaProtoInfo(protocols) = attribute else { return None };
+    let tcp = protocols.iter().find_map(|protocol| match protocol {
+        ProtoInfo::TCP(tcp) => Some(tcp),
+        _ => None,
+    })?;
+    tcp.iter().find_map(|attribute| match attribute {
+        ProtoInfoTCP::OriginalFlags(flags) if flags.flags & CLOSE_INIT != 0 => Some(Direction::Original),
+        ProtoInfoTCP::ReplyFlags(flags) if flags.flags & CLOSE_INIT != 0 => Some(Direction::Reply),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_for_a_flow_that_is_not_there_finds_none_and_fails_for_nothing_but_rights() {
+        let key = ConnectionKey { netns: 1, local: ([192, 0, 2, 1], 1).into(), remote: ([192, 0, 2, 2], 2).into() };
+        for count in [1, MOST_BY_FILTER + 1] {
+            let asked: Vec<_> = (0..count).map(|zone| (key, u16::try_from(zone).ok())).collect();
+            match query_all(&asked) {
+                Ok(found) => {
+                    assert!(found.iter().all(|conntrack| conntrack.entries().is_empty()) && found.len() == count)
+                }
+                Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32), "{error}"),
+            }
+        }
+    }
+}

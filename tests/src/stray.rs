@@ -1,0 +1,48 @@
+//! Segments of connections that nobody has.
+
+use std::{net::SocketAddrV4, os::fd::AsRawFd as _};
+
+use anyhow::{Context as _, Result};
+use etherparse::TcpHeader;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+
+use crate::netns::Netns;
+
+/// What a stray segment says.
+#[derive(Clone, Copy, Debug)]
+pub enum Stray {
+    /// A FIN with an acknowledgment, as every one is that TCP sends.
+    Fin,
+    /// A RST.
+    Reset,
+}
+
+impl Netns {
+    /// Sends a TCP segment without data from an address of this namespace, with a right checksum. No socket has sent it.
+    ///
+    /// # Errors
+    /// Without the right to send such, or without a route.
+    pub fn send_stray(&self, from: SocketAddrV4, to: SocketAddrV4, what: Stray) -> Result<()> {
+        self.run(|| send(from, to, what))?.with_context(|| format!("cannot send a stray segment to {to}"))
+    }
+}
+
+fn send(from: SocketAddrV4, to: SocketAddrV4, what: Stray) -> Result<()> {
+    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+    let destination = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
+    sendto(raw.as_raw_fd(), &header(from, to, what)?, &destination, MsgFlags::empty())?;
+    Ok(())
+}
+
+fn header(from: SocketAddrV4, to: SocketAddrV4, what: Stray) -> Result<Vec<u8>> {
+    let mut header = TcpHeader::new(from.port(), to.port(), 0x1234_5678, 256);
+    match what {
+        Stray::Fin => {
+            (header.fin, header.ack) = (true, true);
+            header.acknowledgment_number = 0x0bad_cafe;
+        }
+        Stray::Reset => header.rst = true,
+    }
+    header.checksum = header.calc_checksum_ipv4_raw(from.ip().octets(), to.ip().octets(), &[])?;
+    Ok(header.to_bytes().to_vec())
+}

@@ -86,10 +86,17 @@ pub struct Settings {
     /// By this kernel's number of a drop reason: user space's code for it, or 0 for one of which nothing is told. With
     /// [`TOLD_OF_RESETS`] it is told of other dropped segments as well as of FINs, with [`TOLD_OF_SYNS`] also of every SYN.
     pub told_reasons: [u8; MAX_DROP_REASONS],
+    /// The bits above the lowest 16 of the drop reasons of Open vSwitch (`enum skb_drop_reason_subsys`); 0 where there are none.
+    pub subsystem: u32,
+    /// The same as `told_reasons` for those, by the lowest 16 bits.
+    pub told_subsystem_reasons: [u8; MAX_SUBSYSTEM_REASONS],
 }
 
 /// How many of the kernel's drop reasons are looked at: those that are not of a subsystem; 6.18 has 128.
 pub const MAX_DROP_REASONS: usize = 256;
+
+/// How many of a subsystem's drop reasons are looked at; Open vSwitch of 6.18 has 11.
+pub const MAX_SUBSYSTEM_REASONS: usize = 16;
 
 /// A bit of [`Settings::told_reasons`] that is not part of the code.
 pub const TOLD_OF_RESETS: u8 = 0x80;
@@ -121,5 +128,7 @@ const _: () = {
     assert!(offset_of!(Settings, ports) == 132);
     assert!(offset_of!(Settings, prefixes) == 164);
     assert!(offset_of!(Settings, told_reasons) == 420);
-    assert!(size_of::<Settings>() == 676);
+    assert!(offset_of!(Settings, subsystem) == 676);
+    assert!(offset_of!(Settings, told_subsystem_reasons) == 680);
+    assert!(size_of::<Settings>() == 696);
 };

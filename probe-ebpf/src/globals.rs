@@ -6,7 +6,9 @@
 use connprobe_common::{
     abi::hook,
     fields::{Field, Location, UNAVAILABLE},
-    settings::{MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Registers, Settings},
+    settings::{
+        MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, MAX_SUBSYSTEM_REASONS, Prefix, Registers, Settings,
+    },
 };
 
 /// Where each field is on this kernel.
@@ -37,6 +39,8 @@ static SETTINGS: Settings = Settings {
     ports: [0; MAX_FILTER_PORTS],
     prefixes: [Prefix { network: [0; 16], mask: [0; 16] }; MAX_FILTER_PREFIXES],
     told_reasons: [0; MAX_DROP_REASONS],
+    subsystem: 0,
+    told_subsystem_reasons: [0; MAX_SUBSYSTEM_REASONS],
 };
 
 /// Where `field` is.

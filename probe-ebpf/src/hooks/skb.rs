@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use connprobe_common::{
     abi::hook,
-    settings::{MAX_DROP_REASONS, TOLD_OF_RESETS, TOLD_OF_SYNS},
+    settings::{MAX_DROP_REASONS, MAX_SUBSYSTEM_REASONS, TOLD_OF_RESETS, TOLD_OF_SYNS},
 };
 
 use super::{classic_field, cookie, no_cookie, socket_argument};
@@ -85,10 +85,23 @@ fn is_invalid_syn(reason: u32) -> bool {
 #[inline(always)]
 fn told_reason(reason: u32) -> u8 {
     if reason as usize >= MAX_DROP_REASONS {
-        return 0;
+        return told_subsystem_reason(reason);
     }
     // SAFETY: below the array's length, so it points into the settings.
     unsafe { read((&raw const (*settings()).told_reasons as *const u8).add(reason as usize)) }
+}
+
+/// The same for a reason of Open vSwitch, whose numbers begin above the kernel's own 65,536.
+#[inline(always)]
+fn told_subsystem_reason(reason: u32) -> u8 {
+    // SAFETY: points into the settings.
+    let subsystem = unsafe { read(&raw const (*settings()).subsystem) };
+    let index = (reason & 0xffff) as usize;
+    if subsystem == 0 || reason & !0xffff != subsystem || index >= MAX_SUBSYSTEM_REASONS {
+        return 0;
+    }
+    // SAFETY: below the array's length, so it points into the settings.
+    unsafe { read((&raw const (*settings()).told_subsystem_reasons as *const u8).add(index)) }
 }
 
 #[inline(always)]

@@ -121,7 +121,9 @@ impl Layout {
             invalid_syn_reason: drop_reason(&btf, "TCP_INVALID_SYN"),
             drop_reasons: DropReason::ALL
                 .into_iter()
+                .filter(|reason| !reason.is_of_open_vswitch())
                 .filter_map(|reason| Some((reason, drop_reason(&btf, reason.kernel_name())?)))
+                .chain(modules.open_vswitch_reasons(&btf))
                 .collect(),
             conntrack: ConntrackLayout::resolve(&btf, modules),
         })
@@ -334,7 +336,7 @@ fn drop_reason(btf: &Btf, name: &str) -> Option<u32> {
     enum_value(btf, "skb_drop_reason", &format!("SKB_DROP_REASON_{name}"))
 }
 
-fn enum_value(btf: &Btf, enumeration: &str, name: &str) -> Option<u32> {
+pub(super) fn enum_value(btf: &Btf, enumeration: &str, name: &str) -> Option<u32> {
     btf.resolve_types_by_name(enumeration).ok()?.into_iter().find_map(|type_| match type_ {
         Type::Enum(found) => found
             .members

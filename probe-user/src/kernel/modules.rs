@@ -1,11 +1,12 @@
 //! What the BTF of kernel modules tells (`/sys/kernel/btf/MODULE`, from 5.11): types that only they have.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use btf_rs::Btf;
 use connprobe_common::fields::{Location, UNAVAILABLE, location};
 
-use super::btf::{member_of, size_of_type};
+use super::btf::{enum_value, member_of, size_of_type};
+use crate::model::DropReason;
 
 /// Where the kernel shows the BTF of its loaded modules.
 const FOLDER: &str = "/sys/kernel/btf";
@@ -15,13 +16,23 @@ const FOLDER: &str = "/sys/kernel/btf";
 pub struct Modules {
     /// `nf_conntrack`.
     pub conntrack: Option<Vec<u8>>,
+    /// `openvswitch`.
+    pub open_vswitch: Option<Vec<u8>>,
 }
 
 impl Modules {
     /// Those of the running kernel.
     pub fn read() -> Self {
         let of = |name: &str| fs::read(Path::new(FOLDER).join(name)).ok();
-        Self { conntrack: of("nf_conntrack") }
+        Self { conntrack: of("nf_conntrack"), open_vswitch: of("openvswitch") }
+    }
+
+    /// The numbers of Open vSwitch's drop reasons; none before 6.6. Where it is part of the kernel, its types are, too.
+    pub(super) fn open_vswitch_reasons(&self, kernel: &Btf) -> BTreeMap<DropReason, u32> {
+        let module = self.open_vswitch.as_deref().and_then(|bytes| Btf::from_split_bytes(bytes, kernel).ok());
+        let btf = module.as_ref().unwrap_or(kernel);
+        let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_of_open_vswitch());
+        reasons.filter_map(|reason| Some((reason, enum_value(btf, "ovs_drop_reason", reason.kernel_name())?))).collect()
     }
 }
 
@@ -60,7 +71,7 @@ mod tests {
     fn a_kernel_without_the_types_and_a_damaged_module_tell_nothing() {
         let Ok(bytes) = fs::read("/sys/kernel/btf/vmlinux") else { return };
         let kernel = Btf::from_bytes(&bytes).unwrap();
-        let damaged = Modules { conntrack: Some(b"no btf".to_vec()) };
+        let damaged = Modules { conntrack: Some(b"no btf".to_vec()), open_vswitch: Some(Vec::new()) };
         assert_eq!(ConntrackLayout::resolve(&kernel, &damaged), ConntrackLayout::resolve(&kernel, &Modules::default()));
         assert_eq!(find(&kernel, "no_such_structure", &["a"], 1), None);
         assert_eq!(find(&kernel, "nf_hook_state", &["hook"], 8), None, "it is one byte");

@@ -6,7 +6,8 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use connprobe_common::{
     abi::hook,
     settings::{
-        MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix, Settings, TOLD_OF_RESETS, TOLD_OF_SYNS,
+        MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, MAX_SUBSYSTEM_REASONS, Prefix, Settings,
+        TOLD_OF_RESETS, TOLD_OF_SYNS,
     },
 };
 use zerocopy::IntoBytes as _;
@@ -15,7 +16,7 @@ use super::{
     facts::Facts,
     filter::{Filter, prefix},
 };
-use crate::model::Hook;
+use crate::model::{DropReason, Hook};
 
 /// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/connprobe.bpf.o"));
@@ -113,6 +114,8 @@ fn settings(facts: &Facts, filter: &Filter) -> Settings {
         ports,
         prefixes,
         told_reasons: told_reasons(facts),
+        subsystem: subsystem(facts),
+        told_subsystem_reasons: told_subsystem_reasons(facts),
     }
 }
 
@@ -121,10 +124,31 @@ fn told_reasons(facts: &Facts) -> [u8; MAX_DROP_REASONS] {
     let mut table = [0; MAX_DROP_REASONS];
     for (reason, number) in &facts.layout.drop_reasons {
         if let Some(slot) = usize::try_from(*number).ok().and_then(|number| table.get_mut(number)) {
-            *slot = reason.code()
-                | if reason.is_told_of_resets() { TOLD_OF_RESETS } else { 0 }
-                | if reason.is_told_of_syns() { TOLD_OF_SYNS } else { 0 };
+            *slot = told(*reason);
         }
     }
     table
+}
+
+const fn told(reason: DropReason) -> u8 {
+    reason.code()
+        | if reason.is_told_of_resets() { TOLD_OF_RESETS } else { 0 }
+        | if reason.is_told_of_syns() { TOLD_OF_SYNS } else { 0 }
+}
+
+/// The same for Open vSwitch's reasons, by their lowest 16 bits.
+fn told_subsystem_reasons(facts: &Facts) -> [u8; MAX_SUBSYSTEM_REASONS] {
+    let mut table = [0; MAX_SUBSYSTEM_REASONS];
+    for (reason, number) in facts.layout.drop_reasons.iter().filter(|(reason, _)| reason.is_of_open_vswitch()) {
+        if let Some(slot) = usize::try_from(number & 0xffff).ok().and_then(|index| table.get_mut(index)) {
+            *slot = told(*reason);
+        }
+    }
+    table
+}
+
+/// What Open vSwitch's reasons have above their lowest 16 bits; 0 where there are none.
+fn subsystem(facts: &Facts) -> u32 {
+    let numbers = facts.layout.drop_reasons.iter().filter(|(reason, _)| reason.is_of_open_vswitch());
+    numbers.map(|(_, number)| number & !0xffff).next().unwrap_or(0)
 }

@@ -209,13 +209,25 @@ pub enum DropReason {
     Paws,
     /// Its sequence number lies outside the window.
     InvalidSequence,
+    /// Open vSwitch: no action of its flow has sent it on.
+    OvsLastAction,
+    /// Open vSwitch: its flow drops it.
+    OvsExplicit,
+    /// Open vSwitch: its flow drops it, after an error.
+    OvsExplicitError,
+    /// Open vSwitch: an action failed.
+    OvsActionError,
+    /// Open vSwitch: a meter's rate is exceeded.
+    OvsMeter,
+    /// Open vSwitch: connection tracking failed.
+    OvsConntrack,
     /// Not known: connection tracking holds it for invalid, and nothing has told who dropped it, or whether. No reason of the kernel's.
     Unseen,
 }
 
 impl DropReason {
     /// Every reason that is told of.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::NetfilterDrop,
         Self::TcIngress,
         Self::TcEgress,
@@ -228,9 +240,15 @@ impl DropReason {
         Self::TcpChecksum,
         Self::Paws,
         Self::InvalidSequence,
+        Self::OvsLastAction,
+        Self::OvsExplicit,
+        Self::OvsExplicitError,
+        Self::OvsActionError,
+        Self::OvsMeter,
+        Self::OvsConntrack,
     ];
 
-    /// The kernel's name, without `SKB_DROP_REASON_`.
+    /// The kernel's name, without `SKB_DROP_REASON_`; one of Open vSwitch's is whole.
     pub const fn kernel_name(self) -> &'static str {
         match self {
             Self::NetfilterDrop => "NETFILTER_DROP",
@@ -245,8 +263,27 @@ impl DropReason {
             Self::TcpChecksum => "TCP_CSUM",
             Self::Paws => "TCP_RFC7323_PAWS",
             Self::InvalidSequence => "TCP_INVALID_SEQUENCE",
+            Self::OvsLastAction => "OVS_DROP_LAST_ACTION",
+            Self::OvsExplicit => "OVS_DROP_EXPLICIT",
+            Self::OvsExplicitError => "OVS_DROP_EXPLICIT_WITH_ERROR",
+            Self::OvsActionError => "OVS_DROP_ACTION_ERROR",
+            Self::OvsMeter => "OVS_DROP_METER",
+            Self::OvsConntrack => "OVS_DROP_CONNTRACK",
             Self::Unseen => "UNSEEN",
         }
+    }
+
+    /// Whether it is one of Open vSwitch's own (`enum ovs_drop_reason`, `net/openvswitch/drop.h`, from 6.6), numbered apart from the kernel's.
+    pub const fn is_of_open_vswitch(self) -> bool {
+        matches!(
+            self,
+            Self::OvsLastAction
+                | Self::OvsExplicit
+                | Self::OvsExplicitError
+                | Self::OvsActionError
+                | Self::OvsMeter
+                | Self::OvsConntrack
+        )
     }
 
     /// The code by which the kernel programs name it; never 0.
@@ -279,7 +316,13 @@ impl DropReason {
             | Self::Xdp
             | Self::BpfCgroupEgress
             | Self::SocketFilter
-            | Self::XfrmPolicy => true,
+            | Self::XfrmPolicy
+            | Self::OvsLastAction
+            | Self::OvsExplicit
+            | Self::OvsExplicitError
+            | Self::OvsActionError
+            | Self::OvsMeter
+            | Self::OvsConntrack => true,
             Self::IpRpfilter
             | Self::IpChecksum
             | Self::TcpChecksum
@@ -304,6 +347,12 @@ impl DropReason {
             Self::TcpChecksum => "because its TCP checksum is wrong",
             Self::Paws => "because its timestamp is older than the last one (PAWS)",
             Self::InvalidSequence => "because its sequence number lies outside the window",
+            Self::OvsLastAction => "by Open vSwitch (no action of its flow sends it on: OVS_DROP_LAST_ACTION)",
+            Self::OvsExplicit => "by Open vSwitch (its flow drops it: OVS_DROP_EXPLICIT)",
+            Self::OvsExplicitError => "by Open vSwitch (its flow drops it: OVS_DROP_EXPLICIT_WITH_ERROR)",
+            Self::OvsActionError => "by Open vSwitch (an action failed: OVS_DROP_ACTION_ERROR)",
+            Self::OvsMeter => "by Open vSwitch (a meter: OVS_DROP_METER)",
+            Self::OvsConntrack => "by Open vSwitch (connection tracking failed: OVS_DROP_CONNTRACK)",
             Self::Unseen => "by what was not seen",
         }
     }

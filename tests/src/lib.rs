@@ -26,6 +26,7 @@ pub mod probe;
 mod registry;
 pub mod require;
 pub mod runner;
+pub mod server;
 mod share;
 pub mod stray;
 pub mod sysctl;

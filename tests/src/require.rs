@@ -18,6 +18,7 @@ use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::probe::Probe;
 use crate::registry::lock;
+use crate::server;
 
 /// Names, separated by commas, the groups of tests in which a skipped test is a failure, such as `kernel,vm`.
 pub const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
@@ -52,6 +53,8 @@ pub enum Requirement {
     SendResult,
     /// Programs can be attached by this mechanism.
     Attaching(Mechanism),
+    /// Real server programs are there.
+    Servers,
     /// The kernel is one of the matrix, in a guest.
     Guest,
 }
@@ -95,6 +98,7 @@ impl Requirement {
             Self::Attaching(Mechanism::Tracepoint) => "needs classic tracepoints",
             Self::Attaching(Mechanism::Fentry) => "needs trampolines at functions (fentry)",
             Self::Attaching(Mechanism::Kprobe) => "needs kprobes",
+            Self::Servers => "needs HAProxy and nginx, which `cargo xtask test` unpacks",
             Self::Guest => "needs a guest of the kernel matrix",
         }
     }
@@ -122,6 +126,7 @@ impl Requirement {
                 ensure!(finished.code != Some(2), "{}", finished.stderr.trim());
             }
             Self::Attaching(Mechanism::Kprobe) => ensure!(has_kprobes(), ""),
+            Self::Servers => server::check()?,
             Self::Guest => ensure!(is_guest(), ""),
         }
         Ok(())
@@ -153,6 +158,7 @@ impl Requirement {
             | Self::Conntrack
             | Self::Bpf
             | Self::Btf
+            | Self::Servers
             | Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => false,
         }
     }

@@ -11,7 +11,7 @@ use crate::{packages, run};
 /// manager knows nothing of.
 pub(crate) struct Source {
     options: Vec<String>,
-    /// Where `install --download-only` puts files; only of another architecture.
+    /// Where `install --download-only` puts files, where that is not the host's own place.
     archives: Option<PathBuf>,
 }
 
@@ -19,6 +19,24 @@ impl Source {
     /// This machine's.
     pub(crate) fn host() -> Self {
         Self { options: Vec::new(), archives: None }
+    }
+
+    /// This machine's, as if nothing were installed: what is unpacked from it with its dependencies is whole. Downloads are kept in
+    /// `folder`.
+    pub(crate) fn bare(folder: &Path) -> Result<Self> {
+        let cache = folder.join("cache");
+        let partial = cache.join("archives/partial");
+        std::fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+        let status = folder.join("status");
+        std::fs::write(&status, "").context("cannot write the list of installed packages")?;
+        let settings = [
+            ("APT::Install-Recommends", "false".to_owned()),
+            ("Dir::State::status", status.to_string_lossy().into_owned()),
+            ("Dir::Cache", cache.to_string_lossy().into_owned()),
+        ];
+        let options =
+            settings.into_iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]).collect();
+        Ok(Self { options, archives: Some(cache.join("archives")) })
     }
 
     /// Debian's for another architecture, with state of its own in `folder`. The lists are fetched once.
@@ -68,7 +86,7 @@ impl Source {
 
     /// Downloads these packages and all they depend on, and unpacks them into one tree.
     pub(crate) fn unpack_with_dependencies(&self, names: &[&str], tree: &Path) -> Result<()> {
-        let archives = self.archives.as_ref().context("only packages of another architecture are unpacked whole")?;
+        let archives = self.archives.as_ref().context("the host's packages are not unpacked whole")?;
         let mut install = self.apt("apt-get");
         run::run(install.args(["install", "--download-only", "--yes"]).args(names))?;
         replace_tree(tree, |scratch| {

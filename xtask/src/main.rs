@@ -20,6 +20,7 @@ mod packages;
 mod project;
 mod results;
 mod run;
+mod servers;
 mod test;
 mod tidy;
 mod vm;

@@ -319,7 +319,7 @@ fn in_order(test: &TestContext) -> Result<()> {
     sleep(Duration::from_secs(4));
     let summary = stop_silent(probe)?;
     let drops = summary.hooks.iter().find(|hook| hook.hook == "kfree_skb").context("no hook")?;
-    // A few of those that come within a millisecond may be held back.
+    // On a guest's one processor not each that was sent is seen; half of them prove that strays are looked at.
     ensure!(drops.seen >= 10, "the strays were dropped: {drops:?}");
     Ok(())
 }

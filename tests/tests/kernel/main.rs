@@ -17,6 +17,7 @@ mod mechanisms;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
+mod servers;
 mod silently_dropped_fin;
 mod snapshot;
 mod source_address;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),
+        servers::tests(),
         mechanisms::tests(),
         loss::tests(),
         command_line::tests(),

@@ -40,7 +40,7 @@ pub fn haproxy(netns: &Netns, folder: &Path, configuration: &str) -> Result<Mana
     start(netns, "usr/sbin/haproxy", &["-db".as_ref(), "-f".as_ref(), &file])
 }
 
-/// Starts nginx with this `http` block, in `folder`.
+/// Starts nginx with this `http` block, in `folder`, as one process: a worker would outlive a master that is killed.
 ///
 /// # Errors
 /// When it is not there or does not start.
@@ -50,7 +50,7 @@ pub fn nginx(netns: &Netns, folder: &Path, http: &str) -> Result<ManagedChild> {
         .concat();
     let pid = folder.join("nginx.pid");
     let configuration = format!(
-        "daemon off;\nuser root;\nerror_log stderr;\npid {};\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{http}\n}}\n",
+        "daemon off;\nmaster_process off;\nuser root;\nerror_log stderr;\npid {};\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{http}\n}}\n",
         pid.display()
     );
     let file = write(folder, "nginx.conf", &configuration)?;
@@ -70,7 +70,7 @@ fn start(netns: &Netns, program: &str, arguments: &[&Path]) -> Result<ManagedChi
     let mut command = Command::new(tree.join(LOADER));
     command.arg("--library-path").arg(libraries).arg(tree.join(program)).args(arguments);
     netns.spawn({
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     })
 }

@@ -122,8 +122,14 @@ impl Case {
         }
     }
 
-    /// Asks once what this host serves there, when that may decide, or tell who waits for the connection.
-    pub(super) fn ask_service(&mut self) -> Option<Question> {
+    /// Whether it is about a request that no rule has found anything wrong with: a flood makes any number of them.
+    pub(super) fn is_mere_request(&self) -> bool {
+        self.socket.state == Some(TcpState::NewSynReceived) && !self.has_finding()
+    }
+
+    /// Asks once what this host serves there, when that may decide and `may_guess` says that it may be asked for that, or to tell who
+    /// waits for the connection.
+    pub(super) fn ask_service(&mut self, may_guess: impl FnOnce() -> bool) -> Option<Question> {
         /// Before, there may be others who tell whether the client is real.
         const TIMEOUTS: u8 = 2;
         let evidence = self.evidence.as_slice();
@@ -133,8 +139,11 @@ impl Case {
         let is_unreached = Evidence::dropped_steps(evidence, Step::SynReceived).nth(1).is_some();
         let is_server = self.socket.state == Some(TcpState::NewSynReceived)
             || Evidence::dropped_steps(evidence, Step::SynAckSent).next().is_some();
-        let decides = is_missed || is_unreached || is_server && self.has_ruling(0);
-        (decides && self.surroundings.asks_service()).then_some(Question::Service { key: self.key })
+        if self.surroundings.has_asked_service() {
+            return None;
+        }
+        let is_asked = is_server && self.has_ruling(0) || (is_missed || is_unreached) && may_guess();
+        (is_asked && self.surroundings.asks_service()).then_some(Question::Service { key: self.key })
     }
 
     /// Takes in what this host serves. `Some` is the inode of the socket that would accept the connection.
@@ -163,6 +172,28 @@ impl Case {
         let latest = Evidence::syn_ack_repeats(self.evidence.as_slice()).next_back();
         let was_given_up = latest.is_some_and(|(_, repeat)| repeat.timeouts.is_some_and(|count| count >= LAST_TIMEOUT));
         if was_given_up && self.is_embryonic() { Outcome::TimedOut } else { Outcome::Unobserved }
+    }
+}
+
+/// How many connections of unknown clients may be looked into in a while: beyond that it is a flood.
+const MOST_GUESSES: u32 = 32;
+const GUESSING_WINDOW: Duration = Duration::from_secs(10);
+
+/// How often what this host serves has been asked for clients of whom nothing else is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Guesses {
+    since: MonoTime,
+    count: u32,
+}
+
+impl Guesses {
+    /// Takes one more, if there may be one.
+    pub(super) fn take(&mut self, now: MonoTime) -> bool {
+        if now.since(self.since) >= GUESSING_WINDOW {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= MOST_GUESSES
     }
 }
 
@@ -297,6 +328,23 @@ mod tests {
             let findings = run(&mut tracker, 70_000, &gone());
             assert_eq!(findings.last().unwrap().state, FindingState::Closed(outcome));
         }
+    }
+
+    #[test]
+    fn of_a_flood_only_so_many_requests_are_looked_into() {
+        let mut tracker = Tracker::new();
+        for count in 0..=3 {
+            for port in 0..500u16 {
+                let Event::Connection(event) = repeat(1_000 * ((2 << count) - 1), count, count.into()) else {
+                    panic!()
+                };
+                let key = ConnectionKey { remote: ([10, 0, 0, 2], port).into(), ..key() };
+                tracker.handle_event(Event::Connection(ConnectionEvent { key, ..event }));
+            }
+        }
+        let questions = std::iter::from_fn(|| tracker.poll_output()).collect::<Vec<_>>();
+        assert!(questions.iter().all(|output| matches!(output, Output::Question(Question::Service { .. }))));
+        assert_eq!(questions.len(), usize::try_from(MOST_GUESSES).unwrap());
     }
 
     #[test]

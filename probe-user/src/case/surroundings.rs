@@ -63,6 +63,11 @@ impl Surroundings {
         is_new
     }
 
+    /// Whether what this host serves was asked for.
+    pub(super) const fn has_asked_service(&self) -> bool {
+        self.service_asked
+    }
+
     /// Whether what this host serves is to be asked for now: once.
     pub(super) fn asks_service(&mut self) -> bool {
         let is_new = !std::mem::replace(&mut self.service_asked, true);

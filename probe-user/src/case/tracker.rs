@@ -9,6 +9,7 @@ use std::{
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     flow::Flows,
+    handshake::Guesses,
     open_case::{Case, is_closing},
     questions::Questions,
     wakes::Wake,
@@ -69,6 +70,7 @@ pub struct Tracker {
     by_touch: BTreeSet<(bool, MonoTime, ConnectionKey)>,
     findings: VecDeque<Finding>,
     questions: Questions,
+    guesses: Guesses,
     events_lost: u64,
     cases_opened: u64,
 }
@@ -240,10 +242,10 @@ impl Tracker {
 
     /// Asks about a case what is worth asking, and judges it, or waits for the answers.
     fn consider(&mut self, mut case: Case) {
-        if let Some(question) = case.ask_service() {
+        if let Some(question) = case.ask_service(|| self.guesses.take(self.now)) {
             self.ask(question);
         }
-        if case.is_serious() || case.has_ruling(self.events_lost) {
+        if !case.is_mere_request() && case.is_serious() || case.has_ruling(self.events_lost) {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.

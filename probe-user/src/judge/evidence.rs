@@ -102,7 +102,8 @@ impl Evidence {
         segment.message.is_ending().then_some((self.at, segment))
     }
 
-    fn as_invalid(&self) -> Option<&InvalidSegment> {
+    /// The segment that connection tracking holds for invalid, if it is about one.
+    pub fn as_invalid(&self) -> Option<&InvalidSegment> {
         if let EvidenceKind::SegmentInvalid(segment) = &self.kind { Some(segment) } else { None }
     }
 

@@ -12,7 +12,7 @@ use connprobe_tests::{
     netns::Netns,
     peer::{Options, Peer},
     probe::Probe,
-    require::Requirement::{Bridge, Conntrack},
+    require::Requirement::{Bridge, Conntrack, Ipv6},
     runner::{Test, TestContext},
     wire::{Evidence, Finding},
 };
@@ -22,6 +22,7 @@ use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
 pub(crate) fn tests() -> Vec<Test> {
     let routed = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     let tracked = [WATCHING, &[Conntrack]].concat();
+    let v6 = [WATCHING, &[Ipv6]].concat();
     let asymmetric = [WATCHING, &[Conntrack, Bridge]].concat();
     let two_ways = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, &asymmetric, function);
     vec![
@@ -31,6 +32,12 @@ pub(crate) fn tests() -> Vec<Test> {
         ),
         routed("a final ACK that is lost on the way is told by the client that sends data", client_sees_ack_lost),
         routed("a final ACK that is lost on the way is suspected by a server that knows the client", server_misses_ack),
+        routed("a request that was waiting before the watch began is found by the scan", found_waiting),
+        Test::new(
+            "a SYN-ACK over IPv6 that the client's own firewall drops is told there, too",
+            &v6,
+            client_drops_synack_v6,
+        ),
         routed(
             "a SYN-ACK that the client's own firewall drops is told there, until it gets through",
             client_drops_synack,
@@ -172,6 +179,42 @@ fn server_misses_ack(test: &TestContext) -> Result<()> {
     ensure!(found.confidence == "suspected" && start.elapsed() > Duration::from_secs(6), "{found:#?}");
     ensure_is_servers(&found, &client, &server)?;
     ensure!(found.evidence.iter().any(|evidence| evidence.kind == "peer_connected"), "{found:#?}");
+    stop(probe)?;
+    Ok(())
+}
+
+fn found_waiting(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let server = listen(&lab)?;
+    let _other = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    drop_acks(&lab.router, "forward")?;
+    let start = Instant::now();
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    // Its SYN-ACK is sent again after 1, 3, 7 and 15 seconds.
+    sleep(Duration::from_secs(8));
+    let probe = watch(&lab.server, &[])?;
+    // The hook tells of the next repeat, before which the timer had fired so often; the scan of the one before.
+    let fired = (start.elapsed().as_secs() + 1).ilog2();
+    let found = opened(&probe, start, "final_ack_lost")?;
+    let timeouts = found.evidence.first().and_then(|first| first.data.get("timeouts")?.as_u64());
+    ensure!(timeouts.is_some_and(|timeouts| timeouts < fired.into()), "{fired}: {found:#?}");
+    ensure_is_servers(&found, &client, &server)?;
+    stop(probe)?;
+    Ok(())
+}
+
+fn client_drops_synack_v6(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.warm_up_v6()?;
+    let _server = Peer::listen(&lab.server, Routed::server_v6(PORT), &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    drop_flags(&lab.client, "input", "(syn|ack)", "")?;
+    let start = Instant::now();
+    let client = Peer::start_connect(&lab.client, None, Routed::server_v6(PORT), &Options::default())?;
+    let found = opened(&probe, start, "synack_lost")?;
+    ensure_is_about(&found, &client, &lab.client)?;
     stop(probe)?;
     Ok(())
 }

@@ -14,7 +14,8 @@ impl Flow {
     /// Everything there is to ask; of what does not change, once.
     pub(in crate::case) fn questions(&mut self) -> Vec<Question> {
         let key = self.asked_as;
-        let mut questions = vec![Question::FlowConntrack { key, zone: self.key.zone }, self.ask_ends()];
+        let zone = self.key.zone.or_else(|| self.held_in_zone());
+        let mut questions = vec![Question::FlowConntrack { key, zone }, self.ask_ends()];
         (self.awaited.conntrack, self.awaited.ends) = (true, true);
         let latest = self.latest_dropped();
         if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
@@ -47,6 +48,11 @@ impl Flow {
             None => ((key.local, key.remote), (key.remote, key.local)),
         };
         Question::FlowEnds { key, receiver, sender }
+    }
+
+    /// The zone in which connection tracking held the latest segment for invalid, where it told.
+    fn held_in_zone(&self) -> Option<u16> {
+        self.evidence.as_slice().iter().rev().find_map(Evidence::as_invalid).and_then(|invalid| invalid.zone)
     }
 
     /// Takes in which way it goes. `false` when it is for this host after all: then it is not forwarded.
@@ -92,7 +98,9 @@ impl Flow {
         }
         if let [flow, others @ ..] = self.entries() {
             let (initiator, responder) = flow.original;
-            let zone = others.is_empty().then_some(flow.entry.zone);
+            let is_tracked_in = |zone: &u16| self.entries().iter().any(|flow| flow.entry.zone == *zone);
+            let held_in = self.held_in_zone().filter(is_tracked_in);
+            let zone = if others.is_empty() { Some(flow.entry.zone) } else { held_in };
             // It keeps the name that it was first given.
             if !self.is_direction_known {
                 self.key = FlowKey { zone, initiator, responder, ..self.key };

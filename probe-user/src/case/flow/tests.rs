@@ -6,7 +6,7 @@ use crate::{
     judge::{Cause, Confidence},
     model::{
         Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd,
-        Interface, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
+        Interface, InvalidSegment, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
     },
 };
 
@@ -304,6 +304,25 @@ fn where_addresses_are_translated_the_ends_are_looked_for_by_their_own_names() {
     }
     let translated = ((client(), virtual_ip), (server(), client()));
     assert_eq!(ends.last(), Some(&translated));
+}
+
+#[test]
+fn of_several_zones_the_one_that_held_it_for_invalid_is_named() {
+    let held_in = |zone| {
+        let mut world = World::tracked(ConntrackState::Established);
+        world.entries.insert(0, entry(ConntrackState::FinWait, 4, Some(Direction::Reply)));
+        let mut lab = Lab::new(world);
+        let invalid = InvalidSegment { segment: segment(false), why: "bad checksum".to_owned(), zone, hook: None };
+        let kind = EventKind::SegmentInvalid(Box::new(invalid));
+        let event = ConnectionEvent { at: at(0), key: key(), socket: SocketView::default(), kind };
+        lab.tracker.handle_event(Event::Connection(event));
+        lab.drops(COPIES, key(), &segment(false));
+        let flow = lab.findings[0].flow.clone().unwrap();
+        (flow.key.zone, lab.findings[0].ruling.confidence)
+    };
+    assert_eq!(held_in(Some(5)), (Some(5), Confidence::Confirmed));
+    assert_eq!(held_in(None), (None, Confidence::Confirmed));
+    assert_eq!(held_in(Some(9)), (None, Confidence::Confirmed), "there it is no longer known");
 }
 
 #[test]

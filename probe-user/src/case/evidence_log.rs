@@ -18,7 +18,10 @@ impl EvidenceLog {
         let place = self.kept.partition_point(|earlier| earlier.at <= evidence.at);
         self.kept.insert(place, evidence);
         if self.kept.len() > KEPT_FIRST + KEPT_LATEST {
-            self.kept.remove(KEPT_FIRST);
+            // Where it was dropped is told once.
+            let is_place = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::DropPlace(_));
+            let oldest = self.kept.iter().skip(KEPT_FIRST).position(|evidence| !is_place(evidence)).unwrap_or(0);
+            self.kept.remove(KEPT_FIRST + oldest);
             self.left_out += 1;
         }
     }
@@ -52,7 +55,7 @@ impl EvidenceLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MonoTime;
+    use crate::model::{DropPlace, Knowledge, MonoTime};
 
     #[test]
     fn the_first_and_the_latest_are_kept_in_time_order() {
@@ -63,5 +66,17 @@ mod tests {
         let times: Vec<_> = log.as_slice().iter().map(|evidence| evidence.at.as_ns()).collect();
         assert_eq!(times, [0, 1, 2, 3].into_iter().chain(28..40).collect::<Vec<_>>());
         assert_eq!(log.left_out(), 24);
+    }
+
+    #[test]
+    fn the_place_of_a_drop_outlasts_its_copies() {
+        let mut log = EvidenceLog::default();
+        let place = DropPlace { site: None, functions: Vec::new(), rules: Knowledge::NotAsked };
+        for at in 0..40 {
+            let kind = if at == 5 { EvidenceKind::DropPlace(Box::new(place.clone())) } else { EvidenceKind::ResetSent };
+            log.add(Evidence { at: MonoTime::from_ns(at), kind });
+        }
+        assert_eq!(Evidence::place(log.as_slice()), Some(&place));
+        assert_eq!((log.as_slice().len(), log.left_out()), (KEPT_FIRST + KEPT_LATEST, 24));
     }
 }

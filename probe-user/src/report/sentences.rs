@@ -221,6 +221,9 @@ fn dropped_for_that(finding: &Finding) -> String {
         (Some(segment), _) if !segment.reason.is_seen() => {
             "and no copy of it has got through; who dropped it was not seen".to_owned()
         }
+        (Some(segment), _) if segment.reason.is_of_open_vswitch() => {
+            "and a flow of Open vSwitch drops what is invalid".to_owned()
+        }
         (Some(_) | None, Some(rule)) => format!("and {rule} drops it"),
         (Some(_) | None, None) => "and the firewall drops what is invalid".to_owned(),
     }

@@ -67,6 +67,7 @@ struct Reported {
 struct Known {
     path: bool,
     direction: bool,
+    place: bool,
     receiver_owner: OwnerKnowledge,
 }
 
@@ -270,6 +271,7 @@ impl Flow {
         Known {
             path: matches!(self.path, Knowledge::Known(_)),
             direction: self.is_direction_known,
+            place: Evidence::place(self.evidence.as_slice()).is_some(),
             receiver_owner: self.receiver_owner.1.clone(),
         }
     }

@@ -13,7 +13,7 @@ pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
         vec![kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_checksum", 0)]).risk(
             "packets that were damaged on the way pass the firewall, up to the host they are for, which drops them",
         )];
-    remedies.extend(except(patient));
+    remedies.extend(except(patient).or_else(|| flows(patient)));
     remedies.extend(end_it(patient));
     remedies.push(
         Remedy::new(
@@ -40,7 +40,13 @@ pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {
             .risk("a line in the kernel's log for each invalid TCP packet")
             .lasting("not meant to last: set it back to 0 when the reason is known");
         let text = "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.";
-        return [log].into_iter().chain(except(patient)).chain(end_it(patient)).chain([be_liberal(text)]).collect();
+        return [log]
+            .into_iter()
+            .chain(except(patient))
+            .chain(end_it(patient))
+            .chain(flows(patient))
+            .chain([be_liberal(text)])
+            .collect();
     };
     let text = "Let connection tracking accept segments outside of the window it has followed; where only one direction passes this \
                 host, mend the routes.";
@@ -49,13 +55,24 @@ pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {
         .command(format!("{here}tcpdump -nnvv -i any 'tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'"))
         .place(patient.place())
         .risk(ONLY_LOOKS);
-    be_liberal.into_iter().chain(except(patient)).chain(end_it(patient)).chain([look]).collect()
+    be_liberal.into_iter().chain(except(patient)).chain(flows(patient)).chain(end_it(patient)).chain([look]).collect()
 }
 
 /// What connection tracking has told of the latest that was dropped.
 fn why_invalid<'a>(patient: &Patient<'a>) -> Option<&'a InvalidSegment> {
     let [_, (at, latest)] = Evidence::dropped(patient.evidence)?;
     Evidence::why_invalid(patient.evidence, at, latest)
+}
+
+/// Shows the flow that drops it, where Open vSwitch does.
+fn flows(patient: &Patient<'_>) -> Option<Remedy> {
+    let [_, (_, latest)] = Evidence::dropped(patient.evidence)?;
+    latest.reason.is_of_open_vswitch().then(|| {
+        Remedy::new("See which flow of Open vSwitch drops it: n_packets goes up with each copy; who sets the flows up has to change it.")
+            .command("ovs-dpctl dump-flows -m | grep drop; for b in $(ovs-vsctl list-br); do ovs-ofctl dump-flows $b; done | grep drop")
+            .place("on this host, beside ovs-vswitchd")
+            .risk(ONLY_LOOKS)
+    })
 }
 
 /// An exception from the rule that drops it, where only one can have done so.
@@ -89,7 +106,7 @@ fn except(patient: &Patient<'_>) -> Option<Remedy> {
 }
 
 pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {
-    let mut remedies: Vec<_> = except(patient).into_iter().collect();
+    let mut remedies: Vec<_> = except(patient).into_iter().chain(flows(patient)).collect();
     remedies.push(
         Remedy::new("See which rule drops it: its counter goes up with each copy of the FIN.")
             .command(format!("{0}nft -a list ruleset; {0}iptables-save -c", patient.here()))

@@ -8,7 +8,9 @@ use crate::model::{DropPlace, FilterRule, Knowledge, Site};
 const TOLD_CALLS: usize = 4;
 
 pub(super) fn fmt(place: &DropPlace, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str("it was dropped")?;
+    // Where only connection tracking's word is known, that is where it was looked at, not where it was dropped.
+    let is_held = place.functions.first().is_some_and(|name| name.ends_with("log_invalid"));
+    f.write_str(if is_held { "it was held for invalid" } else { "it was dropped" })?;
     match place.site {
         Some(Site::Netfilter(hook)) => write!(f, " on netfilter's hook {}", hook.name())?,
         Some(Site::Bridge(hook)) => write!(f, " on a bridge, on netfilter's hook {}", hook.name())?,

@@ -49,7 +49,8 @@ const HAPROXY: &str = "
 defaults
     mode http
     timeout connect 5s
-    timeout client 20s
+    timeout client 2s
+    timeout http-keep-alive 500ms
     timeout server 20s
 frontend web
     bind 10.77.1.254:8080
@@ -66,6 +67,7 @@ listen plain
 
 const NGINX: &str = "
     keepalive_timeout 1s;
+    lingering_close off;
     server {
         listen 10.77.2.1:80;
         client_max_body_size 1k;
@@ -94,7 +96,7 @@ fn noise(test: &TestContext) -> Result<()> {
         }
         rounds += 1;
     }
-    // The web server's own timeout for connections kept alive, and the resets that late segments draw.
+    // For the timeouts of connections kept alive, and the resets that late segments draw.
     sleep(Duration::from_secs(3));
     ensure!(rounds > 2, "only {rounds} rounds");
     for probe in probes {
@@ -139,9 +141,9 @@ fn every_ending(address: SocketAddr) -> Result<()> {
         send(&kept, "GET", "keep-alive")?;
         sleep(Duration::from_millis(20));
     }
-    // The server refuses a body this long without reading it.
+    // The server refuses a body this long, and closes without having read it.
     let mut refused = connect()?;
-    let _ = refused.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n");
+    let _ = refused.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n");
     let _ = refused.write_all(&vec![b'x'; 300_000]);
     let _ = read_all(refused);
     drop(connect()?);

@@ -20,7 +20,7 @@ pub mod hook {
     pub const TCP_SEND_RESET: u16 = 4;
     /// `sock:inet_sk_error_report`
     pub const INET_SK_ERROR_REPORT: u16 = 5;
-    /// `skb:kfree_skb`: a SYN or a SYN-ACK for a synchronized connection, or a segment as in [`DropRecord`], was dropped
+    /// `skb:kfree_skb`: a SYN or a SYN-ACK for a synchronized connection, or a segment as in [`super::DropRecord`], was dropped
     pub const KFREE_SKB: u16 = 6;
     /// `tcp_write_wakeup()` and `tcp_send_probe0()`: a probe was sent
     pub const TCP_WRITE_WAKEUP: u16 = 7;

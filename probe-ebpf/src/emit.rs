@@ -21,7 +21,7 @@ use connprobe_common::{
 
 use crate::{
     filter,
-    limit::{self, Timeout},
+    limit::{self, PerCpu, Timeout},
     packet::Segment,
     socket::{self, Address, Tuple, state},
 };
@@ -103,7 +103,7 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
             true
         }
         Limit::Connection => limit::take_from_connection(sk, now_ns),
-        Limit::Handshake => limit::take_from_handshakes(now_ns),
+        Limit::Handshake => limit::take(PerCpu::Handshakes, now_ns),
     };
     if !within_limit {
         counters.suppressed += 1;
@@ -137,7 +137,7 @@ pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
     let counters = unsafe { &mut *counters };
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if !limit::take_from_handshakes(now_ns) {
+    if !limit::take(PerCpu::Handshakes, now_ns) {
         counters.suppressed += 1;
         return;
     }
@@ -168,8 +168,10 @@ pub struct Drop {
 /// What a segment is to its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// A FIN or a RST ends it.
-    Ending,
+    /// A FIN ends its sender's half.
+    Fin,
+    /// A RST ends all of it.
+    Reset,
     /// A SYN-ACK, or a SYN that came by an unexpected interface, begins it.
     Beginning,
     /// Anything else: told only of connections under suspicion.
@@ -181,7 +183,21 @@ pub enum Part {
 pub fn drop_event(drop: &Drop, segment: Segment) {
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if drop.part == Part::Other && !limit::take_from_looked_up_drops(now_ns) {
+    if drop.part == Part::Other && !limit::has_suspects(now_ns) {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    let budget = match drop.part {
+        Part::Fin => PerCpu::DroppedFins,
+        Part::Reset => PerCpu::DroppedResets,
+        Part::Beginning => PerCpu::DroppedHandshakes,
+        Part::Other => PerCpu::LookedUpDrops,
+    };
+    // Before anything else is read: firewalls drop by the million. Counted although the filter may not have let it pass.
+    if limit::is_used_up(budget, now_ns) || drop.part == Part::Other && !limit::take(budget, now_ns) {
+        counters.suppressed += 1;
         return;
     }
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
@@ -190,15 +206,7 @@ pub fn drop_event(drop: &Drop, segment: Segment) {
     if !filter::passes(&tuple) || drop.part == Part::Other && !limit::take_from_suspect(&tuple, now_ns) {
         return;
     }
-    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
-    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
-    let counters = unsafe { &mut *counters };
-    let is_within_limit = match drop.part {
-        Part::Ending => limit::take_from_drops(now_ns),
-        Part::Beginning => limit::take_from_handshake_drops(now_ns),
-        Part::Other => true,
-    };
-    if !is_within_limit {
+    if drop.part != Part::Other && !limit::take(budget, now_ns) {
         counters.suppressed += 1;
         return;
     }
@@ -235,7 +243,7 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     record.ingress_ifindex = ingress_ifindex;
     fill_packet(record, drop.skb, segment, headers_bytes);
     fill_stack(record, drop.context);
-    entry.submit(wakeup());
+    entry.submit(wakeup::<DropRecord>());
     true
 }
 
@@ -255,19 +263,25 @@ pub struct Invalid {
 
 /// Filters, limits, counts and writes a FIN or a RST that connection tracking holds for invalid.
 #[inline(always)]
-pub fn invalid_event(invalid: &Invalid, segment: Segment) {
+pub fn invalid_event(invalid: &Invalid, segment: Segment, is_reset: bool) {
+    // SAFETY: the helper takes nothing and only reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::NF_CT_LOG_INVALID)) else { return };
+    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
+    let counters = unsafe { &mut *counters };
+    let budget = if is_reset { PerCpu::InvalidResets } else { PerCpu::InvalidFins };
+    // As of drops.
+    if limit::is_used_up(budget, now_ns) {
+        counters.suppressed += 1;
+        return;
+    }
     let ingress_ifindex: u32 = invalid.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
     let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
     if !filter::passes(&tuple) {
         return;
     }
-    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::NF_CT_LOG_INVALID)) else { return };
-    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
-    let counters = unsafe { &mut *counters };
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if !limit::take_from_invalid(now_ns) {
+    if !limit::take(budget, now_ns) {
         counters.suppressed += 1;
         return;
     }
@@ -304,7 +318,7 @@ fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifinde
             invalid.text as *const core::ffi::c_void,
         );
     }
-    entry.submit(wakeup());
+    entry.submit(wakeup::<InvalidRecord>());
     true
 }
 
@@ -355,7 +369,7 @@ fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u
         Kind::Request => socket::fill_request(record, sk),
         Kind::Packet => {}
     }
-    entry.submit(wakeup());
+    entry.submit(wakeup::<SocketRecord>());
     true
 }
 
@@ -375,10 +389,10 @@ pub fn zeroed<'a, T: Copy>(record: *mut T) -> &'a mut T {
 /// A wakeup costs some microseconds, a record some dozen nanoseconds: user space reads by a timer, and is woken only by the
 /// record that makes the ring half full.
 #[inline(always)]
-fn wakeup() -> u64 {
+fn wakeup<T>() -> u64 {
     let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
     let half = EVENTS.query(u64::from(BPF_RB_RING_SIZE)) / 2;
     // A record takes 8 bytes more on the ring than its own size.
-    let before = waiting.saturating_sub(size_of::<SocketRecord>() as u64 + 8);
+    let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
     if before < half && waiting >= half { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
 }

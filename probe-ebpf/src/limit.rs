@@ -1,9 +1,8 @@
 //! Who is under suspicion, and how much one connection or one kind of event may say.
 
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{LruHashMap, PerCpuArray},
+    maps::{Array, LruHashMap, PerCpuArray},
 };
 
 use crate::socket::{Address, Tuple};
@@ -14,24 +13,6 @@ const MAX_WATCHED: u32 = 16_384;
 /// Events a second from one connection beside retransmission timeouts, which the kernel itself spaces out by backing off.
 /// A connection that ends makes at most six.
 const PER_CONNECTION_PER_SECOND: u32 = 8;
-/// Handshake repeats a CPU may report in a tenth of a second: enough for every real handshake in trouble, little enough that
-/// a SYN flood, which makes one repeat per request socket, cannot fill the ring.
-const HANDSHAKE_PER_CPU_PER_TENTH: u32 = 100;
-
-/// Dropped FINs and RSTs a CPU may report in a tenth of a second. Each that is not a connection's of this host costs user space one
-/// look-up, and firewalls drop stray ones all the time.
-const DROPS_PER_CPU_PER_TENTH: u32 = 20;
-
-/// Dropped SYN-ACKs, and SYNs that came by an unexpected interface, a CPU may report in a tenth of a second: of floods and scans there may
-/// be any number.
-const HANDSHAKE_DROPS_PER_CPU_PER_TENTH: u32 = 20;
-
-/// Other dropped segments of which a CPU looks up in a tenth of a second whether their connection is under suspicion.
-const LOOKED_UP_DROPS_PER_CPU_PER_TENTH: u32 = 200;
-
-/// Request sockets that a scan tells of on one CPU in a tenth of a second.
-const SCANNED_REQUESTS_PER_CPU_PER_TENTH: u32 = 32;
-
 /// Connections of which any dropped segment is told. About 2 MB of kernel memory; a flood of handshakes that are repeated takes some
 /// seconds to push one out.
 const MAX_SUSPECTS: u32 = 16_384;
@@ -65,6 +46,11 @@ impl Budget {
         self.used += 1;
         true
     }
+
+    #[inline(always)]
+    fn is_used_up(&self, now_ns: u64, window_ns: u64, limit: u32) -> bool {
+        now_ns.wrapping_sub(self.window_start_ns) < window_ns && self.used >= limit
+    }
 }
 
 /// A retransmission timeout of one connection: the count goes up with each, and starts again when SND.UNA moves.
@@ -89,24 +75,6 @@ struct Watch {
 #[map]
 static WATCHED: LruHashMap<u64, Watch> = LruHashMap::with_max_entries(MAX_WATCHED, 0);
 
-#[map]
-static HANDSHAKES: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
-
-#[map]
-static DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
-
-/// Apart from the drops, of which each may follow: neither takes the other's place.
-#[map]
-static INVALID: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static HANDSHAKE_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
-
-#[map]
-static LOOKED_UP_DROPS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
-
-#[map]
-static SCANNED_REQUESTS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
-
 /// What is remembered of a connection of which any dropped segment is told.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -120,9 +88,17 @@ struct Suspect {
 #[map]
 static SUSPECTS: LruHashMap<Tuple, Suspect> = LruHashMap::with_max_entries(MAX_SUSPECTS, 0);
 
+/// When the latest of them raised an event; 0 for never.
+#[map]
+static LATEST_SUSPECT_NS: Array<u64> = Array::with_max_entries(1, 0);
+
 /// From now on any dropped segment of the connection is told. A function of its own, as the next, for its caller's stack is full.
 #[inline(never)]
 pub fn suspect(tuple: &Tuple, now_ns: u64) {
+    if let Some(latest) = LATEST_SUSPECT_NS.get_ptr_mut(0) {
+        // SAFETY: a map value stays valid while the program runs, and one word is written.
+        unsafe { *latest = now_ns };
+    }
     match SUSPECTS.get_ptr_mut(tuple) {
         // SAFETY: a map value stays valid while the program runs, and one word is written.
         Some(suspect) => unsafe { (*suspect).latest_ns = now_ns },
@@ -130,6 +106,15 @@ pub fn suspect(tuple: &Tuple, now_ns: u64) {
             let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
             let _ = SUSPECTS.insert(tuple, &Suspect { budget, latest_ns: now_ns }, 0);
         }
+    }
+}
+
+/// Whether there is any such connection: without one, no dropped segment need be looked at for its own sake.
+#[inline(always)]
+pub fn has_suspects(now_ns: u64) -> bool {
+    match LATEST_SUSPECT_NS.get(0) {
+        Some(&latest_ns) => latest_ns != 0 && now_ns.wrapping_sub(latest_ns) < SUSPECT_FOR_NS,
+        None => false,
     }
 }
 
@@ -195,48 +180,66 @@ pub fn is_new_timeout(sk: Address, timeout: Timeout) -> bool {
     }
 }
 
-/// Takes one event from this CPU's budget of handshake repeats; `false` when it is used up.
-#[inline(always)]
-pub fn take_from_handshakes(now_ns: u64) -> bool {
-    take_from(&HANDSHAKES, now_ns, HANDSHAKE_PER_CPU_PER_TENTH)
+/// What a CPU may tell only so often: each has a budget of its own, so that none takes another's place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PerCpu {
+    /// Repeats of SYN and SYN-ACK: enough for every real handshake in trouble, little enough that a SYN flood, which makes one repeat
+    /// per request socket, cannot fill the ring.
+    Handshakes,
+    /// Dropped FINs. Each that is not a connection's of this host costs user space one look-up, and firewalls drop stray ones all the
+    /// time.
+    DroppedFins,
+    /// Dropped RSTs, of which a flood makes any number as backscatter.
+    DroppedResets,
+    /// Dropped SYN-ACKs, and SYNs that came by an unexpected interface: of floods and scans there may be any number.
+    DroppedHandshakes,
+    /// Other dropped segments of which it is looked up whether their connection is under suspicion.
+    LookedUpDrops,
+    /// FINs that connection tracking holds for invalid.
+    InvalidFins,
+    /// RSTs that connection tracking holds for invalid.
+    InvalidResets,
+    /// Request sockets that a scan tells of.
+    ScannedRequests,
 }
 
-/// Takes one event from this CPU's budget of segments that connection tracking holds for invalid; `false` when it is used up.
-#[inline(always)]
-pub fn take_from_invalid(now_ns: u64) -> bool {
-    take_from(&INVALID, now_ns, DROPS_PER_CPU_PER_TENTH)
+impl PerCpu {
+    const COUNT: u32 = Self::ScannedRequests as u32 + 1;
+
+    const fn in_a_tenth(self) -> u32 {
+        match self {
+            Self::Handshakes => 100,
+            Self::LookedUpDrops => 200,
+            Self::ScannedRequests => 32,
+            Self::DroppedFins
+            | Self::DroppedResets
+            | Self::DroppedHandshakes
+            | Self::InvalidFins
+            | Self::InvalidResets => 20,
+        }
+    }
 }
 
-/// Takes one event from this CPU's budget of dropped segments; `false` when it is used up.
-#[inline(always)]
-pub fn take_from_drops(now_ns: u64) -> bool {
-    take_from(&DROPS, now_ns, DROPS_PER_CPU_PER_TENTH)
-}
+#[map]
+static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(PerCpu::COUNT, 0);
 
-/// Takes one event from this CPU's budget of dropped segments of handshakes; `false` when it is used up.
+/// Takes one from this CPU's budget; `false` when it is used up.
 #[inline(always)]
-pub fn take_from_handshake_drops(now_ns: u64) -> bool {
-    take_from(&HANDSHAKE_DROPS, now_ns, HANDSHAKE_DROPS_PER_CPU_PER_TENTH)
-}
-
-/// Takes one look-up from this CPU's budget; `false` when it is used up.
-#[inline(always)]
-pub fn take_from_looked_up_drops(now_ns: u64) -> bool {
-    take_from(&LOOKED_UP_DROPS, now_ns, LOOKED_UP_DROPS_PER_CPU_PER_TENTH)
-}
-
-/// Takes one request socket from what the scan may tell on this CPU; `false` when it is used up.
-#[inline(always)]
-pub fn take_from_scanned_requests() -> bool {
-    // SAFETY: the helper takes nothing and only reads a clock.
-    take_from(&SCANNED_REQUESTS, unsafe { bpf_ktime_get_ns() }, SCANNED_REQUESTS_PER_CPU_PER_TENTH)
-}
-
-#[inline(always)]
-fn take_from(budgets: &PerCpuArray<Budget>, now_ns: u64, limit: u32) -> bool {
-    match budgets.get_ptr_mut(0) {
+pub fn take(kind: PerCpu, now_ns: u64) -> bool {
+    match BUDGETS.get_ptr_mut(kind as u32) {
         // SAFETY: a per-CPU value belongs to this CPU while the program runs.
-        Some(budget) => unsafe { &mut *budget }.take(now_ns, TENTH_NS, limit),
+        Some(budget) => unsafe { &mut *budget }.take(now_ns, TENTH_NS, kind.in_a_tenth()),
         None => true,
+    }
+}
+
+/// Whether this CPU's budget is used up: then what is left to do may be spared.
+#[inline(always)]
+pub fn is_used_up(kind: PerCpu, now_ns: u64) -> bool {
+    match BUDGETS.get_ptr(kind as u32) {
+        // SAFETY: as above.
+        Some(budget) => unsafe { &*budget }.is_used_up(now_ns, TENTH_NS, kind.in_a_tenth()),
+        None => false,
     }
 }

@@ -19,7 +19,8 @@ use connprobe_common::{
 
 use crate::{
     emit::zeroed,
-    filter, limit,
+    filter,
+    limit::{self, PerCpu},
     socket::{self, Address, state},
 };
 
@@ -79,14 +80,12 @@ fn tcp_sockets(ctx: *const Context) -> i32 {
 /// Timer firings of a request socket from which on the scan tells of it.
 const TOLD_FROM_TIMEOUTS: u8 = 2;
 
-/// Whether the connection waits for an answer that is overdue. Everything else is idle, busy or over. Of request sockets only so many
-/// are told: a SYN flood would fill the tracker.
+/// Whether the connection waits for an answer that is overdue. Everything else is idle, busy or over.
 #[inline(always)]
 fn is_suspicious(sk: Address, state: u8) -> bool {
     if state == state::NEW_SYN_RECV {
         return sk.read_bits(Field::ReqNumTimeout).unwrap_or(0) >= TOLD_FROM_TIMEOUTS
-            && sk.read_bits(Field::ReqAcked) == Some(0)
-            && limit::take_from_scanned_requests();
+            && sk.read_bits(Field::ReqAcked) == Some(0);
     }
     state::is_synchronized(state)
         && (sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0) > 0
@@ -94,7 +93,7 @@ fn is_suspicious(sk: Address, state: u8) -> bool {
             || sk.read::<u8>(Field::IcskBackoff).unwrap_or(0) > 0)
 }
 
-/// Fills the record; `None` when the operator has not asked about this connection.
+/// Fills the record; `None` when the operator has not asked about this connection, or of requests too many are told already.
 #[inline(always)]
 pub(crate) fn fill<'a>(
     record: *mut SocketRecord,
@@ -108,6 +107,10 @@ pub(crate) fn fill<'a>(
     }
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    // A SYN flood would fill the tracker.
+    if state == state::NEW_SYN_RECV && !limit::take(PerCpu::ScannedRequests, now_ns) {
+        return None;
+    }
     let record = zeroed(record);
     record.abi_version = ABI_VERSION;
     record.hook = hook::SCAN;

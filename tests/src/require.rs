@@ -147,6 +147,8 @@ impl Requirement {
     fn may_be_lacking(self) -> bool {
         match self {
             Self::Guest | Self::SendResult => !is_guest(),
+            // They are unpacked for this architecture alone.
+            Self::Servers => cfg!(not(target_arch = "x86_64")),
             Self::Attaching(mechanism @ (Mechanism::Fentry | Mechanism::Kprobe)) => std::env::var(GUEST_VARIABLE)
                 .map_or(true, |kernel| KernelFacts::committed(&kernel).is_ok_and(|facts| !facts.offers(mechanism))),
             Self::Root
@@ -158,7 +160,6 @@ impl Requirement {
             | Self::Conntrack
             | Self::Bpf
             | Self::Btf
-            | Self::Servers
             | Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => false,
         }
     }

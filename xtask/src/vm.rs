@@ -25,6 +25,7 @@ use crate::packages::{self, Tool};
 use crate::project::Project;
 use crate::results::Results;
 use crate::run;
+use crate::servers;
 use crate::test::kernel_test_program;
 use architecture::Architecture;
 use guest::{End, Machine};
@@ -47,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
     accel: Accelerator,
     /// End a guest that runs longer than that
-    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     limit: u64,
     /// Share the tests between the guests, but for those that every kernel must run, as `cargo xtask test` does
     #[arg(long, conflicts_with_all = ["run", "shell"])]
@@ -178,6 +179,7 @@ fn test(
     is_shared: bool,
     arguments: &[String],
 ) -> Result<Results> {
+    servers::prepare(project);
     let target = architecture.target(project, &project.target().join("vm"))?;
     let program = kernel_test_program(project, target.as_ref())?;
     let program = program.as_path();

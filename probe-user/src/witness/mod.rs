@@ -113,11 +113,12 @@ impl Witnesses {
 /// Ends when the other side is dropped.
 fn name_functions(asked: &Receiver<Question>, answers: &Sender<Answer>) {
     let (mut functions, mut namespaces) = (function::Functions::default(), netns::Namespaces::default());
+    let mut rulesets = place::Rulesets::default();
     while let Ok(question) = asked.recv() {
         let answer = match question {
             Question::Function { key, address } => Answer::Function { key, address, function: functions.at(address) },
             Question::DropPlace { key, trace } => {
-                let place = place::look_up(&mut functions, &mut namespaces, &key, &trace);
+                let place = place::look_up(&mut functions, &mut rulesets, &mut namespaces, &key, &trace);
                 Answer::DropPlace { key, place }
             }
             // The other thread's.

@@ -4,9 +4,12 @@
 //! functions.
 
 use std::{
+    collections::HashMap,
     io::{self, Read as _},
     net::SocketAddr,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -23,9 +26,49 @@ const XTABLES: [&str; 2] = ["ipt_do_table", "ip6t_do_table"];
 /// A longer list of rules is not read: a host with tens of thousands of them has some megabytes.
 const LONGEST_RULESET_BYTES: u64 = 64 << 20;
 
+/// For so long a ruleset that was read serves other drops in its namespace: what one rule drops comes in numbers.
+const RULESET_SERVES: Duration = Duration::from_secs(10);
+/// Rulesets kept at once.
+const MOST_RULESETS: usize = 16;
+/// `nft` is ended when it has not listed the rules by then.
+const LONGEST_LISTING: Duration = Duration::from_secs(5);
+/// How often the end of `nft` is looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A namespace's rules, for machines and for people.
+type Ruleset = (Value, String);
+
+/// The rulesets that were read lately, by the inode number of their namespace, or why they could not be read.
+#[derive(Default)]
+pub(super) struct Rulesets(HashMap<u32, (Instant, Result<Ruleset, String>)>);
+
+impl Rulesets {
+    fn of(&mut self, namespaces: &mut Namespaces, netns: u32) -> &Result<Ruleset, String> {
+        self.0.retain(|_, (read_at, _)| read_at.elapsed() < RULESET_SERVES);
+        if self.0.len() >= MOST_RULESETS && !self.0.contains_key(&netns) {
+            self.0.clear();
+        }
+        let (_, ruleset) = self.0.entry(netns).or_insert_with(|| {
+            let ruleset = read_ruleset(namespaces, netns);
+            (Instant::now(), ruleset)
+        });
+        ruleset
+    }
+}
+
+fn read_ruleset(namespaces: &mut Namespaces, netns: u32) -> Result<Ruleset, String> {
+    let netns = namespaces.open(netns).map_err(|error| error.to_string())?;
+    let listed =
+        netns.run(|| Ok::<_, io::Error>((nft(&["-j", "list", "ruleset"])?, nft(&["-s", "-a", "list", "ruleset"])?)));
+    let (json, text) = listed.flatten().map_err(|error| format!("nft: {error}"))?;
+    let ruleset = serde_json::from_slice(&json).map_err(|error| format!("nft: {error}"))?;
+    Ok((ruleset, String::from_utf8_lossy(&text).into_owned()))
+}
+
 /// Finds the place of a drop.
 pub(super) fn look_up(
     functions: &mut Functions,
+    rulesets: &mut Rulesets,
     namespaces: &mut Namespaces,
     key: &ConnectionKey,
     trace: &DropTrace,
@@ -34,7 +77,7 @@ pub(super) fn look_up(
     let site = Site::of_calls(&calls);
     let rules = match site {
         Some(site @ (Site::Netfilter(_) | Site::Bridge(_))) if trace.is_by_filter => {
-            rules(functions, namespaces, key, trace, site, &calls).into()
+            rules(functions, rulesets, namespaces, key, trace, site, &calls).into()
         }
         Some(_) | None => Knowledge::NotAsked,
     };
@@ -43,6 +86,7 @@ pub(super) fn look_up(
 
 fn rules(
     functions: &mut Functions,
+    rulesets: &mut Rulesets,
     namespaces: &mut Namespaces,
     key: &ConnectionKey,
     trace: &DropTrace,
@@ -59,12 +103,8 @@ fn rules(
     }
     let (source, destination) = if trace.is_sent { (key.local, key.remote) } else { (key.remote, key.local) };
     let packet = packet(source, destination, trace);
-    let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
-    let listed =
-        netns.run(|| Ok::<_, io::Error>((nft(&["-j", "list", "ruleset"])?, nft(&["-s", "-a", "list", "ruleset"])?)));
-    let (json, text) = listed.flatten().map_err(|error| format!("nft: {error}"))?;
-    let ruleset: Value = serde_json::from_slice(&json).map_err(|error| format!("nft: {error}"))?;
-    Ok(candidates(&ruleset, &String::from_utf8_lossy(&text), site, &packet))
+    let (ruleset, text) = rulesets.of(namespaces, key.netns).as_ref().map_err(Clone::clone)?;
+    Ok(candidates(ruleset, text, site, &packet))
 }
 
 const fn packet(source: SocketAddr, destination: SocketAddr, trace: &DropTrace) -> Packet {
@@ -79,10 +119,24 @@ fn nft(arguments: &[&str]) -> io::Result<Vec<u8>> {
         io::ErrorKind::NotFound => io::Error::other("it is not installed, so that the rules were not read"),
         _ => error,
     })?;
-    let mut output = Vec::new();
-    let read = child.stdout.take().map_or(Ok(0), |stdout| stdout.take(LONGEST_RULESET_BYTES).read_to_end(&mut output));
-    // It ends when nobody reads any more.
-    let status = child.wait()?;
-    read?;
+    let stdout = child.stdout.take();
+    let reader = thread::spawn(move || {
+        let mut output = Vec::new();
+        // It ends when nobody reads any more.
+        stdout.map_or(Ok(0), |stdout| stdout.take(LONGEST_RULESET_BYTES).read_to_end(&mut output)).map(|_| output)
+    });
+    let begin = Instant::now();
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if begin.elapsed() < LONGEST_LISTING => thread::sleep(POLL_INTERVAL),
+            None => {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::other(format!("it has not listed the rules within {LONGEST_LISTING:?}")));
+            }
+        }
+    };
+    let output = reader.join().map_err(|_| io::Error::other("its output could not be read"))??;
     if status.success() { Ok(output) } else { Err(io::Error::other(format!("it ended with {status}"))) }
 }

@@ -5,18 +5,48 @@ use crate::{
     case::{dropped::trace, finding::OwnerKnowledge},
     judge::{Evidence, EvidenceKind},
     model::{
-        ConntrackStatus, DropPlace, FlowConntrack, FlowEnds, FlowKey, ForwardPath, Knowledge, MonoTime, Owner,
-        Question, WaitingEnd,
+        ConntrackStatus, ControlMessage, DropPlace, DroppedSegment, FlowConntrack, FlowEnds, FlowKey, ForwardPath,
+        Knowledge, MonoTime, Owner, Question, WaitingEnd,
     },
 };
 
 impl Flow {
-    /// Everything there is to ask; of what does not change, once.
+    /// What there is to ask. Firewalls drop strays all day: of a FIN that has come once nothing is asked, for one that is missed comes
+    /// again; and of a RST, which does not, at first only what connection tracking knows.
     pub(in crate::case) fn questions(&mut self) -> Vec<Question> {
-        let key = self.asked_as;
+        let is_reset = |(_, _, segment): &(_, _, DroppedSegment)| segment.message == ControlMessage::Reset;
+        if !self.is_worth_more() && !self.latest_dropped().as_ref().is_some_and(is_reset) {
+            return Vec::new();
+        }
+        self.awaited.conntrack = true;
         let zone = self.key.zone.or_else(|| self.held_in_zone());
-        let mut questions = vec![Question::FlowConntrack { key, zone }, self.ask_ends()];
-        (self.awaited.conntrack, self.awaited.ends) = (true, true);
+        let mut questions = vec![Question::FlowConntrack { key: self.asked_as, zone }];
+        if self.is_worth_more() {
+            questions.extend(self.more_questions());
+        }
+        questions
+    }
+
+    /// Whether more is asked than what connection tracking knows: copies were dropped, too, or connection tracking knows the connection,
+    /// or cannot say.
+    fn is_worth_more(&self) -> bool {
+        match &self.conntrack {
+            Knowledge::NotAsked => self.is_repeated(),
+            Knowledge::Known(FlowConntrack::Active(entries, _)) => self.is_repeated() || !entries.is_empty(),
+            Knowledge::Known(FlowConntrack::Inactive) | Knowledge::Unavailable(_) => true,
+        }
+    }
+
+    /// Whether more than one segment was dropped.
+    pub(in crate::case) fn is_repeated(&self) -> bool {
+        self.evidence.as_slice().iter().filter_map(Evidence::segment).nth(1).is_some()
+    }
+
+    /// All the rest; of what does not change, once.
+    fn more_questions(&mut self) -> Vec<Question> {
+        let key = self.asked_as;
+        let mut questions = vec![self.ask_ends()];
+        self.awaited.ends = true;
         let latest = self.latest_dropped();
         if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
             && self.path == Knowledge::NotAsked
@@ -76,14 +106,15 @@ impl Flow {
         }
     }
 
-    /// Takes in what connection tracking knows. Where it translates addresses, the ends are other sockets than the packet says: the
-    /// question for them.
+    /// Takes in what connection tracking knows. What is to be asked then: all the rest, where that makes it worth asking; and where it
+    /// translates addresses, the ends anew, which are other sockets than the packet says.
     pub(in crate::case) fn take_conntrack(
         &mut self,
         now: MonoTime,
         conntrack: Knowledge<FlowConntrack>,
-    ) -> Option<Question> {
+    ) -> Vec<Question> {
         self.awaited.conntrack = false;
+        let was_worth_more = self.is_worth_more();
         let asked_before = self.ask_ends();
         self.conntrack = conntrack;
         let status = match &self.conntrack {
@@ -107,11 +138,18 @@ impl Flow {
                 self.is_direction_known = true;
             }
         }
+        if !self.is_worth_more() {
+            return Vec::new();
+        }
+        if !was_worth_more {
+            return self.more_questions();
+        }
         let asked_now = self.ask_ends();
-        (asked_now != asked_before).then(|| {
-            self.awaited.ends = true;
-            asked_now
-        })
+        if asked_now == asked_before {
+            return Vec::new();
+        }
+        self.awaited.ends = true;
+        vec![asked_now]
     }
 
     /// What connection tracking says is evidence when it is first told, and when it changes.

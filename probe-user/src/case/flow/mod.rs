@@ -183,6 +183,11 @@ impl Flow {
         self.reported.is_some()
     }
 
+    /// Whether it is more than a stray, as far as is known: then it is the last to be evicted.
+    fn is_serious(&self) -> bool {
+        self.has_finding() || self.is_repeated()
+    }
+
     pub(super) fn tuple(&self) -> FlowTuple {
         FlowTuple::of(&self.asked_as)
     }

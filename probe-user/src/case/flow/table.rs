@@ -6,7 +6,7 @@ use std::{
 use super::{Flow, FlowWake};
 use crate::model::{ConnectionKey, MonoTime};
 
-/// Flows followed at once. A firewall that drops stray FINs by the thousand must not cost memory; those with findings go last.
+/// Flows followed at once. A firewall that drops stray FINs by the thousand must not cost memory; those with findings, and those of which copies were dropped, go last.
 pub(in crate::case) const MAX_FLOWS: usize = 4_096;
 
 /// The two ends of a packet in either direction, in one network namespace.
@@ -66,7 +66,7 @@ impl Flows {
         if let Some((at, _)) = flow.wake {
             self.wakes.remove(&(at, *tuple));
         }
-        self.by_touch.remove(&(flow.has_finding(), flow.touched, *tuple));
+        self.by_touch.remove(&(flow.is_serious(), flow.touched, *tuple));
         Some(flow)
     }
 
@@ -80,7 +80,7 @@ impl Flows {
         if let Some((at, _)) = flow.wake {
             self.wakes.insert((at, tuple));
         }
-        self.by_touch.insert((flow.has_finding(), flow.touched, tuple));
+        self.by_touch.insert((flow.is_serious(), flow.touched, tuple));
         self.flows.insert(tuple, flow);
         evicted
     }

@@ -72,9 +72,7 @@ impl Tracker {
     /// Takes in what connection tracking knows.
     pub(super) fn take_flow_conntrack(&mut self, key: &ConnectionKey, conntrack: Result<FlowConntrack, String>) {
         let Some(mut flow) = self.flows.take(key) else { return };
-        if let Some(question) = flow.take_conntrack(self.now, conntrack.into()) {
-            self.ask(question);
-        }
+        flow.take_conntrack(self.now, conntrack.into()).into_iter().for_each(|question| self.ask(question));
         self.judge_flow(flow);
     }
 

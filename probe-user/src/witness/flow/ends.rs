@@ -18,7 +18,10 @@ pub(in crate::witness) fn look_up_all(roster: &mut Roster, asked: &[Asked]) -> V
         return found;
     }
     roster.for_each(Instant::now(), |netns| {
-        let ends = netns.run(|| asked.iter().map(|flow| query(netns.inode, flow)).collect::<Vec<_>>());
+        let ends = netns.run(|| {
+            let Ok(diag) = Diag::open() else { return Vec::new() };
+            asked.iter().map(|flow| query(&diag, netns.inode, flow)).collect::<Vec<_>>()
+        });
         for (known, ends) in found.iter_mut().zip(ends.unwrap_or_default()) {
             known.receiver = known.receiver.take().or(ends.receiver);
             known.sender = known.sender.take().or(ends.sender);
@@ -28,11 +31,10 @@ pub(in crate::witness) fn look_up_all(roster: &mut Roster, asked: &[Asked]) -> V
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(netns: u32, (key, [receiver, sender]): &Asked) -> FlowEnds {
+fn query(diag: &Diag, netns: u32, (key, [receiver, sender]): &Asked) -> FlowEnds {
     if key.netns == netns {
         return FlowEnds::default();
     }
-    let Ok(diag) = Diag::open() else { return FlowEnds::default() };
     let find = |(local, remote): Tuple| {
         let key = ConnectionKey { netns, local, remote };
         // A namespace that cannot be asked holds none of them, as far as can be told.

@@ -284,6 +284,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_reset_whose_sender_goes_on_talking_was_none() {
+        let reset = DroppedSegment { message: ControlMessage::Reset, ..dropped_fin(RECEIVED) };
+        for (heard_ago, is_told) in [(Duration::from_secs(2), true), (Duration::from_millis(300), false)] {
+            let mut tracker = Tracker::new();
+            tracker.handle_event(event(0, SocketView::default(), EventKind::SegmentDropped(Box::new(reset.clone()))));
+            tracker.handle_timeout(at(1_000));
+            said(&mut tracker);
+            let state = TcpState::Established;
+            let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago };
+            tracker.handle_answer(at(1_001), Answer::Socket { key: key(), lookup: SocketLookup::Found(status) });
+            answer_all(&mut tracker);
+            assert_eq!((said(&mut tracker).1.len() == 1, tracker.open_cases() == 1), (is_told, is_told));
+        }
+    }
+
+    #[test]
     fn a_stray_fin_and_one_whose_copy_came_in_time_are_forgotten() {
         for state in [TcpState::CloseWait, TcpState::TimeWait, TcpState::LastAck] {
             let mut tracker = looked_at(state, RECEIVED);

@@ -84,7 +84,14 @@ pub enum Direction {
 impl TrackedFlow {
     /// Which way packets go that come from this end.
     pub fn direction_from(&self, sender: SocketAddr) -> Direction {
-        if sender == self.original.0 { Direction::Original } else { Direction::Reply }
+        // Its own address, or the one that its packets are given on their way.
+        let is_initiator = sender == self.original.0 || sender == self.reply.1;
+        if is_initiator { Direction::Original } else { Direction::Reply }
+    }
+
+    /// Whether addresses or ports are translated.
+    pub fn is_translated(&self) -> bool {
+        self.original != (self.reply.1, self.reply.0)
     }
 
     /// Local and remote end of the socket of the end that sends with this source.

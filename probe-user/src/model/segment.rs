@@ -1,8 +1,8 @@
 //! A segment that was thrown away on its way to its receiver or out of this host.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use super::{Stack, TcpState};
+use super::{SocketStatus, Stack, TcpState};
 
 /// A segment that the kernel dropped: a FIN, a RST, one of a handshake, or any of a connection under suspicion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,14 @@ impl DroppedSegment {
             // Of these the state does not tell.
             (_, ControlMessage::Syn | ControlMessage::Data) | (Origin::Sent, ControlMessage::Ack) => false,
         }
+    }
+
+    /// Whether it is a RST whose sender goes on talking to the receiver's socket, which was asked for so long after the drop: it was
+    /// forged, or of an earlier connection.
+    pub fn was_no_end(&self, status: &SocketStatus, asked_after: Duration) -> bool {
+        /// What was on its way before the reset, and the kernel's ticks.
+        const SLACK: Duration = Duration::from_millis(100);
+        matches!(self.message, ControlMessage::Reset) && status.heard_ago + SLACK < asked_after
     }
 
     /// The sequence number behind its data: of every copy of a FIN the same, also where one carries data that was sent before.

@@ -290,7 +290,7 @@ impl Writer {
         let suppressed: u64 = summary.hooks.iter().map(|hook| hook.suppressed).sum();
         if suppressed > 0 {
             self.blank();
-            self.line("", &format!("{suppressed} events were held back by the limit on handshake repeats and resets."));
+            self.line("", &format!("{suppressed} events were held back by the limits on handshake repeats, resets and dropped segments."));
         }
         if summary.unasked > 0 {
             self.blank();

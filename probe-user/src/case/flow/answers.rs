@@ -6,7 +6,7 @@ use crate::{
     judge::{Evidence, EvidenceKind},
     model::{
         ConntrackStatus, ControlMessage, DropPlace, DroppedSegment, FlowConntrack, FlowEnds, FlowKey, ForwardPath,
-        Knowledge, MonoTime, Owner, Question, WaitingEnd,
+        Knowledge, MonoTime, Owner, Question, TrackedFlow, WaitingEnd,
     },
 };
 
@@ -85,11 +85,17 @@ impl Flow {
         self.evidence.as_slice().iter().rev().find_map(Evidence::as_invalid).and_then(|invalid| invalid.zone)
     }
 
-    /// Takes in which way it goes. `false` when it is for this host after all: then it is not forwarded.
-    pub(in crate::case) fn take_path(&mut self, path: Knowledge<ForwardPath>) -> bool {
+    /// Takes in which way it goes.
+    pub(in crate::case) fn take_path(&mut self, path: Knowledge<ForwardPath>) {
         self.awaited.path = false;
         self.path = path;
-        !matches!(&self.path, Knowledge::Known(path) if path.ends_here)
+    }
+
+    /// Whether it is for an address of this host, and not one that connection tracking translates: then it is not forwarded, and of no
+    /// socket here. What it holds for invalid it does not translate.
+    pub(in crate::case) fn ends_here(&self) -> bool {
+        let is_translated = self.entries().iter().any(TrackedFlow::is_translated);
+        matches!(&self.path, Knowledge::Known(path) if path.ends_here) && !is_translated
     }
 
     /// Takes in which function is at an address.

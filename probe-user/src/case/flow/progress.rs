@@ -12,8 +12,6 @@ use crate::{
 const SLACK: Duration = Duration::from_millis(300);
 /// `TCP_RTO_MAX`.
 const RTO_MAX: Duration = Duration::from_secs(120);
-/// A sender without a process gives a FIN up after so many retransmissions (`tcp_orphan_retries`): silence then says nothing.
-const GIVES_UP_AT: usize = 8;
 
 /// What has become of what was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +41,9 @@ impl Flow {
         if latest.message == ControlMessage::Fin && its_sender.as_ref().is_some_and(is_acknowledged) {
             return Progress::GotThrough;
         }
-        // A segment that connection tracking accepts moves its entry on, and a rule may drop it then.
-        let follows = latest.is_tracked == Some(false);
+        // A segment that connection tracking accepts moves its entry on, and a rule may drop it then; one that it holds for invalid
+        // does not, and may yet be let pass.
+        let follows = latest.is_tracked == Some(false) && latest.reason.is_seen();
         let moved = if follows { self.conntrack_moved(sender) } else { Progress::None };
         if moved != Progress::None {
             return moved;
@@ -59,8 +58,8 @@ impl Flow {
                 let is_silent = now > latest_at + time_for_two_more(&times);
                 match (is_silent, follows && self.is_known_open() && !is_gone) {
                     (false, _) | (true, true) => Progress::None,
-                    (true, false) if times.len() > GIVES_UP_AT => Progress::Over,
-                    (true, false) => Progress::GotThrough,
+                    // It got through, it took another way, or its sender has given up.
+                    (true, false) => Progress::Over,
                 }
             }
         }

@@ -272,7 +272,17 @@ fn a_rule_that_drops_valid_copies_is_told_until_they_stop_coming() {
     lab.run_until(25_000);
     assert_eq!(lab.states().len(), 1);
     lab.run_until(60_000);
-    assert_eq!(lab.outcome(), RECOVERED);
+    assert_eq!(lab.outcome(), Some(FindingState::Closed(Outcome::Unobserved)), "it got through, or was given up");
+}
+
+#[test]
+fn a_segment_of_a_translated_connection_may_be_for_an_address_of_this_host() {
+    let mut world = World { ends_here: true, ..World::tracked(ConntrackState::Established) };
+    world.entries[0].original = (client(), ([10, 0, 0, 100], 443).into());
+    let mut lab = Lab::new(world);
+    lab.drops([0, 200, 600, 1_400], key(), &segment(false));
+    lab.run_until(3_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Opened));
 }
 
 #[test]

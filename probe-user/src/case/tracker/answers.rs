@@ -8,7 +8,7 @@ use crate::{
         recovery::next_look_in,
         wakes::Wake,
     },
-    judge::EvidenceKind,
+    judge::{Evidence, EvidenceKind},
     model::{Answer, MonoTime, SocketLookup, SocketStatus, TcpState},
 };
 
@@ -121,7 +121,14 @@ impl Tracker {
             self.close(case, Outcome::Recovered);
             return;
         }
-        if let Some(is_missed) = case.dropped().map(|segment| segment.is_missed_in(status.state)) {
+        let dropped = Evidence::dropped(case.evidence.as_slice()).filter(|_| case.dropped().is_some());
+        if let Some([_, (dropped_at, segment)]) = dropped {
+            let is_missed = segment.is_missed_in(status.state);
+            if is_missed && segment.was_no_end(status, asked_at.since(dropped_at)) {
+                case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
+                self.close(case, Outcome::Recovered);
+                return;
+            }
             self.looked_at_receiver(case, status, is_missed);
         } else if !case.has_finding() {
             self.take_answer(case);

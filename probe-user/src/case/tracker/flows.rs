@@ -61,12 +61,8 @@ impl Tracker {
     /// Takes in which way it goes.
     pub(super) fn take_flow_path(&mut self, key: &ConnectionKey, path: Result<ForwardPath, String>) {
         let Some(mut flow) = self.flows.take(key) else { return };
-        // One that is for this host and has no socket here is nobody's.
-        if flow.take_path(path.into()) {
-            self.judge_flow(flow);
-        } else {
-            self.close_flow(flow, Outcome::Unobserved);
-        }
+        flow.take_path(path.into());
+        self.judge_flow(flow);
     }
 
     /// Takes in what connection tracking knows.
@@ -145,6 +141,10 @@ impl Tracker {
             Progress::None => {}
         }
         if !flow.is_held(self.now, HOLD) {
+            if flow.ends_here() {
+                self.close_flow(flow, Outcome::Unobserved);
+                return;
+            }
             self.findings.extend(flow.judge(self.now, self.events_lost));
             flow.rest(self.now);
         }

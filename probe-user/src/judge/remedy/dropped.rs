@@ -37,7 +37,10 @@ pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {
         let log = Remedy::new("Let connection tracking log why it holds packets for invalid, and read its log.")
             .command(format!("{here}sysctl -w net.netfilter.nf_conntrack_log_invalid=6; dmesg -w | grep nf_ct"))
             .place(patient.place())
-            .risk("a line in the kernel's log for each invalid TCP packet")
+            .risk(
+                "a line in the kernel's log for each invalid TCP packet; of other network namespaces than the first the kernel logs only with \
+                 net.netfilter.nf_log_all_netns = 1",
+            )
             .lasting("not meant to last: set it back to 0 when the reason is known");
         let text = "If it says that the packets lie outside the window (as where only one direction passes this host): accept them.";
         return [log]

@@ -65,7 +65,10 @@ pub(super) fn reverse_path_filtered(patient: &Patient<'_>) -> Vec<Remedy> {
         see_route(patient),
         same_way(patient),
         kernel::setting(patient, text.to_owned(), &[("net.ipv4.conf.all.rp_filter", LOOSE)])
-            .risk("packets with a forged source that this host has some route to are no longer dropped here"),
+            .risk(
+                "packets with a forged source that this host has some route to are no longer dropped here; on interfaces without any filter \
+                 (0: often tunnels) sources without a route are, from now on: there set that of the one interface instead",
+            ),
         Remedy::new("See how much is dropped for it.")
             .command(format!("{}nstat -az TcpExtIPReversePathFilter", patient.here()))
             .place(patient.place())

@@ -54,7 +54,7 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
         return found(Step::SynAckSent, Cause::SynackLost);
     }
     let acks = of(Step::AckReceived).count();
-    if acks > 0 && repeats > 0 {
+    if acks > 0 && repeats > 0 && !is_established(history) {
         let ruling = found(Step::AckReceived, Cause::FinalAckLost)?;
         let is_repeated = acks > 1 || repeats > 1;
         return Some(if is_repeated { ruling } else { ruled(ruling, vec![MissingEvidence::AnotherCopy]) });
@@ -62,7 +62,9 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
     if of(Step::AckSent).next().is_some() && Evidence::syn_acks_received(history.evidence).next().is_some() {
         return found(Step::AckSent, Cause::FinalAckLost);
     }
-    let is_served = matches!(history.service, Knowledge::Known(service) if service.listener_inode.is_some());
+    // A listener on all addresses serves none of those that this host only forwards to.
+    let is_served = matches!(history.service, Knowledge::Known(service) if service.listener_inode.is_some())
+        && !history.path.address_is_gone();
     if is_served && of(Step::SynReceived).count() >= SYNS_DROPPED {
         let (_, latest) = of(Step::SynReceived).next_back()?;
         // A firewall that keeps SYNs from a port is ordinary.
@@ -71,6 +73,11 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
             .flatten();
     }
     None
+}
+
+/// Whether the socket is known to have seen the handshake through.
+fn is_established(history: &History<'_>) -> bool {
+    history.socket.state.is_some_and(TcpState::is_synchronized)
 }
 
 /// The reverse-path filter is a cause of its own, whichever step it drops.
@@ -118,6 +125,9 @@ fn client(history: &History<'_>) -> Option<Ruling> {
 
 /// This host has sent its SYN-ACK again and again, and drops nothing of the connection that was seen.
 fn server(history: &History<'_>) -> Option<Ruling> {
+    if is_established(history) {
+        return None;
+    }
     let (since, _) = Evidence::syn_ack_repeats(history.evidence).next()?;
     let (_, latest) = Evidence::syn_ack_repeats(history.evidence).next_back()?;
     let missing = || vec![MissingEvidence::PeersEnd];

@@ -65,8 +65,8 @@ pub(super) fn of_stalled(finding: &Finding, waiting: &str) -> String {
         )
     } else {
         format!(
-            "{waiting}.{mismatch} A stateful firewall on one of the two ways sees only half of the connection, and drops it soon after \
-             the handshake."
+            "{waiting}.{mismatch} If a stateful firewall is on one of the two ways, it sees only half of the connection, and drops it \
+             soon after the handshake."
         )
     }
 }

@@ -74,8 +74,9 @@ impl Found {
         let mut found = Self::default();
         let mut left = Vec::new();
         for (key, zone) in asked {
+            // Without a zone, all of them count: the one that accepts a packet is found first, and another holds it for invalid.
             let mut flow = None;
-            for packet in packets(key) {
+            for packet in packets(key).into_iter().filter(|_| zone.is_some()) {
                 flow = flow.map_or_else(|| find(&ctnetlink, packet, *zone), |flow| Ok(Some(flow)))?;
             }
             match flow {

@@ -14,7 +14,10 @@ use std::net::SocketAddr;
 use super::{LONG_ENOUGH_FOR_A_COPY, cause, ruling};
 use crate::{
     judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
-    model::{ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime},
+    model::{
+        ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, InvalidSegment, Knowledge,
+        MonoTime,
+    },
 };
 
 /// With so many copies dropped, and none acknowledged, it is no chance.
@@ -56,6 +59,8 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let waiting_at = receiver_waits_at(history.evidence, sender).filter(|at| *at >= since);
     let mut missing = match latest.message {
         ControlMessage::Fin => of_fin(&dropped, waiting_at, history.conntrack)?,
+        // TCP itself takes no RST that lies outside of its window (RFC 5961 section 3): it may be forged, or late.
+        ControlMessage::Reset if is_outside_window(history, latest_at, latest) => return None,
         ControlMessage::Reset => of_reset(latest, waiting_at, history.conntrack)?,
         ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => return None,
     };
@@ -83,9 +88,14 @@ fn of_fin(
     let is_proven = match waiting_at {
         Some(at) => copies > 1 || at.since(since) >= LONG_ENOUGH_FOR_A_COPY,
         None if copies < 2 => return None,
-        None => copies >= MANY_COPIES || has_not_followed(latest, conntrack),
+        // What is held for invalid does not move the entry on, whether it is dropped or let pass.
+        None => copies >= MANY_COPIES || latest.reason.is_seen() && has_not_followed(latest, conntrack),
     };
     Some(if is_proven { Vec::new() } else { vec![MissingEvidence::AnotherCopy] })
+}
+
+fn is_outside_window(history: &History<'_>, at: MonoTime, segment: &DroppedSegment) -> bool {
+    Evidence::why_invalid(history.evidence, at, segment).is_some_and(InvalidSegment::is_about_window)
 }
 
 /// The same of a RST.
@@ -260,8 +270,10 @@ mod tests {
         let one = || Scene::default().forwarded().then(held(fin()));
         assert_eq!(said(&one().tracked(Some(true))), None);
         assert_eq!(said(&one().then(waits_for(server())).tracked(Some(true))), None, "it may be on its way");
-        let two = one().then(held(fin())).tracked(Some(true));
-        assert_eq!(said(&two), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::WhoDropped])));
+        let two = || one().then(held(fin()));
+        assert_eq!(said(&two().tracked(Some(true))), None, "one may be lost further on");
+        let three = two().then(held(fin())).tracked(Some(true));
+        assert_eq!(said(&three), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::WhoDropped])));
     }
 
     #[test]

@@ -133,7 +133,9 @@ impl Requirement {
     }
 }
 
-fn is_guest() -> bool {
+/// Whether this is a guest of the kernel matrix, whose one processor is emulated.
+#[must_use]
+pub fn is_guest() -> bool {
     std::env::var_os(GUEST_VARIABLE).is_some()
 }
 

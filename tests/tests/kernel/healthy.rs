@@ -1,7 +1,6 @@
 //! What must stay silent: healthy connections, however noisy.
 
 use std::{
-    env,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     thread::sleep,
@@ -13,7 +12,7 @@ use connprobe_tests::{
     findings::wait as finding,
     labs::routed::Routed,
     peer::{Mode, Options, Peer},
-    require::GUEST_VARIABLE,
+    require::is_guest,
     runner::{Test, TestContext},
     wire::Summary,
 };
@@ -126,7 +125,7 @@ fn request_loops(test: &TestContext) -> Result<()> {
     let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
     let probe = watch(&lab.client, &["--scan-every", "500ms"])?;
     // A guest's one translated processor is starved by less.
-    let (count, every_ms) = if env::var_os(GUEST_VARIABLE).is_some() { (3, 10) } else { (12, 1) };
+    let (count, every_ms) = if is_guest() { (3, 10) } else { (12, 1) };
     let looping =
         Options { write_every: Some(Duration::from_millis(every_ms)), write_bytes: 200, ..Options::default() };
     let clients = (0..count)

@@ -55,17 +55,17 @@ impl Flow {
             questions.push(Question::ForwardPath { key, ingress_ifindex });
         }
         if let Some((at, _, segment)) = latest {
-            if !self.has_asked_place
-                && let Some(trace) = trace(self.evidence.as_slice(), at, &segment)
-            {
-                (self.has_asked_place, self.awaited.place) = (true, true);
-                questions.push(Question::DropPlace { key, trace });
-            }
             let address = segment.location;
             if address != 0 && segment.function.is_none() && self.function_asked != Some(address) {
                 self.function_asked = Some(address);
                 self.awaited.function = true;
                 questions.push(Question::Function { key, address });
+            }
+            if !self.has_asked_place
+                && let Some(trace) = trace(self.evidence.as_slice(), at, &segment)
+            {
+                (self.has_asked_place, self.awaited.place) = (true, true);
+                questions.push(Question::DropPlace { key, trace });
             }
         }
         questions

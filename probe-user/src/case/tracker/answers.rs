@@ -150,7 +150,8 @@ impl Tracker {
             return;
         }
         case.note_still_open(self.now, status.state);
-        for question in case.questions().into_iter().chain(case.ask_place()).chain(case.ask_function()) {
+        // The rules take longer to list than a function to name.
+        for question in case.questions().into_iter().chain(case.ask_function()).chain(case.ask_place()) {
             self.ask(question);
         }
         if case.has_finding() || !case.awaits_answers() {

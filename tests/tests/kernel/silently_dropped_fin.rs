@@ -15,6 +15,7 @@ use connprobe_tests::{
     runner::{Test, TestContext},
     wire::{Evidence, Finding},
 };
+use serde_json::Value;
 
 use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch};
 
@@ -75,6 +76,19 @@ fn confirmed(probe: &Probe, opened: Finding) -> Result<Finding> {
     Ok(updated)
 }
 
+/// Waits until a record says where it was dropped. The function that did it is known by then.
+fn wait_for_place(probe: &Probe) -> Result<()> {
+    let is_place = |evidence: &Value| evidence.get("kind").is_some_and(|kind| kind == "drop_place");
+    let has_place =
+        |record: &Value| record.get("evidence").and_then(Value::as_array).is_some_and(|all| all.iter().any(is_place));
+    let end = Instant::now() + SOON;
+    while !probe.records().iter().any(has_place) {
+        ensure!(Instant::now() < end, "where it was dropped was not told");
+        sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
 fn bad_checksum(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
@@ -97,13 +111,14 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     for (name, value) in expected {
         ensure!(drop.data.get(name) == Some(&value), "{name}: {drop:?}");
     }
-    ensure!(drop.data.get("ingress_ifindex").is_some_and(serde_json::Value::is_number), "{drop:?}");
+    ensure!(drop.data.get("ingress_ifindex").is_some_and(Value::is_number), "{drop:?}");
     let sure = confirmed(&probe, opened)?;
     ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("checksums")), "{:?}", sure.remedies);
+    // Looking it up takes a slow guest longer than a first judgment waits.
+    wait_for_place(&probe)?;
     lab.router.nft("delete table inet mangle\n")?;
     let closed = finding(&probe, "closed", SOON)?;
     ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
-    // Looking it up takes a slow guest longer than a first judgment waits.
     let function = drop_of(&closed)?.data.get("function").and_then(|function| function.as_str());
     ensure!(function.is_some_and(|function| function.starts_with("nf")), "{function:?}");
     stop(probe)?;
@@ -195,7 +210,7 @@ fn own_rule(test: &TestContext) -> Result<()> {
         "{opened:#?}"
     );
     ensure_is_about(&opened, &client, &lab.client)?;
-    ensure!(drop_of(&opened)?.data.get("ingress_ifindex") == Some(&serde_json::Value::Null), "{opened:?}");
+    ensure!(drop_of(&opened)?.data.get("ingress_ifindex") == Some(&Value::Null), "{opened:?}");
     lab.client.nft("delete table inet drops\n")?;
     let closed = finding(&probe, "closed", SOON)?;
     ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");

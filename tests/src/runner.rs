@@ -47,7 +47,7 @@ pub struct Test {
     requirements: Vec<Requirement>,
     limit: Duration,
     is_alone: bool,
-    is_for_every_kernel: bool,
+    kernels: Kernels,
     function: Function,
 }
 
@@ -60,7 +60,7 @@ impl Test {
     ) -> Self {
         let function = Arc::new(function);
         let (name, requirements) = (name.into(), requirements.to_vec());
-        Self { name, requirements, limit: DEFAULT_LIMIT, is_alone: false, is_for_every_kernel: false, function }
+        Self { name, requirements, limit: DEFAULT_LIMIT, is_alone: false, kernels: Kernels::OneOfThem, function }
     }
 
     /// Runs the test while no other runs: it keeps the machine so busy that another's times would suffer, or its own would.
@@ -74,7 +74,15 @@ impl Test {
     /// kernel.
     #[must_use]
     pub fn on_every_kernel(mut self) -> Self {
-        self.is_for_every_kernel = true;
+        self.kernels = Kernels::Every;
+        self
+    }
+
+    /// Leaves the test out where the guests share the list: it takes an emulated processor minutes, or what it shows is the same on
+    /// every kernel.
+    #[must_use]
+    pub fn not_shared(mut self) -> Self {
+        self.kernels = Kernels::NotShared;
         self
     }
 
@@ -84,6 +92,14 @@ impl Test {
         self.limit = limit;
         self
     }
+}
+
+/// On which kernels a test runs where the guests share the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kernels {
+    OneOfThem,
+    Every,
+    NotShared,
 }
 
 /// What a running test is given.
@@ -127,7 +143,11 @@ pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mine = tests.into_iter().enumerate().filter(|(number, test)| test.is_for_every_kernel || share.takes(*number));
+    let mine = tests.into_iter().enumerate().filter(|(number, test)| match test.kernels {
+        Kernels::Every => true,
+        Kernels::OneOfThem => share.takes(*number),
+        Kernels::NotShared => share == Share::WHOLE,
+    });
     let trials = mine.map(|(_, test)| trial(group, test)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     match registry::shut_down() {

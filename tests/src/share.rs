@@ -13,7 +13,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    const WHOLE: Self = Self { number: 0, of: 1 };
+    pub(crate) const WHOLE: Self = Self { number: 0, of: 1 };
 
     pub(crate) fn of_this_process() -> Result<Self> {
         match std::env::var(SHARE_VARIABLE) {

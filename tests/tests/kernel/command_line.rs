@@ -12,7 +12,7 @@ use connprobe_tests::{
 use crate::watching::{SOON, WATCHING, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![
+    let tests = vec![
         Test::new(
             "a bad prefix, an unknown namespace or verdict, or no time to watch is refused in a sentence",
             &[],
@@ -24,7 +24,8 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("a reader that goes away or a full disk ends the watch with a sentence", WATCHING, vanished_sink),
         Test::new("SIGINT ends a watch early and it still reports", WATCHING, interrupted),
         Test::new("the json format is one array that ends with the summary", WATCHING, json),
-    ]
+    ];
+    tests.into_iter().map(Test::not_shared).collect()
 }
 
 /// Trouble is told in one sentence on standard error, with these words, and nothing on standard output.

@@ -34,11 +34,13 @@ pub(crate) fn tests() -> Vec<Test> {
         test("five percent of random loss with progress is no finding", lossy),
         test("a pool of idle connections is no finding and no event, however often it is scanned", idle_pool)
             .within(Duration::from_secs(300))
-            .alone(),
+            .alone()
+            .not_shared(),
         test("many connections in request loops are no finding", request_loops).alone(),
         test("twenty thousand short connections are no finding and hardly an event", churn)
             .within(Duration::from_secs(600))
-            .alone(),
+            .alone()
+            .not_shared(),
         test("a burst of unanswered connection attempts is held back and is no finding", attempts).alone(),
         test("an orderly close, a half-close and an abort are no finding", endings),
     ]

@@ -31,7 +31,8 @@ pub(crate) fn tests() -> Vec<Test> {
             noise,
         )
         .alone()
-        .within(Duration::from_secs(240)),
+        .within(Duration::from_secs(240))
+        .not_shared(),
     ]
 }
 

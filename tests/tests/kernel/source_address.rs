@@ -36,7 +36,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ),
         test("three hundred connections that lose their address at once all have their cause and owner", many)
             .alone()
-            .within(Duration::from_secs(180)),
+            .within(Duration::from_secs(180))
+            .not_shared(),
         test("over IPv6 a lost address is the cause, though segments leave", lost_v6),
         test("an address that is local by a route alone is not lost", any_ip),
         test("a transparent socket does without an address of this host", transparent),

@@ -1,5 +1,7 @@
 //! `skb:kfree_skb`.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     EbpfContext as _,
     macros::{btf_tracepoint, tracepoint},
@@ -87,8 +89,9 @@ fn told_reason(reason: u32) -> u8 {
     if reason as usize >= MAX_DROP_REASONS {
         return told_subsystem_reason(reason);
     }
+    let index = bounded(reason as usize, MAX_DROP_REASONS);
     // SAFETY: below the array's length, so it points into the settings.
-    unsafe { read((&raw const (*settings()).told_reasons as *const u8).add(reason as usize)) }
+    unsafe { read((&raw const (*settings()).told_reasons as *const u8).add(index)) }
 }
 
 /// The same for a reason of Open vSwitch, whose numbers begin above the kernel's own 65,536.
@@ -100,8 +103,16 @@ fn told_subsystem_reason(reason: u32) -> u8 {
     if subsystem == 0 || reason & !0xffff != subsystem || index >= MAX_SUBSYSTEM_REASONS {
         return 0;
     }
+    let index = bounded(index, MAX_SUBSYSTEM_REASONS);
     // SAFETY: below the array's length, so it points into the settings.
     unsafe { read((&raw const (*settings()).told_subsystem_reasons as *const u8).add(index)) }
+}
+
+/// An index that is below a length, a power of two: the compiler checks it in one register and uses it from another, which the verifier
+/// of 6.1 does not follow.
+#[inline(always)]
+fn bounded(index: usize, length: usize) -> usize {
+    black_box(index) & (length - 1)
 }
 
 #[inline(always)]

@@ -209,28 +209,15 @@ mod tests {
     use crate::{
         judge::{
             Attempt, SynAckRepeat,
-            rules::scene::{SEEN_AT, Scene, quiet, stalled},
+            rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
         },
-        model::{Checksum, ConntrackEntry, ControlMessage, Origin, Stack},
+        model::{ConntrackEntry, ControlMessage, Origin},
     };
 
     const RECEIVED: Origin = Origin::Received { ifindex: 3 };
 
     fn drop_of(message: ControlMessage, origin: Origin, reason: DropReason) -> EvidenceKind {
-        EvidenceKind::SegmentDropped(Box::new(DroppedSegment {
-            message,
-            origin,
-            sequence: 1,
-            reason,
-            location: 1,
-            stack: Stack::default(),
-            function: None,
-            stated_bytes: 40,
-            actual_bytes: 40,
-            data_bytes: 0,
-            checksum: Checksum::Right,
-            is_tracked: Some(false),
-        }))
+        EvidenceKind::SegmentDropped(Box::new(DroppedSegment { message, origin, reason, ..fin() }))
     }
 
     fn repeat(timeouts: u8, repeats: u32) -> EvidenceKind {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
     model::{
-        ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, Interface, Knowledge,
-        MonoTime, NeighbourState, PathStatus, Route, ServiceStatus, SocketRouting, SocketView, TcpState, Vantage,
+        Checksum, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, ControlMessage,
+        DropReason, DroppedSegment, Interface, Knowledge, MonoTime, NeighbourState, Origin, PathStatus, Route,
+        ServiceStatus, SocketRouting, SocketView, Stack, TcpState, Vantage,
     },
 };
 
@@ -46,6 +47,24 @@ pub(super) fn stalled(retransmits: u8) -> SocketView {
         rto: Some(Duration::from_millis(200 << retransmits.min(9))),
         retransmitting_for: Some(Duration::from_secs(3)),
         ..quiet()
+    }
+}
+
+/// A FIN of the peer that a rule dropped, and to which connection tracking had given no connection.
+pub(super) fn fin() -> DroppedSegment {
+    DroppedSegment {
+        message: ControlMessage::Fin,
+        origin: Origin::Received { ifindex: 2 },
+        sequence: 1,
+        reason: DropReason::NetfilterDrop,
+        location: 1,
+        stack: Stack::default(),
+        function: None,
+        stated_bytes: 40,
+        actual_bytes: 40,
+        data_bytes: 0,
+        checksum: Checksum::Right,
+        is_tracked: Some(false),
     }
 }
 

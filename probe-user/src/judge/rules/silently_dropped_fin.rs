@@ -124,26 +124,9 @@ fn ruling(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Rulin
 mod tests {
     use super::*;
     use crate::{
-        judge::rules::scene::{SEEN_AT, Scene, quiet, stalled},
-        model::{DropReason, InvalidSegment, Origin, PendingTimer, SocketTimer, SocketView, Stack},
+        judge::rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
+        model::{DropReason, InvalidSegment, Origin, PendingTimer, SocketTimer, SocketView},
     };
-
-    fn fin() -> DroppedSegment {
-        DroppedSegment {
-            message: ControlMessage::Fin,
-            origin: Origin::Received { ifindex: 2 },
-            sequence: 1,
-            reason: DropReason::NetfilterDrop,
-            location: 1,
-            stack: Stack::default(),
-            function: None,
-            stated_bytes: 40,
-            actual_bytes: 40,
-            data_bytes: 0,
-            checksum: Checksum::Right,
-            is_tracked: Some(false),
-        }
-    }
 
     const STILL_OPEN: EvidenceKind = EvidenceKind::StillOpen { state: TcpState::Established };
 

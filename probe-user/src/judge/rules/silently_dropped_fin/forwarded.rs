@@ -153,9 +153,9 @@ mod tests {
     use crate::{
         judge::{
             Cause, Verdict,
-            rules::scene::{SEEN_AT, Scene},
+            rules::scene::{self, SEEN_AT, Scene},
         },
-        model::{Checksum, DropReason, InvalidSegment, Origin, Stack, TcpState, WaitingEnd},
+        model::{Checksum, DropReason, InvalidSegment, Origin, TcpState, WaitingEnd},
     };
 
     fn server() -> SocketAddr {
@@ -168,20 +168,9 @@ mod tests {
 
     /// A FIN of the server that connection tracking held for invalid.
     fn fin() -> DroppedSegment {
-        DroppedSegment {
-            message: ControlMessage::Fin,
-            origin: Origin::Forwarded { ifindex: 2, sender: server() },
-            sequence: 1_000,
-            reason: DropReason::NetfilterDrop,
-            location: 1,
-            stack: Stack::default(),
-            function: None,
-            stated_bytes: 40,
-            actual_bytes: 40,
-            data_bytes: 0,
-            checksum: Checksum::Wrong { carried: 1, due: 2 },
-            is_tracked: Some(false),
-        }
+        let origin = Origin::Forwarded { ifindex: 2, sender: server() };
+        let checksum = Checksum::Wrong { carried: 1, due: 2 };
+        DroppedSegment { origin, sequence: 1_000, checksum, ..scene::fin() }
     }
 
     fn reset() -> DroppedSegment {

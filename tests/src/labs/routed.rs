@@ -114,6 +114,21 @@ impl Routed {
         netns.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", &seconds)
     }
 
+    /// Changes each FIN of the server on its way to the client, before the router's connection tracking sees it: `statement` says how, in
+    /// the language of nftables.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn mangle_fins(&self, statement: &str) -> Result<()> {
+        // Else a packet crosses without its checksum ever being computed.
+        self.server.tx_offload_off("uplink")?;
+        self.router.tx_offload_off("client")?;
+        self.router.nft(&format!(
+            "table inet mangle {{ chain raw {{ type filter hook prerouting priority -400; \
+             iifname \"server\" tcp flags & fin == fin {statement}; }}; }}\n"
+        ))
+    }
+
     /// Drops so many of a hundred forwarded packets, at random.
     ///
     /// # Errors

@@ -39,17 +39,6 @@ pub(crate) fn tests() -> Vec<Test> {
 const DROPS_INVALID: &str =
     "table inet firewall { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }\n";
 
-/// What the router does to each FIN from the server, before its connection tracking sees it.
-fn mangle(lab: &Routed, statement: &str) -> Result<()> {
-    // Else a packet crosses without its checksum ever being computed.
-    lab.server.tx_offload_off("uplink")?;
-    lab.router.tx_offload_off("client")?;
-    lab.router.nft(&format!(
-        "table inet mangle {{ chain raw {{ type filter hook prerouting priority -400; \
-         iifname \"server\" tcp flags & fin == fin {statement}; }}; }}\n"
-    ))
-}
-
 /// From closing to the first word about it: a copy of the FIN is waited for, then the witnesses are asked. A guest's are slow.
 const LONGEST: Duration = Duration::from_secs(8);
 
@@ -138,7 +127,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     lab.router.nft(DROPS_INVALID)?;
     let (server, client) = connect(&lab, &Options::default())?;
-    mangle(&lab, "tcp checksum set 0xbad")?;
+    lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.router, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
@@ -173,7 +162,7 @@ fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
     lab.router.nft(DROPS_INVALID)?;
     lab.router.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     let (server, _client) = connect(&lab, &Options::default())?;
-    mangle(&lab, "tcp checksum set 0xbad")?;
+    lab.mangle_fins("tcp checksum set 0xbad")?;
     let (at_client, at_router) = (watch(&lab.client, &[])?, watch(&lab.router, &[])?);
     server.command("close")?;
     let opened = finding(&at_client, "opened", SOON)?;
@@ -218,7 +207,7 @@ fn receiver_elsewhere(test: &TestContext) -> Result<()> {
     client.command("write 1000")?;
     client.wait_event("written", SOON)?;
     sleep(Duration::from_millis(300));
-    mangle(&lab, "tcp flags set fin")?;
+    lab.mangle_fins("tcp flags set fin")?;
     let probe = watch(&lab.router, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("conntrack_invalid", "confirmed"), "{opened:#?}");
@@ -256,7 +245,7 @@ fn zone(test: &TestContext) -> Result<()> {
         .nft("table inet zones { chain raw { type filter hook prerouting priority -350; ct zone set 7; }; }\n")?;
     lab.router.nft(DROPS_INVALID)?;
     let (server, client) = connect(&lab, &Options::default())?;
-    mangle(&lab, "tcp flags set fin")?;
+    lab.mangle_fins("tcp flags set fin")?;
     let probe = watch(&lab.router, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "conntrack_invalid", "{opened:#?}");

@@ -34,16 +34,6 @@ const ZONE: &str = "table inet zone { \
                     chain in { type filter hook prerouting priority raw; ct zone set 7; }; \
                     chain out { type filter hook output priority raw; ct zone set 7; }; }\n";
 
-/// What of the FIN the router changes, on its way to the client.
-fn mangle(lab: &Routed, statement: &str) -> Result<()> {
-    lab.server.tx_offload_off("uplink")?;
-    lab.router.tx_offload_off("client")?;
-    lab.router.nft(&format!(
-        "table inet mangle {{ chain forward {{ type filter hook forward priority 0; \
-         oifname \"client\" tcp flags & fin == fin {statement}; }}; }}\n"
-    ))
-}
-
 fn invalid(finding: &Finding) -> Result<&Evidence> {
     let held = finding.evidence.iter().find(|evidence| evidence.kind == "segment_invalid");
     held.with_context(|| format!("nothing of connection tracking: {:#?}", finding.evidence))
@@ -62,7 +52,7 @@ fn close(test: &TestContext, rules: &str, statement: &str, check: impl Fn(&Findi
     let lab = Routed::new(&own)?;
     lab.client.nft(rules)?;
     let (server, client) = connect(&lab, &Options::default())?;
-    mangle(&lab, statement)?;
+    lab.mangle_fins(statement)?;
     let probe = watch(&lab.client, &[])?;
     server.command("close")?;
     let opened = finding(&probe, "opened", SOON)?;

@@ -41,17 +41,6 @@ pub(crate) fn tests() -> Vec<Test> {
 const DROPS_INVALID: &str =
     "table inet firewall { chain input { type filter hook input priority 0; ct state invalid drop; }; }\n";
 
-/// Changes each FIN that the router forwards to the client: `statement` says how.
-fn mangle(lab: &Routed, statement: &str) -> Result<()> {
-    // Else a packet crosses without its checksum ever being computed.
-    lab.server.tx_offload_off("uplink")?;
-    lab.router.tx_offload_off("client")?;
-    lab.router.nft(&format!(
-        "table inet mangle {{ chain forward {{ type filter hook forward priority 0; \
-         oifname \"client\" tcp flags & fin == fin {statement}; }}; }}\n"
-    ))
-}
-
 /// The finding about a FIN from the server that the client does not get; with the time from closing to it.
 fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Result<Finding> {
     server.command(command)?;
@@ -94,7 +83,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     lab.client.nft(DROPS_INVALID)?;
     let (server, client) = connect(&lab, &Options::default())?;
-    mangle(&lab, "tcp checksum set 0xbad")?;
+    lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.client, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
@@ -131,7 +120,7 @@ fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
     lab.client.nft(DROPS_INVALID)?;
     lab.client.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     let (server, _client) = connect(&lab, &Options::default())?;
-    mangle(&lab, "tcp checksum set 0xbad")?;
+    lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.client, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "stack_drop", "{opened:#?}");
@@ -147,7 +136,7 @@ fn invalid(test: &TestContext) -> Result<()> {
     let (server, client) = connect(&lab, &Options::default())?;
     // A FIN without an ACK is none that TCP sends (`tcp_valid_flags`, `net/netfilter/nf_conntrack_proto_tcp.c`); nft keeps the
     // checksum right.
-    mangle(&lab, "tcp flags set fin")?;
+    lab.mangle_fins("tcp flags set fin")?;
     let probe = watch(&lab.client, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "conntrack_invalid", "{opened:#?}");

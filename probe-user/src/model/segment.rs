@@ -64,6 +64,13 @@ impl DroppedSegment {
         }
     }
 
+    /// The same, or its state does not tell, as with data that an established one may have got.
+    pub const fn may_be_missed_in(&self, state: TcpState) -> bool {
+        let is_told = !matches!(self.message, ControlMessage::Ack | ControlMessage::Data);
+        self.is_missed_in(state)
+            || !is_told && matches!(state, TcpState::SynReceived | TcpState::NewSynReceived | TcpState::Established)
+    }
+
     /// Whether it is a RST whose sender goes on talking to the receiver's socket, which was asked for so long after the drop: it was
     /// forged, or of an earlier connection.
     pub fn was_no_end(&self, status: &SocketStatus, asked_after: Duration) -> bool {

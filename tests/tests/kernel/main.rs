@@ -8,6 +8,7 @@ mod command_line;
 mod conntrack;
 mod drop_place;
 mod forwarded;
+mod forwarded_handshake;
 mod half_open;
 mod handshakes;
 mod healthy;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         silently_dropped_fin::tests(),
         held_invalid::tests(),
         forwarded::tests(),
+        forwarded_handshake::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),

@@ -68,8 +68,8 @@ fn why_invalid<'a>(patient: &Patient<'a>) -> Option<&'a InvalidSegment> {
 }
 
 /// Shows the flow that drops it, where Open vSwitch does.
-fn flows(patient: &Patient<'_>) -> Option<Remedy> {
-    let [_, (_, latest)] = Evidence::dropped(patient.evidence)?;
+pub(super) fn flows(patient: &Patient<'_>) -> Option<Remedy> {
+    let latest = patient.evidence.iter().rev().find_map(Evidence::segment)?;
     latest.reason.is_of_open_vswitch().then(|| {
         Remedy::new("See which flow of Open vSwitch drops it: n_packets goes up with each copy; who sets the flows up has to change it.")
             .command("ovs-dpctl dump-flows -m | grep drop; for b in $(ovs-vsctl list-br); do ovs-ofctl dump-flows $b; done | grep drop")

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::{MOST_REMEDIES, Patient, Remedy, dropped, remedies_of};
+use super::{MOST_REMEDIES, Patient, Remedy, dropped, handshake, remedies_of};
 use crate::{
-    judge::{Evidence, Ruling},
+    judge::{Evidence, Ruling, Verdict},
     model::{ConnectionKey, FlowKey, Owner},
 };
 
@@ -31,6 +31,9 @@ pub fn forwarded_remedies(
     let key = ConnectionKey { netns: flow.netns, local: receiver, remote: sender };
     let (owner, mark, is_forwarded) = (None, None, true);
     let patient = Patient { key: &key, ruling: Some(ruling), owner, mark, is_over, is_forwarded, evidence };
+    if ruling.verdict == Verdict::AsymmetricHandshake {
+        return handshake::forwarded(&patient, ruling.cause);
+    }
     let mut remedies = remedies_of(&patient, ruling.cause);
     if !is_over {
         let end = match waiting {
@@ -53,7 +56,7 @@ pub fn forwarded_remedies(
 mod tests {
     use super::*;
     use crate::{
-        judge::{Cause, Confidence, Verdict},
+        judge::{Cause, Confidence},
         model::MonoTime,
     };
 

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use super::{LONG_ENOUGH_FOR_A_COPY, cause, ruling};
 use crate::{
-    judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
+    judge::{Confidence, Evidence, History, MissingEvidence, Ruling},
     model::{
         ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, InvalidSegment, Knowledge,
         MonoTime,
@@ -26,7 +26,7 @@ const MANY_COPIES: usize = 3;
 /// Judges what was dropped on its way from either end: the surest, then the first.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     let mut best: Option<Ruling> = None;
-    for sender in senders(history.evidence) {
+    for sender in Evidence::senders(history.evidence) {
         let Some(ruling) = assess_from(history, sender) else { continue };
         if best.as_ref().is_none_or(|best| rank(&ruling) > rank(best)) {
             best = Some(ruling);
@@ -39,24 +39,11 @@ const fn rank(ruling: &Ruling) -> Confidence {
     ruling.confidence
 }
 
-/// Who has sent what was dropped, in the order of their first segments.
-fn senders(evidence: &[Evidence]) -> Vec<SocketAddr> {
-    let mut senders = Vec::new();
-    for evidence in evidence {
-        if let Some(sender) = evidence.segment().and_then(|segment| segment.origin.forwarded_sender())
-            && !senders.contains(&sender)
-        {
-            senders.push(sender);
-        }
-    }
-    senders
-}
-
 fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let dropped = Evidence::dropped_from(history.evidence, sender);
     let (since, _) = *dropped.first()?;
     let (latest_at, latest) = *dropped.last()?;
-    let waiting_at = receiver_waits_at(history.evidence, sender).filter(|at| *at >= since);
+    let waiting_at = Evidence::receiver_waits(history.evidence, sender).map(|(at, _)| at).filter(|at| *at >= since);
     let mut missing = match latest.message {
         ControlMessage::Fin => of_fin(&dropped, waiting_at, history.conntrack)?,
         // TCP itself takes no RST that lies outside of its window (RFC 5961 section 3): it may be forged, or late.
@@ -112,16 +99,6 @@ fn of_reset(
     holds_open.then(|| vec![MissingEvidence::Receiver])
 }
 
-/// When the receiver was last seen to wait; `None` where it is not on this host any more.
-fn receiver_waits_at(evidence: &[Evidence], sender: SocketAddr) -> Option<MonoTime> {
-    evidence
-        .iter()
-        .rev()
-        .take_while(|evidence| !matches!(evidence.kind, EvidenceKind::SocketGone))
-        .find(|evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender))
-        .map(|evidence| evidence.at)
-}
-
 /// Whether connection tracking, which held the FIN for invalid, would have moved on had a copy got through.
 fn has_not_followed(segment: &DroppedSegment, conntrack: &Knowledge<ConntrackStatus>) -> bool {
     is_untracked(segment)
@@ -152,7 +129,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{
-            Cause, Verdict,
+            Cause, EvidenceKind, Verdict,
             rules::scene::{self, SEEN_AT, Scene},
         },
         model::{Checksum, DropReason, InvalidSegment, Origin, TcpState, WaitingEnd},

@@ -5,6 +5,7 @@ mod diagnose;
 mod explain;
 mod observe;
 mod prepare;
+mod schema;
 mod snapshot;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
@@ -43,6 +44,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Say what a verdict or a cause means, which evidence it takes, what it is not, and what to do
     Explain(explain::ExplainArgs),
+    /// Print the JSON Schema of the records
+    Schema,
 }
 
 /// How to meet this kernel.
@@ -174,6 +177,7 @@ pub fn run() -> Exit {
         Command::Snapshot(args) => snapshot::run(args),
         Command::Check(args) => check::run(&cli.kernel, &args),
         Command::Explain(args) => explain::run(&args),
+        Command::Schema => schema::run(),
     };
     result.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

@@ -1,9 +1,11 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::model::{Coverage, HookStatus, LossPlace, ScanStatus};
+use super::schema::one_of_or_null;
+use crate::model::{Coverage, HookStatus, LossPlace, Mechanism, ScanStatus};
 
 /// What is observed and what is not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CoverageBody {
     /// As `uname -r`.
     pub kernel_release: String,
@@ -20,38 +22,42 @@ pub struct CoverageBody {
 }
 
 /// The scan over all sockets.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ScanBody {
     /// `iterator` (a BPF iterator), or `sock_diag` (`NETLINK_SOCK_DIAG`, which tells less of each socket).
+    #[schemars(extend("enum" = ["iterator", "sock_diag"]))]
     pub by: &'static str,
     /// Why not by an iterator; `null` when it is.
     pub why: Option<String>,
 }
 
 /// What the self-test found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SelfTestBody {
     /// `ok`, `broken` (a hook did not fire, or a field was read wrongly) or `skipped`.
+    #[schemars(extend("enum" = ["ok", "broken", "skipped"]))]
     pub status: &'static str,
     /// For people.
     pub text: String,
 }
 
 /// What became of one hook.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HookBody {
     /// The kernel's name for it.
     pub hook: &'static str,
     /// `ok`, `unsupported` (this kernel has none) or `broken` (it should have worked).
+    #[schemars(extend("enum" = ["ok", "unsupported", "broken"]))]
     pub status: &'static str,
     /// How it is attached; `null` when it is not.
+    #[schemars(extend("enum" = one_of_or_null(Mechanism::ALL.map(Mechanism::name))))]
     pub mechanism: Option<&'static str>,
     /// Why it is not attached; `null` when it is.
     pub why: Option<String>,
 }
 
 /// A kernel field that cannot be read here.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct MissingFieldBody {
     /// C spelling.
     pub field: String,
@@ -103,10 +109,11 @@ impl CoverageBody {
 }
 
 /// Events were lost between the kernel and the tracker.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LossBody {
     /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already) or `decode` (a record made no
     /// sense).
+    #[schemars(extend("enum" = ["ring", "recursion", "decode"]))]
     pub place: &'static str,
     /// The hook whose events were lost; `null` where that is not known.
     pub hook: Option<&'static str>,

@@ -12,6 +12,7 @@ mod path;
 mod place;
 mod related;
 mod risk;
+mod schema;
 mod socket;
 mod summary;
 
@@ -25,6 +26,8 @@ use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
 pub use risk::{ExampleBody, KeepaliveTimesBody, RiskBody, RisksBody};
+pub use schema::schema;
+use schemars::JsonSchema;
 use serde::Serialize;
 pub use socket::{KeepaliveBody, SocketBody};
 pub use summary::{HookCountBody, SummaryBody};
@@ -39,23 +42,33 @@ use crate::{
 /// Name and major version of the contract.
 pub const SCHEMA: &str = "connprobe/1";
 
-/// One record: the envelope, and by `type` the rest.
+/// One record: the envelope, and by its `type` the rest.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
-    /// [`SCHEMA`].
+    /// What every record has.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// The rest.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// What every record has.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Envelope {
+    /// Name and major version of the contract.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
     /// `finding`, `coverage`, `loss`, `risk` or `summary`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// When it happened.
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     /// The host.
     pub host: Host,
     /// Counts the records of one run from 0: a gap is a lost record.
     pub seq: u64,
-    /// The rest.
-    #[serde(flatten)]
-    pub body: Body,
 }
 
 /// What a record says beside its envelope.
@@ -130,6 +143,7 @@ impl Recorder {
     fn record(&mut self, kind: &'static str, at: MonoTime, body: Body) -> Record {
         let seq = self.next_seq;
         self.next_seq += 1;
-        Record { schema: SCHEMA, kind, time: self.clock.rfc3339(at), host: self.host.clone(), seq, body }
+        let (time, host) = (self.clock.rfc3339(at), self.host.clone());
+        Record { envelope: Envelope { schema: SCHEMA, kind, time, host, seq }, body }
     }
 }

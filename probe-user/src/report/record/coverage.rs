@@ -108,12 +108,12 @@ impl CoverageBody {
     }
 }
 
-/// Events were lost between the kernel and the tracker.
+/// Events were lost between the kernel and the tracker, or records on their way to this sink.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LossBody {
-    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already) or `decode` (a record made no
-    /// sense).
-    #[schemars(extend("enum" = ["ring", "recursion", "decode"]))]
+    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already), `decode` (a record of the kernel made no
+    /// sense) or `sink` (records that could not be written here; this one has the `seq` of the last of them).
+    #[schemars(extend("enum" = ["ring", "recursion", "decode", "sink"]))]
     pub place: &'static str,
     /// The hook whose events were lost; `null` where that is not known.
     pub hook: Option<&'static str>,
@@ -122,6 +122,10 @@ pub struct LossBody {
 }
 
 impl LossBody {
+    pub(super) const fn of_sink(count: u64) -> Self {
+        Self { place: "sink", hook: None, count }
+    }
+
     pub(super) fn new(place: LossPlace, count: u64) -> Self {
         match place {
             LossPlace::Ring(hook) => Self { place: "ring", hook: Some(hook.name()), count },

@@ -21,6 +21,7 @@ pub mod link;
 mod netlink;
 pub mod netns;
 mod offload;
+mod openvswitch;
 pub mod peer;
 pub mod probe;
 mod registry;

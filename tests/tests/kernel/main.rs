@@ -14,6 +14,7 @@ mod healthy;
 mod held_invalid;
 mod loss;
 mod mechanisms;
+mod openvswitch;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         silently_dropped_fin::tests(),
         held_invalid::tests(),
         forwarded::tests(),
+        openvswitch::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),

@@ -35,6 +35,6 @@ pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
 pub use question::{Answer, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
-pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, Origin};
+pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

@@ -79,7 +79,7 @@ impl World {
                 Answer::FlowConntrack { key, conntrack: Ok(conntrack) }
             }
             Question::FlowEnds { key, .. } => Answer::FlowEnds { key, ends: self.ends.clone() },
-            Question::ForwardPath { key, ingress_ifindex } => {
+            Question::ForwardPath { key, ingress_ifindex, .. } => {
                 let port = |index, name: &str| {
                     Some(Port { interface: Interface { index, name: name.to_owned() }, behind: None })
                 };

@@ -65,6 +65,7 @@ pub(super) fn fin() -> DroppedSegment {
         data_bytes: 0,
         checksum: Checksum::Right,
         is_tracked: Some(false),
+        destination_mac: None,
     }
 }
 

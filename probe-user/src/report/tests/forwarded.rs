@@ -32,6 +32,7 @@ fn dropped(ms: u64) -> Evidence {
         data_bytes: 0,
         checksum: Checksum::Wrong { carried: 0x1234, due: 0xabcd },
         is_tracked: Some(false),
+        destination_mac: None,
     };
     Evidence { at: at(ms), kind: EvidenceKind::SegmentDropped(Box::new(segment)) }
 }

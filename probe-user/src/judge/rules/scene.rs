@@ -51,7 +51,7 @@ pub(super) fn stalled(retransmits: u8) -> SocketView {
 }
 
 /// A FIN of the peer that a rule dropped, and to which connection tracking had given no connection.
-pub(super) fn fin() -> DroppedSegment {
+pub(in crate::judge) fn fin() -> DroppedSegment {
     DroppedSegment {
         message: ControlMessage::Fin,
         origin: Origin::Received { ifindex: 2 },

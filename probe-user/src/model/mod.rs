@@ -12,6 +12,7 @@ mod flow;
 mod invalid;
 mod local;
 mod owner;
+mod padding;
 mod path;
 mod place;
 mod question;

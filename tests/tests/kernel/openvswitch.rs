@@ -6,16 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
     findings::wait_forwarded,
     labs::compute_node::ComputeNode,
-    peer::{Options, Peer},
+    peer::{Mode, Options, Peer},
     probe::Probe,
     require::Requirement::OpenVswitch,
     runner::{Test, TestContext},
-    wire::{Evidence, Finding, ForwardedConnection},
+    wire::{End, Evidence, Finding, ForwardedConnection},
 };
+use nix::sys::utsname::uname;
 
 use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
 
@@ -25,10 +26,19 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new(name, &needs, function).within(Duration::from_secs(240))
     };
     vec![
-        test("a FIN from the tunnel with a wrong checksum that Open vSwitch drops is told where it is forwarded", bad_checksum)
-            .on_every_kernel(),
-        test("a FIN that connection tracking holds for invalid in Open vSwitch's zone is told with its reason", invalid),
-        test("without that test of checksums Open vSwitch passes it on, and the node is silent", checksum_not_looked_at),
+        test(
+            "a FIN from the tunnel with a wrong checksum that Open vSwitch drops is told where it is forwarded",
+            bad_checksum,
+        )
+        .on_every_kernel(),
+        test(
+            "a FIN that connection tracking holds for invalid in Open vSwitch's zone is told with its reason",
+            invalid,
+        ),
+        test(
+            "without that test of checksums Open vSwitch passes it on, and the node is silent",
+            checksum_not_looked_at,
+        ),
         test("connections through Open vSwitch that end in order are no finding", in_order),
     ]
 }
@@ -46,7 +56,7 @@ fn connect(lab: &ComputeNode) -> Result<(Peer, Peer)> {
     Ok((server, client))
 }
 
-/// The finding about a FIN from the server that the machine does not get, once its interfaces, the machine's end and its holder are known.
+/// The finding about a FIN from the server that the machine does not get, once all is known that is asked for late.
 fn close_at_server(probe: &Probe, server: &Peer) -> Result<Finding<ForwardedConnection>> {
     server.command("close")?;
     let closed = Instant::now();
@@ -56,8 +66,9 @@ fn close_at_server(probe: &Probe, server: &Peer) -> Result<Finding<ForwardedConn
     ensure!(took < LONGEST, "it took {took:?}");
     ensure!(finding.verdict == "silently_dropped_fin", "{finding:#?}");
     let is_whole = |finding: &Finding<ForwardedConnection>| {
-        let FoundEnds { receiver_is_owned } = ends(finding);
-        finding.connection.ingress.is_some() && receiver_is_owned && evidence(finding, "drop_place").is_ok()
+        finding.connection.ingress.is_some()
+            && receiver(finding).is_some_and(|end| end.owner.is_some())
+            && evidence(finding, "drop_place").is_ok()
     };
     while !is_whole(&finding) {
         finding = wait_forwarded(probe, "updated", SOON).with_context(|| format!("after {finding:#?}"))?;
@@ -65,17 +76,67 @@ fn close_at_server(probe: &Probe, server: &Peer) -> Result<Finding<ForwardedConn
     Ok(finding)
 }
 
-struct FoundEnds {
-    receiver_is_owned: bool,
+fn receiver(finding: &Finding<ForwardedConnection>) -> Option<&End> {
+    finding.connection.ends.iter().find(|end| end.role == "receiver")
 }
 
-fn ends(finding: &Finding<ForwardedConnection>) -> FoundEnds {
-    let receiver = finding.connection.ends.iter().find(|end| end.role == "receiver");
-    FoundEnds { receiver_is_owned: receiver.is_some_and(|end| end.owner.is_some()) }
-}
-
+/// The latest of this kind.
 fn evidence<'a>(finding: &'a Finding<ForwardedConnection>, kind: &str) -> Result<&'a Evidence> {
-    finding.evidence.iter().rev().find(|evidence| evidence.kind == kind).with_context(|| format!("no {kind}: {finding:#?}"))
+    let latest = finding.evidence.iter().rev().find(|evidence| evidence.kind == kind);
+    latest.with_context(|| format!("no {kind}: {finding:#?}"))
+}
+
+/// Checks that it is about the machine's connection, between the tunnel and the machine's interface.
+fn ensure_is_about(finding: &Finding<ForwardedConnection>, client: &Peer, lab: &ComputeNode) -> Result<()> {
+    let connection = &finding.connection;
+    let ends = [(&connection.initiator, client.local()?), (&connection.responder, ComputeNode::server(PORT))];
+    for (told, expected) in ends {
+        ensure!((told.address, told.port) == (expected.ip(), expected.port()), "{connection:?}");
+    }
+    ensure!(connection.direction_known && connection.zone == Some(ComputeNode::ZONE), "{connection:?}");
+    ensure!(connection.netns == lab.node.inode(), "{connection:?}");
+    let (ingress, egress) = (connection.ingress.as_ref(), connection.egress.as_ref());
+    ensure!(ingress.is_some_and(|port| port.name == ComputeNode::TUNNEL && port.owner.is_none()), "{connection:?}");
+    let egress = egress.with_context(|| format!("no egress: {connection:?}"))?;
+    let behind = egress.owner.as_ref().and_then(|owner| owner.netns);
+    ensure!((egress.name.as_str(), behind) == (ComputeNode::TAP, Some(lab.machine.inode())), "{connection:?}");
+    let receiver = receiver(finding).context("no receiver")?;
+    ensure!((receiver.netns, receiver.tcp_state.as_str()) == (lab.machine.inode(), "established"), "{receiver:?}");
+    ensure!(receiver.owner.as_ref().is_some_and(|owner| owner.pid == client.pid()), "{receiver:?}");
+    Ok(())
+}
+
+/// Whether this kernel tells what Open vSwitch drops: from 6.6 on (`ovs_kfree_skb_reason`, `net/openvswitch/drop.h`).
+fn are_drops_told() -> Result<bool> {
+    let release = uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { bail!("release {release}") };
+    Ok((major, minor) >= (6, 6))
+}
+
+/// Checks that connection tracking has said why, and who dropped it is told or known to be missing.
+fn ensure_tells_who_dropped(finding: &Finding<ForwardedConnection>, why: &str) -> Result<()> {
+    let held = evidence(finding, "segment_invalid")?;
+    ensure!(held.data.get("why") == Some(&why.into()), "{held:?}");
+    let place = evidence(finding, "drop_place")?;
+    ensure!(place.data.get("site") == Some(&"openvswitch".into()), "{place:?}");
+    let is_missing = finding.missing_evidence.iter().any(|missing| missing.kind == "who_dropped");
+    if are_drops_told()? {
+        let drop = evidence(finding, "segment_dropped")?;
+        ensure!(drop.data.get("reason") == Some(&"OVS_DROP_LAST_ACTION".into()), "{drop:?}");
+        ensure!(drop.data.get("tracked") == Some(&false.into()), "{drop:?}");
+        ensure!(place.text.contains("do_execute_actions"), "{place:?}");
+        ensure!(finding.confidence == "confirmed" && !is_missing, "{finding:#?}");
+    } else {
+        ensure!(evidence(finding, "segment_dropped").is_err(), "{finding:#?}");
+        ensure!(place.text.contains("ovs_ct_"), "{place:?}");
+        ensure!(finding.confidence == "suspected" && is_missing, "{finding:#?}");
+    }
+    let told = |part: &str| {
+        finding.remedies.iter().any(|remedy| remedy.command.as_ref().is_some_and(|command| command.contains(part)))
+    };
+    ensure!(told("dpctl/dump-flows") && told("dpctl/dump-conntrack zone=7"), "{:#?}", finding.remedies);
+    Ok(())
 }
 
 fn bad_checksum(test: &TestContext) -> Result<()> {
@@ -86,9 +147,14 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.node, &[])?;
     let finding = close_at_server(&probe, &server)?;
-    println!("{finding:#?}");
+    ensure!(finding.cause == "conntrack_bad_checksum", "{finding:#?}");
+    ensure_is_about(&finding, &client, &lab)?;
+    ensure_tells_who_dropped(&finding, "bad checksum")?;
+    let held = evidence(&finding, "segment_invalid")?;
+    ensure!(held.data.get("checksum") == Some(&"wrong".into()), "{held:?}");
+    let setting = "sysctl -w net.netfilter.nf_conntrack_checksum=0";
+    ensure!(finding.remedies.iter().any(|remedy| remedy.command.as_deref() == Some(setting)), "{finding:#?}");
     stop(probe)?;
-    drop(client);
     Ok(())
 }
 
@@ -96,12 +162,19 @@ fn invalid(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let folder = tempfile::tempdir()?;
     let lab = ComputeNode::new(&own, folder.path())?;
-    let (server, _client) = connect(&lab)?;
+    let (server, client) = connect(&lab)?;
     // A FIN without an ACK is none that TCP sends (`tcp_valid_flags`, `net/netfilter/nf_conntrack_proto_tcp.c`).
     lab.mangle_fins("tcp flags set fin")?;
     let probe = watch(&lab.node, &[])?;
     let finding = close_at_server(&probe, &server)?;
     ensure!(finding.cause == "conntrack_invalid", "{finding:#?}");
+    ensure_is_about(&finding, &client, &lab)?;
+    ensure_tells_who_dropped(&finding, "invalid tcp flag combination")?;
+    lab.mend_fins()?;
+    // The gaps between copies have grown.
+    let closed = wait_forwarded(&probe, "closed", Duration::from_secs(60))?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    client.wait_event("eof", SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -125,7 +198,11 @@ fn in_order(test: &TestContext) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let lab = ComputeNode::new(&own, folder.path())?;
     let probe = watch(&lab.node, &[])?;
-    let _server = Peer::listen(&lab.server, ComputeNode::server(PORT), &Options { quiet: true, ..Options::default() })?;
+    let _server = Peer::listen(
+        &lab.server,
+        ComputeNode::server(PORT),
+        &Options { mode: Mode::Echo, quiet: true, ..Options::default() },
+    )?;
     let client = Peer::churn(&lab.machine, ComputeNode::server(PORT), 50)?;
     client.wait_event("churned", Duration::from_secs(60))?;
     for ending in ["close", "shutdown", "abort"] {

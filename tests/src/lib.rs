@@ -22,6 +22,7 @@ mod netlink;
 pub mod netns;
 mod offload;
 mod openvswitch;
+pub mod padded;
 pub mod peer;
 pub mod probe;
 mod registry;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
     findings::wait_forwarded,
     labs::compute_node::ComputeNode,
+    padded::{Padding, Wire},
     peer::{Mode, Options, Peer},
     probe::Probe,
     require::Requirement::OpenVswitch,
@@ -31,6 +32,10 @@ pub(crate) fn tests() -> Vec<Test> {
             bad_checksum,
         )
         .on_every_kernel(),
+        test(
+            "a padded FIN from the tunnel whose checksum counts its padding in is told so on Open vSwitch's node",
+            padded,
+        ),
         test(
             "a FIN that connection tracking holds for invalid in Open vSwitch's zone is told with its reason",
             invalid,
@@ -56,14 +61,21 @@ fn connect(lab: &ComputeNode) -> Result<(Peer, Peer)> {
     Ok((server, client))
 }
 
-/// The finding about a FIN from the server that the machine does not get, once all is known that is asked for late.
+/// The finding about a FIN from the server that the machine does not get.
 fn close_at_server(probe: &Probe, server: &Peer) -> Result<Finding<ForwardedConnection>> {
     server.command("close")?;
     let closed = Instant::now();
+    let (finding, opened) = whole(probe)?;
+    let told = opened.duration_since(closed);
+    println!("told {:.1} s after the close", told.as_secs_f64());
+    ensure!(told < LONGEST, "it took {told:?}");
+    Ok(finding)
+}
+
+/// The finding, once all is known that is asked for late; and when it was opened.
+fn whole(probe: &Probe) -> Result<(Finding<ForwardedConnection>, Instant)> {
     let mut finding = wait_forwarded(probe, "opened", SOON)?;
-    let took = closed.elapsed();
-    println!("told {:.1} s after the close", took.as_secs_f64());
-    ensure!(took < LONGEST, "it took {took:?}");
+    let opened = Instant::now();
     ensure!(finding.verdict == "silently_dropped_fin", "{finding:#?}");
     let is_whole = |finding: &Finding<ForwardedConnection>| {
         finding.connection.ingress.is_some()
@@ -73,7 +85,7 @@ fn close_at_server(probe: &Probe, server: &Peer) -> Result<Finding<ForwardedConn
     while !is_whole(&finding) {
         finding = wait_forwarded(probe, "updated", SOON).with_context(|| format!("after {finding:#?}"))?;
     }
-    Ok(finding)
+    Ok((finding, opened))
 }
 
 fn receiver(finding: &Finding<ForwardedConnection>) -> Option<&End> {
@@ -155,6 +167,41 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     let setting = "sysctl -w net.netfilter.nf_conntrack_checksum=0";
     ensure!(finding.remedies.iter().any(|remedy| remedy.command.as_deref() == Some(setting)), "{finding:#?}");
     stop(probe)?;
+    Ok(())
+}
+
+/// As a sender's that pads short frames and takes the padding into its sum.
+fn padded(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let folder = tempfile::tempdir()?;
+    let lab = ComputeNode::new(&own, folder.path())?;
+    let (_server, client) = connect(&lab)?;
+    let text = Probe::diagnose(&["--netns", &lab.node.inode().to_string(), "--follow"])?;
+    // The later of the two has attached its programs.
+    let probe = watch(&lab.node, &[])?;
+    sleep(Duration::from_secs(5));
+    let wire = Wire { from: (&lab.network, "tunnel"), to: (&lab.machine, "eth0") };
+    for _ in 0..3 {
+        wire.send_padded_fin(ComputeNode::server(PORT), client.local()?, Padding::CountedIn)?;
+        sleep(Duration::from_millis(500));
+    }
+    let (finding, _) = whole(&probe)?;
+    ensure!(finding.cause == "conntrack_bad_checksum", "{finding:#?}");
+    ensure_is_about(&finding, &client, &lab)?;
+    let held = evidence(&finding, "segment_invalid")?;
+    ensure!(held.text.contains("(it counts 6 bytes of padding in)"), "{held:?}");
+    // Open vSwitch has cut the padding off (`ovs_skb_network_trim`, `net/openvswitch/conntrack.c`).
+    ensure!(held.data.get("actual_bytes") == Some(&40.into()), "{held:?}");
+    stop(probe)?;
+    let report = text.stop(SOON)?.stdout;
+    let words = report.split_whitespace().collect::<Vec<_>>().join(" ");
+    let way =
+        format!("from {} to {} (to network namespace {})", ComputeNode::TUNNEL, ComputeNode::TAP, lab.machine.inode());
+    let sum = "it is that of the 54-byte frame padded to 60: who computed it took the padding in";
+    for part in [way.as_str(), sum, "connection tracking's zone 7", "Open vSwitch"] {
+        ensure!(words.contains(part), "{part}: {report}");
+    }
+    println!("{report}");
     Ok(())
 }
 

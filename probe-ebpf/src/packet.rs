@@ -104,10 +104,13 @@ impl Segment {
     }
 
     /// The address that the frame is for, where the link layer is Ethernet: its header of 14 bytes begins with it, and ends where the IP
-    /// header begins. A tag of a VLAN is kept apart from the packet (`skb_vlan_untag`).
+    /// header begins. A tag of a VLAN is kept apart from the packet (`skb_vlan_untag`). Zeros of one that came in by no interface.
     #[inline(always)]
-    pub fn destination_mac(self) -> Option<[u8; 6]> {
-        load(self.network - ETHERNET_BYTES)
+    pub fn destination_mac(self, ingress_ifindex: u32) -> [u8; 6] {
+        match ingress_ifindex {
+            0 => [0; 6],
+            _ => load(self.network - ETHERNET_BYTES).unwrap_or_default(),
+        }
     }
 
     /// Bytes of both headers together.

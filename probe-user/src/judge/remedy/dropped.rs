@@ -76,10 +76,10 @@ fn flows(patient: &Patient<'_>) -> Option<Remedy> {
         Some(place) => !latest.reason.is_seen() && place.site == Some(Site::OpenVswitch),
         None => false,
     };
-    let entry = patient.evidence.iter().rev().find_map(|evidence| match &evidence.kind {
-        EvidenceKind::ConntrackEntry(entry) => Some(entry),
-        _ => None,
-    });
+    let entry =
+        patient.evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
+        });
     let zone = entry.map_or(String::new(), |entry| format!(" zone={}", entry.zone));
     is_there.then(|| {
         Remedy::new(

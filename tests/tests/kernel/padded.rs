@@ -118,7 +118,9 @@ fn on_a_bridge(test: &TestContext) -> Result<()> {
     send(wire, address, client.local()?, Padding::Garbage)?;
     let mut finding = wait_forwarded(&probe, "opened", SOON)?;
     // On a starved host answers may come after the first word.
-    while finding.connection.ingress.is_none() {
+    let has_place =
+        |finding: &Finding<ForwardedConnection>| finding.evidence.iter().any(|evidence| evidence.kind == "drop_place");
+    while finding.connection.ingress.is_none() || !has_place(&finding) {
         finding = wait_forwarded(&probe, "updated", SOON)?;
     }
     ensure!(finding.cause == "firewall_drop", "{finding:#?}");

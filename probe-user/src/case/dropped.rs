@@ -166,6 +166,7 @@ pub(super) mod tests {
             data_bytes: 0,
             checksum: Checksum::Right,
             is_tracked: Some(true),
+            destination_mac: None,
         }
     }
 

@@ -15,6 +15,8 @@ mod healthy;
 mod held_invalid;
 mod loss;
 mod mechanisms;
+mod openvswitch;
+mod padded;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         held_invalid::tests(),
         forwarded::tests(),
         forwarded_handshake::tests(),
+        openvswitch::tests(),
+        padded::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),

@@ -56,11 +56,13 @@ impl Flow {
         let mut questions = vec![self.ask_ends()];
         self.awaited.ends = true;
         let latest = self.latest_dropped();
-        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
+        if let Some((_, _, segment)) = &latest
+            && let Some(ingress_ifindex) = segment.ingress_ifindex()
             && self.path == Knowledge::NotAsked
         {
             self.awaited.path = true;
-            questions.push(Question::ForwardPath { key, ingress_ifindex });
+            let destination_mac = segment.destination_mac;
+            questions.push(Question::ForwardPath { key, ingress_ifindex, destination_mac });
         }
         if let Some((at, _, segment)) = latest {
             let address = segment.location;

@@ -79,7 +79,7 @@ impl World {
                 Answer::FlowConntrack { key, conntrack: Ok(conntrack) }
             }
             Question::FlowEnds { key, .. } => Answer::FlowEnds { key, ends: self.ends.clone() },
-            Question::ForwardPath { key, ingress_ifindex } => {
+            Question::ForwardPath { key, ingress_ifindex, .. } => {
                 let port = |index, name: &str| {
                     Some(Port { interface: Interface { index, name: name.to_owned() }, behind: None })
                 };
@@ -107,11 +107,13 @@ struct Lab {
     world: World,
     now: MonoTime,
     findings: Vec<Finding>,
+    /// Questions about flows that wait for their answers, while the witnesses are slow.
+    held: Option<Vec<Question>>,
 }
 
 impl Lab {
     fn new(world: World) -> Self {
-        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new() }
+        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new(), held: None }
     }
 
     /// Lets time pass, and answers whatever is asked.
@@ -133,7 +135,10 @@ impl Lab {
         while let Some(output) = self.tracker.poll_output() {
             match output {
                 Output::Finding(finding) => self.findings.push(*finding),
-                Output::Question(question) => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+                Output::Question(question) => match &mut self.held {
+                    Some(held) if !matches!(question, Question::Socket { .. }) => held.push(question),
+                    Some(_) | None => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+                },
             }
         }
     }
@@ -179,6 +184,20 @@ fn an_invalid_fin_that_is_only_forwarded_is_told_with_zone_ends_and_interfaces()
     lab.run_until(20_000);
     assert_eq!(lab.outcome(), RECOVERED);
     assert_eq!(lab.tracker.open_cases(), 0);
+}
+
+#[test]
+fn a_sender_that_falls_silent_is_not_taken_to_have_given_up_before_the_witnesses_have_answered() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established).with_receiver(TcpState::Established));
+    lab.held = Some(Vec::new());
+    lab.drops([0, 500, 1_000], key(), &segment(false));
+    lab.run_until(9_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Opened));
+    for question in lab.held.take().unwrap() {
+        lab.tracker.handle_answer(lab.now, lab.world.answer(&question));
+    }
+    lab.run_until(30_000);
+    assert_eq!((lab.outcome(), lab.tracker.open_cases()), (Some(FindingState::Updated), 1));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use forwarded::{End, ForwardedConnection, Port, PortOwner};
+pub use forwarded::{End, ForwardedConnection, Port, PortOwner, Translated};
 pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
 #[derive(Clone, Debug, Deserialize)]

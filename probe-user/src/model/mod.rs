@@ -26,8 +26,8 @@ pub use coverage::{
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use flow::{
-    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Tuple,
-    Vantage, WaitingEnd,
+    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Translation,
+    Tuple, Vantage, WaitingEnd,
 };
 pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};

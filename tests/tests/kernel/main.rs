@@ -21,6 +21,7 @@ mod servers;
 mod silently_dropped_fin;
 mod snapshot;
 mod source_address;
+mod translated;
 mod watching;
 mod zero_window;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         silently_dropped_fin::tests(),
         held_invalid::tests(),
         forwarded::tests(),
+        translated::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),

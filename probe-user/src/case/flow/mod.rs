@@ -6,11 +6,13 @@ mod progress;
 mod table;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{net::SocketAddr, time::Duration};
 
 pub(super) use progress::Progress;
 pub(super) use table::{FlowTuple, Flows};
+pub use view::FlowView;
 
 use super::{
     evidence_log::EvidenceLog,
@@ -21,7 +23,7 @@ use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, judge},
     model::{
         ConnectionEvent, ConnectionKey, ConntrackStatus, DroppedSegment, EventKind, FlowConntrack, FlowEnds, FlowKey,
-        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Vantage,
+        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Translation, Vantage,
     },
 };
 
@@ -71,23 +73,6 @@ struct Known {
     receiver_owner: OwnerKnowledge,
 }
 
-/// What a finding tells of a connection that this host only forwards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowView {
-    /// Which connection.
-    pub key: FlowKey,
-    /// Whether connection tracking has told who began it.
-    pub is_direction_known: bool,
-    /// Who sent what was dropped.
-    pub sender: SocketAddr,
-    /// Its way through this host, as last looked up.
-    pub path: Knowledge<ForwardPath>,
-    /// Its ends that are sockets of other network namespaces of this host: of `sender`, and of who was to receive.
-    pub ends: FlowEnds,
-    /// Who holds the receiver's socket, where that is one of them.
-    pub receiver_owner: OwnerKnowledge,
-}
-
 /// One forwarded connection under suspicion.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
@@ -96,6 +81,7 @@ pub(super) struct Flow {
     pub(super) asked_as: ConnectionKey,
     key: FlowKey,
     is_direction_known: bool,
+    translation: Option<Translation>,
     evidence: EvidenceLog,
     path: Knowledge<ForwardPath>,
     conntrack: Knowledge<FlowConntrack>,
@@ -125,6 +111,7 @@ impl Flow {
             asked_as: case.key,
             key: FlowKey::of_packet(&case.key),
             is_direction_known: false,
+            translation: None,
             evidence: EvidenceLog::default(),
             path: Knowledge::NotAsked,
             conntrack: Knowledge::NotAsked,
@@ -302,7 +289,11 @@ impl Flow {
             flow: Some(Box::new(FlowView {
                 key: self.key,
                 is_direction_known: self.is_direction_known,
-                sender,
+                packet: (
+                    sender,
+                    if sender == self.asked_as.remote { self.asked_as.local } else { self.asked_as.remote },
+                ),
+                translation: self.translation,
                 path: self.path.clone(),
                 ends,
                 receiver_owner: self.receiver_owner.1.clone(),

@@ -17,6 +17,10 @@ pub(in crate::report) fn forwarded(flow: &FlowView) -> String {
     if !flow.is_direction_known {
         text.push_str(", who began it is not known");
     }
+    if let Some(translation) = flow.translation {
+        let (source, destination) = translation.translated;
+        let _ = write!(text, ", translated to {source} -> {destination}");
+    }
     if let Some(zone) = flow.key.zone.filter(|zone| *zone != 0) {
         let _ = write!(text, ", connection tracking's zone {zone}");
     }
@@ -65,16 +69,15 @@ pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: M
     } else {
         format!("it was dropped {}", segment.map_or("by this host", |segment| segment.reason.phrase()))
     };
-    let receiver = if flow.sender == flow.key.initiator { flow.key.responder } else { flow.key.initiator };
     format!(
         "{} has ended the connection, but its {name} was thrown away on its way through this host {since}: {why}. {}",
-        flow.sender.ip(),
-        waits(flow, receiver)
+        flow.sender().ip(),
+        waits(flow)
     )
 }
 
-fn waits(flow: &FlowView, receiver: std::net::SocketAddr) -> String {
-    let receiver = receiver.ip();
+fn waits(flow: &FlowView) -> String {
+    let receiver = flow.receiver_socket().0.ip();
     match &flow.ends.receiver {
         Some(end) => {
             let owner = match flow.receiver_owner.process() {

@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "the program's own record types document the fields")]
 
+mod coverage;
 mod forwarded;
 mod risk;
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use coverage::{Coverage, Hook, MissingField, Module, Scan, SelfTest};
 pub use forwarded::{End, ForwardedConnection, Port, PortOwner, Translated};
 pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
@@ -163,48 +165,6 @@ pub struct Remedy {
     pub place: Option<String>,
     pub risk: Option<String>,
     pub lasting: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Coverage {
-    pub kernel_release: String,
-    pub degraded: bool,
-    pub hooks: Vec<Hook>,
-    pub missing_fields: Vec<MissingField>,
-    pub scan: Scan,
-    pub self_test: Option<SelfTest>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Scan {
-    pub by: String,
-    pub why: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SelfTest {
-    pub status: String,
-    pub text: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hook {
-    pub hook: String,
-    pub status: String,
-    pub mechanism: Option<String>,
-    pub why: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MissingField {
-    pub field: String,
-    pub why: String,
-    pub harmless: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -11,6 +11,7 @@ mod event;
 mod flow;
 mod invalid;
 mod local;
+mod module;
 mod owner;
 mod path;
 mod place;
@@ -22,7 +23,8 @@ mod time;
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
 pub use coverage::{
-    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
+    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest, cost_of_missing,
+    runs_for,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use flow::{
@@ -31,6 +33,7 @@ pub use flow::{
 };
 pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
+pub use module::{KernelModule, ModuleStatus};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};

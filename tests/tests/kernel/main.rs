@@ -6,6 +6,7 @@
 mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
+mod coverage;
 mod drop_place;
 mod forwarded;
 mod half_open;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         healthy::tests(),
         servers::tests(),
         mechanisms::tests(),
+        coverage::tests(),
         loss::tests(),
         command_line::tests(),
     ]

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::model::{Coverage, HookStatus, LossPlace, ScanStatus};
+use crate::model::{Coverage, HookStatus, LossPlace, RunCost, ScanStatus, runs_for};
 
 /// What is observed and what is not.
 #[derive(Clone, Debug, Serialize)]
@@ -17,6 +17,17 @@ pub struct CoverageBody {
     pub scan: ScanBody,
     /// What became of a connection that was made to stall and was reset; `null` where this was not tried.
     pub self_test: Option<SelfTestBody>,
+    /// Parts of the kernel that were not loaded at the start.
+    pub modules: Vec<ModuleBody>,
+}
+
+/// A part of the kernel that was not loaded at the start.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModuleBody {
+    /// The kernel's name for it.
+    pub module: &'static str,
+    /// `not_loaded` (nothing is missed), or `loaded_since`: what it does is not observed.
+    pub status: &'static str,
 }
 
 /// The scan over all sockets.
@@ -42,12 +53,18 @@ pub struct SelfTestBody {
 pub struct HookBody {
     /// The kernel's name for it.
     pub hook: &'static str,
-    /// `ok`, `unsupported` (this kernel has none) or `broken` (it should have worked).
+    /// `ok`, `not_loaded` (what it belongs to is not), `unsupported` (this kernel has none) or `broken` (it should have worked).
     pub status: &'static str,
     /// How it is attached; `null` when it is not.
     pub mechanism: Option<&'static str>,
     /// Why it is not attached; `null` when it is.
     pub why: Option<String>,
+    /// When its program runs.
+    pub runs_for: &'static str,
+    /// How often it ran while the self-test was made, for whatever connection of this host; `null` where that was not counted.
+    pub runs: Option<u64>,
+    /// How long a run took on average, in nanoseconds; `null` where there was none.
+    pub run_ns: Option<u64>,
 }
 
 /// A kernel field that cannot be read here.
@@ -72,10 +89,15 @@ impl CoverageBody {
                 .map(|(hook, status)| {
                     let (status, mechanism, why) = match status {
                         HookStatus::Attached(mechanism) => ("ok", Some(mechanism.name()), None),
+                        HookStatus::NotLoaded(module) => {
+                            ("not_loaded", None, Some(format!("{} is not loaded: {}", module.name(), module.meaning())))
+                        }
                         HookStatus::Unsupported(why) => ("unsupported", None, Some(why.clone())),
                         HookStatus::Broken(why) => ("broken", None, Some(why.clone())),
                     };
-                    HookBody { hook: hook.name(), status, mechanism, why }
+                    let cost = coverage.costs.get(hook);
+                    let (runs, run_ns) = (cost.map(|cost| cost.runs), cost.and_then(RunCost::per_run_ns));
+                    HookBody { hook: hook.name(), status, mechanism, why, runs_for: runs_for(*hook), runs, run_ns }
                 })
                 .collect(),
             missing_fields: coverage
@@ -98,6 +120,11 @@ impl CoverageBody {
                 .self_test
                 .as_ref()
                 .map(|test| SelfTestBody { status: test.status(), text: test.to_string() }),
+            modules: coverage
+                .modules
+                .iter()
+                .map(|(module, status)| ModuleBody { module: module.name(), status: status.name() })
+                .collect(),
         }
     }
 }

@@ -313,7 +313,8 @@ impl fmt::Display for MissingEvidence {
                  6.6 Open vSwitch drops without a word",
             ),
             Self::Receiver => f.write_str(
-                "whether its receiver still holds the connection open is not known: its socket was not found on this host",
+                "whether its receiver still holds the connection open is not known: its socket was not found on this host, and \
+                 nothing else shows that it lives",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",

@@ -314,7 +314,8 @@ fn check<C>(finding: &Finding<C>) -> Result<()> {
     ensure!((finding.state == "closed") == finding.outcome.is_some(), "only a closed finding has an outcome");
     ensure!(finding.owner.is_some() != finding.owner_unavailable.is_some(), "an owner, or why there is none");
     ensure!(
-        (finding.confidence == "confirmed") <= finding.missing_evidence.iter().all(|missing| missing.kind == "socket"),
+        (finding.confidence == "confirmed")
+            <= finding.missing_evidence.iter().all(|missing| ["socket", "drop_rule"].contains(&missing.kind.as_str())),
         "nothing is missing from what is confirmed"
     );
     ensure!(!finding.remedies.is_empty(), "every finding says what to do");

@@ -113,8 +113,9 @@ impl Flow {
     /// Takes in where it was dropped.
     pub(in crate::case) fn take_place(&mut self, now: MonoTime, place: Result<DropPlace, String>) {
         self.awaited.place = false;
-        if let Ok(place) = place {
-            self.note(now, EvidenceKind::DropPlace(Box::new(place)));
+        match place {
+            Ok(place) => self.note(now, EvidenceKind::DropPlace(Box::new(place))),
+            Err(why) => self.place_unknown = Some(why),
         }
     }
 

@@ -15,6 +15,7 @@ pub(super) use table::{FlowTuple, Flows};
 pub use view::FlowView;
 
 use super::{
+    dropped::add_missing_rule,
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     open_case::Case,
@@ -93,6 +94,8 @@ pub(super) struct Flow {
     awaited: Awaited,
     function_asked: Option<u64>,
     has_asked_place: bool,
+    /// Why the place could not be told.
+    place_unknown: Option<String>,
     /// The receiver's socket, by its inode, and who holds it.
     receiver_owner: (u64, OwnerKnowledge),
     /// Until when a first judgment waits for answers.
@@ -121,6 +124,7 @@ impl Flow {
             awaited: Awaited::default(),
             function_asked: None,
             has_asked_place: false,
+            place_unknown: None,
             receiver_owner: (0, OwnerKnowledge::NotAsked),
             held_until: None,
             wake: None,
@@ -234,7 +238,7 @@ impl Flow {
 
     /// Judges the flow as it stands. `Some` when there is something new to report.
     pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
-        let ruling = judge(&History {
+        let mut ruling = judge(&History {
             key: &self.asked_as,
             vantage: Vantage::Forwarder,
             socket: &SocketView::default(),
@@ -244,6 +248,7 @@ impl Flow {
             service: &Knowledge::NotAsked,
             events_lost: events_lost.saturating_sub(self.lost_before),
         })?;
+        add_missing_rule(&mut ruling, self.evidence.as_slice(), self.place_unknown.as_deref());
         let (id, state) = match &self.reported {
             None => {
                 let FlowKey { netns, initiator, responder, .. } = self.key;

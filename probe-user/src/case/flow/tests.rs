@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{super::dropped::tests::dropped_fin, *};
 use crate::{
     case::{Output, Tracker},
-    judge::{Cause, Confidence},
+    judge::{Cause, Confidence, MissingEvidence},
     model::{
         Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd,
         Interface, InvalidSegment, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
@@ -392,4 +392,15 @@ fn flows_beyond_the_bound_go_the_oldest_without_a_finding_first() {
     }
     lab.run_until(4_000);
     assert_eq!((lab.states().len(), lab.tracker.open_cases()), (1, table::MAX_FLOWS));
+}
+
+#[test]
+fn a_rule_that_could_not_be_found_out_is_said_to_be_missing_and_why() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    let mut with_calls = segment(false);
+    with_calls.stack[0] = 0xf00;
+    lab.drops(COPIES, key(), &with_calls);
+    let ruling = &lab.findings.last().unwrap().ruling;
+    assert_eq!(ruling.missing, [MissingEvidence::DropRule { why: "not found".to_owned() }]);
+    assert_eq!(ruling.confidence, Confidence::Confirmed);
 }

@@ -46,6 +46,8 @@ pub enum Requirement {
     Nft,
     /// `nft` rules can ask for the state of a connection.
     Conntrack,
+    /// The programs of iptables run, those of its older tables and those that make rules of nftables.
+    Iptables,
     /// The capabilities to load kernel programs are there. Whether the kernel then accepts them, only loading shows.
     Bpf,
     /// The kernel describes its own types (BTF).
@@ -92,6 +94,7 @@ impl Requirement {
             Self::Ipv6 => "needs IPv6",
             Self::Nft => "needs nftables",
             Self::Conntrack => "needs connection tracking in nftables",
+            Self::Iptables => "needs iptables with both kinds of tables",
             Self::Bpf => "needs the capabilities to load kernel programs",
             Self::Btf => "needs a kernel with BTF",
             Self::SendResult => {
@@ -120,6 +123,10 @@ impl Requirement {
             Self::Conntrack => {
                 in_namespace(|netns| netns.nft("table inet t { chain c { ct state established accept; }; }\n"))?;
             }
+            Self::Iptables => in_namespace(|netns| {
+                netns.iptables("legacy", "-A INPUT -p tcp -j DROP")?;
+                netns.iptables("nft", "-A INPUT -p tcp -m conntrack --ctstate INVALID -j DROP")
+            })?,
             Self::Bpf => ensure!(Privileges::of_this_process()?.bpf, ""),
             Self::Btf => fs::metadata(KERNEL_BTF).map(|_| ())?,
             Self::SendResult => {
@@ -174,6 +181,7 @@ impl Requirement {
             | Self::Ipv6
             | Self::Nft
             | Self::Conntrack
+            | Self::Iptables
             | Self::Bpf
             | Self::Btf
             | Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => false,

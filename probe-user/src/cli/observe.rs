@@ -161,7 +161,7 @@ pub(super) async fn observe(
         }
     };
     let ended = watch.run(stop, |change| output.change(&change)).await?;
-    output.end(&ended.summary, &coverage)?;
+    output.end(&ended.summary, &ended.coverage)?;
     Ok(exit(&ended.summary, observation.fail_on))
 }
 
@@ -221,6 +221,10 @@ impl Output {
             }
             Change::Lost { at, place, count } => {
                 let record = self.recorder.loss(*at, *place, *count);
+                self.record(record)?;
+            }
+            Change::Coverage(coverage) => {
+                let record = self.recorder.coverage(clock::now(), coverage);
                 self.record(record)?;
             }
             Change::Progress { findings, open } => {

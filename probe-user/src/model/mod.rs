@@ -11,6 +11,7 @@ mod event;
 mod flow;
 mod invalid;
 mod local;
+mod module;
 mod owner;
 mod padding;
 mod path;
@@ -23,15 +24,17 @@ mod time;
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
 pub use coverage::{
-    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
+    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest, cost_of_missing,
+    runs_for,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use flow::{
-    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Tuple,
-    Vantage, WaitingEnd,
+    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Translation,
+    Tuple, Vantage, WaitingEnd,
 };
 pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
+pub use module::{KernelModule, ModuleStatus};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};

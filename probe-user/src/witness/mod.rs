@@ -20,6 +20,7 @@ mod ruleset;
 mod service;
 mod socket;
 pub mod sockets;
+mod xtables;
 
 pub use process::{Owners, owners_of_sockets};
 

@@ -6,6 +6,7 @@
 mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
+mod coverage;
 mod drop_place;
 mod forwarded;
 mod forwarded_handshake;
@@ -24,6 +25,7 @@ mod servers;
 mod silently_dropped_fin;
 mod snapshot;
 mod source_address;
+mod translated;
 mod watching;
 mod zero_window;
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         forwarded_handshake::tests(),
         openvswitch::tests(),
         padded::tests(),
+        translated::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         healthy::tests(),
         servers::tests(),
         mechanisms::tests(),
+        coverage::tests(),
         loss::tests(),
         command_line::tests(),
     ]

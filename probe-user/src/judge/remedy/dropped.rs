@@ -129,7 +129,7 @@ pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {
     let mut remedies: Vec<_> = except(patient).into_iter().chain(flows(patient)).collect();
     remedies.push(
         Remedy::new("See which rule drops it: its counter goes up with each copy of the FIN.")
-            .command(format!("{0}nft -a list ruleset; {0}iptables-save -c", patient.here()))
+            .command(format!("{0}nft -a list ruleset; {0}iptables-save -c; {0}iptables-legacy-save -c", patient.here()))
             .place(patient.place())
             .risk(ONLY_LOOKS),
     );

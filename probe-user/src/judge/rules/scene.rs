@@ -180,6 +180,19 @@ impl Scene {
         self
     }
 
+    /// Its entry has seen packets of one direction only.
+    pub(super) fn unreplied(mut self) -> Self {
+        if let Knowledge::Known(ConntrackStatus::Tracked(entry, _)) = &mut self.conntrack {
+            entry.replied = false;
+        }
+        self
+    }
+
+    /// What connection tracking says.
+    pub(super) const fn conntrack(&self) -> &Knowledge<ConntrackStatus> {
+        &self.conntrack
+    }
+
     /// This host only forwards it.
     pub(super) fn forwarded(mut self) -> Self {
         self.is_forwarded = true;

@@ -340,6 +340,7 @@ fn fill_packet(record: &mut DropRecord, skb: Address, segment: Segment, headers_
         Some(connection) => u8::from(connection & !7 != 0),
         None => UNKNOWN,
     };
+    record.destination_mac = segment.destination_mac(record.ingress_ifindex);
     // The compiler knows that this is below the mask and leaves it out; the verifier of 6.1 does not.
     let bytes = black_box(headers_bytes) & (MAX_HEADERS_BYTES as u64 - 1);
     // SAFETY: writes at most `bytes`, which the array has room for; the helper checks the source itself.

@@ -17,6 +17,16 @@ impl Netns {
         self.check_output(command, ruleset).map(drop)
     }
 
+    /// Runs iptables with these arguments: `legacy` for its older tables, `nft` for rules of nftables.
+    ///
+    /// # Errors
+    /// With its message.
+    pub fn iptables(&self, kind: &str, arguments: &str) -> Result<()> {
+        let mut command = Command::new(format!("iptables-{kind}"));
+        command.args(["--wait", "5"]).args(arguments.split_whitespace());
+        self.check_output(command, "").map(drop)
+    }
+
     /// What `nft` prints for some arguments, such as `["list", "counters"]`.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 use crate::facts::KernelFacts;
 use crate::lab::Lab;
 use crate::netns::Netns;
+use crate::openvswitch;
 use crate::probe::Probe;
 use crate::registry::lock;
 use crate::server;
@@ -45,6 +46,8 @@ pub enum Requirement {
     Nft,
     /// `nft` rules can ask for the state of a connection.
     Conntrack,
+    /// The programs of iptables run, those of its older tables and those that make rules of nftables.
+    Iptables,
     /// The capabilities to load kernel programs are there. Whether the kernel then accepts them, only loading shows.
     Bpf,
     /// The kernel describes its own types (BTF).
@@ -55,6 +58,8 @@ pub enum Requirement {
     Attaching(Mechanism),
     /// Real server programs are there.
     Servers,
+    /// Open vSwitch's programs are there, and the kernel has its datapath and Geneve tunnels.
+    OpenVswitch,
     /// The kernel is one of the matrix, in a guest.
     Guest,
 }
@@ -89,6 +94,7 @@ impl Requirement {
             Self::Ipv6 => "needs IPv6",
             Self::Nft => "needs nftables",
             Self::Conntrack => "needs connection tracking in nftables",
+            Self::Iptables => "needs iptables with both kinds of tables",
             Self::Bpf => "needs the capabilities to load kernel programs",
             Self::Btf => "needs a kernel with BTF",
             Self::SendResult => {
@@ -99,6 +105,9 @@ impl Requirement {
             Self::Attaching(Mechanism::Fentry) => "needs trampolines at functions (fentry)",
             Self::Attaching(Mechanism::Kprobe) => "needs kprobes",
             Self::Servers => "needs HAProxy and nginx, which `cargo xtask test` unpacks",
+            Self::OpenVswitch => {
+                "needs Open vSwitch, which `cargo xtask test` unpacks, and a kernel with its datapath and Geneve tunnels"
+            }
             Self::Guest => "needs a guest of the kernel matrix",
         }
     }
@@ -114,6 +123,10 @@ impl Requirement {
             Self::Conntrack => {
                 in_namespace(|netns| netns.nft("table inet t { chain c { ct state established accept; }; }\n"))?;
             }
+            Self::Iptables => in_namespace(|netns| {
+                netns.iptables("legacy", "-A INPUT -p tcp -j DROP")?;
+                netns.iptables("nft", "-A INPUT -p tcp -m conntrack --ctstate INVALID -j DROP")
+            })?,
             Self::Bpf => ensure!(Privileges::of_this_process()?.bpf, ""),
             Self::Btf => fs::metadata(KERNEL_BTF).map(|_| ())?,
             Self::SendResult => {
@@ -127,6 +140,13 @@ impl Requirement {
             }
             Self::Attaching(Mechanism::Kprobe) => ensure!(has_kprobes(), ""),
             Self::Servers => server::check()?,
+            Self::OpenVswitch => {
+                openvswitch::check()?;
+                in_namespace(|netns| {
+                    netns.ip("link add name try0 type geneve id 7 remote 192.0.2.1\n")?;
+                    netns.run(openvswitch::check_kernel)?
+                })?;
+            }
             Self::Guest => ensure!(is_guest(), ""),
         }
         Ok(())
@@ -151,6 +171,7 @@ impl Requirement {
             Self::Guest | Self::SendResult => !is_guest(),
             // They are unpacked for this architecture alone.
             Self::Servers => cfg!(not(target_arch = "x86_64")),
+            Self::OpenVswitch => cfg!(not(target_arch = "x86_64")) || !is_guest(),
             Self::Attaching(mechanism @ (Mechanism::Fentry | Mechanism::Kprobe)) => std::env::var(GUEST_VARIABLE)
                 .map_or(true, |kernel| KernelFacts::committed(&kernel).is_ok_and(|facts| !facts.offers(mechanism))),
             Self::Root
@@ -160,6 +181,7 @@ impl Requirement {
             | Self::Ipv6
             | Self::Nft
             | Self::Conntrack
+            | Self::Iptables
             | Self::Bpf
             | Self::Btf
             | Self::Attaching(Mechanism::TpBtf | Mechanism::Tracepoint) => false,

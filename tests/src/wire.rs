@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "the program's own record types document the fields")]
 
+mod coverage;
 mod forwarded;
 mod risk;
 
@@ -13,7 +14,8 @@ use jsonschema::Validator;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use forwarded::{End, ForwardedConnection, Port, PortOwner};
+pub use coverage::{Coverage, Hook, MissingField, Module, Scan, SelfTest};
+pub use forwarded::{End, ForwardedConnection, Port, PortOwner, Translated};
 pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -166,48 +168,6 @@ pub struct Remedy {
     pub place: Option<String>,
     pub risk: Option<String>,
     pub lasting: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Coverage {
-    pub kernel_release: String,
-    pub degraded: bool,
-    pub hooks: Vec<Hook>,
-    pub missing_fields: Vec<MissingField>,
-    pub scan: Scan,
-    pub self_test: Option<SelfTest>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Scan {
-    pub by: String,
-    pub why: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SelfTest {
-    pub status: String,
-    pub text: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hook {
-    pub hook: String,
-    pub status: String,
-    pub mechanism: Option<String>,
-    pub why: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MissingField {
-    pub field: String,
-    pub why: String,
-    pub harmless: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -369,7 +329,8 @@ fn check<C>(finding: &Finding<C>) -> Result<()> {
     ensure!((finding.state == "closed") == finding.outcome.is_some(), "only a closed finding has an outcome");
     ensure!(finding.owner.is_some() != finding.owner_unavailable.is_some(), "an owner, or why there is none");
     ensure!(
-        (finding.confidence == "confirmed") <= finding.missing_evidence.iter().all(|missing| missing.kind == "socket"),
+        (finding.confidence == "confirmed")
+            <= finding.missing_evidence.iter().all(|missing| ["socket", "drop_rule"].contains(&missing.kind.as_str())),
         "nothing is missing from what is confirmed"
     );
     ensure!(!finding.remedies.is_empty(), "every finding says what to do");

@@ -10,7 +10,7 @@ use crate::run;
 pub(crate) type Tool = (&'static str, &'static str);
 
 /// What the test harness starts.
-pub(crate) const HARNESS_TOOLS: [Tool; 2] = [("ip", "iproute2"), ("nft", "nftables")];
+pub(crate) const HARNESS_TOOLS: [Tool; 3] = [("ip", "iproute2"), ("nft", "nftables"), ("iptables-legacy", "iptables")];
 
 /// Installs the packages of those commands that are missing, and says which. With nothing missing, nothing is run.
 pub(crate) fn install_missing(tools: &[Tool]) -> Result<()> {

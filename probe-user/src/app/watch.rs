@@ -12,8 +12,8 @@ use super::{
 use crate::{
     case::{Finding, Output, Tracker},
     decode::{Units, decode},
-    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals},
-    model::{Coverage, Event, LossPlace, MonoTime, ScanStatus},
+    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
+    model::{Coverage, Event, LossPlace, MonoTime},
     report::{HookCount, Summary},
     sink::SinkError,
     witness::Witnesses,
@@ -86,6 +86,8 @@ pub enum Change<'a> {
         /// How many.
         count: u64,
     },
+    /// Something was loaded into the kernel that is not observed.
+    Coverage(&'a Coverage),
     /// Nothing new, but time has passed: so many findings so far, so many of them not over.
     Progress {
         /// Findings opened so far.
@@ -136,6 +138,8 @@ pub struct Watch {
 pub struct Ended {
     /// What was found.
     pub summary: Summary,
+    /// What was observed.
+    pub coverage: Coverage,
     _programs: Option<Programs>,
 }
 
@@ -163,13 +167,7 @@ impl Watch {
     /// When the system gives no threads.
     pub fn by_scan_alone(kernel_release: String, filter: Filter, scan_every: Duration) -> Result<Self, WatchError> {
         let witnesses = Witnesses::start().map_err(|error| WatchError::Witnesses(format!("{error:#}")))?;
-        let coverage = Coverage {
-            kernel_release,
-            hooks: Vec::new(),
-            missing_fields: Vec::new(),
-            scan: ScanStatus::SockDiag("a snapshot loads no kernel programs".to_owned()),
-            self_test: None,
-        };
+        let coverage = Coverage::of_sock_diag_alone(kernel_release, "a snapshot loads no kernel programs");
         Self::with(witnesses, None, coverage, Some(Scans::start(Way::SockDiag, filter)), scan_every)
     }
 
@@ -252,6 +250,9 @@ impl Watch {
                 _ = reading.tick() => self.read_ring(),
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
+                    if self.coverage.note_loaded(is_loaded) {
+                        tell(Change::Coverage(&self.coverage))?;
+                    }
                     let (findings, open) = self.findings.count();
                     tell(Change::Progress { findings, open })?;
                 }
@@ -387,6 +388,6 @@ impl Watch {
             unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
             risks,
         };
-        Ok(Ended { summary, _programs: self.programs })
+        Ok(Ended { summary, coverage: self.coverage, _programs: self.programs })
     }
 }

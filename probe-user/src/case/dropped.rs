@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{open_case::Case, wakes::Wake};
 use crate::{
-    judge::{Evidence, EvidenceKind, Verdict},
+    judge::{Cause, Evidence, EvidenceKind, MissingEvidence, Ruling, Verdict},
     model::{
-        ConnectionEvent, ControlMessage, DropPlace, DropReason, DropTrace, DroppedSegment, EventKind, MonoTime, Origin,
-        Question, Stack, TcpState,
+        ConnectionEvent, ControlMessage, DropPlace, DropReason, DropTrace, DroppedSegment, EventKind, Knowledge,
+        MonoTime, Origin, Question, Stack, TcpState,
     },
 };
 
@@ -102,8 +102,9 @@ impl Case {
     /// Takes in where it was dropped.
     pub(super) fn take_place(&mut self, at: MonoTime, place: Result<DropPlace, String>) {
         self.surroundings.awaits_place = false;
-        if let Ok(place) = place {
-            self.note(at, EvidenceKind::DropPlace(Box::new(place)));
+        match place {
+            Ok(place) => self.note(at, EvidenceKind::DropPlace(Box::new(place))),
+            Err(why) => self.surroundings.place_unknown = Some(why),
         }
     }
 
@@ -112,6 +113,19 @@ impl Case {
         self.surroundings.awaits_function = false;
         self.evidence.name_function(address, name);
     }
+}
+
+/// Adds to a ruling about what a rule dropped why it is not known which, where that is so. What is proven stays so without.
+pub(super) fn add_missing_rule(ruling: &mut Ruling, evidence: &[Evidence], place_unknown: Option<&str>) {
+    if !matches!(ruling.cause, Cause::ConntrackBadChecksum | Cause::ConntrackInvalid | Cause::FirewallDrop) {
+        return;
+    }
+    let why = match Evidence::place(evidence).map(|place| &place.rules) {
+        Some(Knowledge::Unavailable(why)) => Some(why.as_str()),
+        Some(Knowledge::Known(_) | Knowledge::NotAsked) => None,
+        None => place_unknown,
+    };
+    ruling.missing.extend(why.map(|why| MissingEvidence::DropRule { why: why.to_owned() }));
 }
 
 /// What is known of where the segment was dropped; `None` where the kernel's calls are not.
@@ -166,6 +180,7 @@ pub(super) mod tests {
             data_bytes: 0,
             checksum: Checksum::Right,
             is_tracked: Some(true),
+            destination_mac: None,
         }
     }
 
@@ -259,6 +274,33 @@ pub(super) mod tests {
         tracker.handle_event(event(3_700, SocketView::default(), EventKind::SegmentDropped(Box::new(segment))));
         let again = said(&mut tracker).0.into_iter().chain(questions);
         assert!(!again.into_iter().any(|question| matches!(question, Question::DropPlace { .. })));
+    }
+
+    #[test]
+    fn a_rule_that_could_not_be_found_out_is_said_to_be_missing_and_why() {
+        let mut stack = Stack::default();
+        stack[0] = 0xf00;
+        let missing_after = |place: Result<DropPlace, String>| {
+            let segment = DroppedSegment { stack, is_tracked: Some(false), ..dropped_fin(RECEIVED) };
+            let mut tracker = Tracker::new();
+            let dropped = || EventKind::SegmentDropped(Box::new(segment.clone()));
+            tracker.handle_event(event(0, SocketView::default(), dropped()));
+            tracker.handle_event(event(200, SocketView::default(), dropped()));
+            tracker.handle_timeout(at(1_000));
+            tracker.handle_answer(at(1_001), found(TcpState::Established));
+            tracker.handle_answer(at(1_002), Answer::DropPlace { key: key(), place });
+            answer_all(&mut tracker);
+            tracker.handle_timeout(at(3_500));
+            let mut findings = said(&mut tracker).1;
+            let ruling = findings.pop().unwrap().ruling;
+            assert_eq!(ruling.confidence, Confidence::Confirmed, "that it is dropped is a fact");
+            ruling.missing
+        };
+        let because = |why: &str| vec![MissingEvidence::DropRule { why: why.to_owned() }];
+        assert_eq!(missing_after(Err("no symbols".to_owned())), because("no symbols"));
+        let place = |rules| Ok(DropPlace { site: None, functions: Vec::new(), rules });
+        assert_eq!(missing_after(place(Knowledge::Unavailable("nft: it ended".to_owned()))), because("nft: it ended"));
+        assert_eq!(missing_after(place(Knowledge::Known(FilterRules::default()))), []);
     }
 
     #[test]

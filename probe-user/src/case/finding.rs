@@ -4,7 +4,9 @@ use nix::errno::Errno;
 
 use super::flow::FlowView;
 use crate::{
-    judge::{Evidence, EvidenceKind, MissingEvidence, Remedy, Ruling, Waiting, forwarded_remedies, remedies},
+    judge::{
+        Evidence, EvidenceKind, Forwarded, MissingEvidence, Remedy, Ruling, Waiting, forwarded_remedies, remedies,
+    },
     model::{CommunityId, ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView, Vantage},
 };
 
@@ -169,7 +171,9 @@ impl Finding {
             Some(flow) => {
                 let owner = flow.receiver_owner.process();
                 let waiting = flow.ends.receiver.as_ref().map(|end| Waiting { netns: end.netns, owner });
-                forwarded_remedies(&flow.key, flow.sender, waiting, &self.ruling, self.is_over(), &self.evidence)
+                let netns = flow.key.netns;
+                let forwarded = Forwarded { netns, packet: flow.packet, receiver: flow.receiver_socket(), waiting };
+                forwarded_remedies(&forwarded, &self.ruling, self.is_over(), &self.evidence)
             }
         }
     }

@@ -1,4 +1,5 @@
 use super::{
+    dropped::add_missing_rule,
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     recovery::has_recovered,
@@ -251,6 +252,7 @@ impl Case {
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }
+        add_missing_rule(&mut ruling, self.evidence.as_slice(), self.surroundings.place_unknown.as_deref());
         let has_place = Evidence::place(self.evidence.as_slice()).is_some();
         let state = match &self.reported {
             None => FindingState::Opened,

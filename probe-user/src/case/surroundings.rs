@@ -21,6 +21,8 @@ pub(super) struct Surroundings {
     /// Whether it was asked where the drop was, and is still to be answered.
     pub(super) has_asked_place: bool,
     pub(super) awaits_place: bool,
+    /// Why that could not be told.
+    pub(super) place_unknown: Option<String>,
 }
 
 /// How far a socket has got in waiting: it changes with every timeout and every unanswered probe.

@@ -13,14 +13,17 @@ use super::{
 use crate::{
     app::{clock, self_test, this_host},
     kernel::{Filter, Privileges},
-    model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, ScanStatus, cost_of_missing},
+    model::{COST_OF_SOCK_DIAG, Coverage, Hook, HookStatus, ScanStatus, cost_of_missing, runs_for},
     report::record::Recorder,
     sink::Stdout,
 };
 
 /// What was typed.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code: 0 everything is observed, 1 degraded, 2 nothing can be observed.")]
+#[command(
+    after_help = "Exit code: 0 everything is observed (what is not loaded has nothing to be observed), 1 degraded, 2 nothing can be \
+    observed."
+)]
 pub(super) struct CheckArgs {
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -67,7 +70,12 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
     for (hook, status) in &coverage.hooks {
         let cost = cost_of_missing(*hook);
         match status {
-            HookStatus::Attached(mechanism) => row(hook.name(), "ok", format!("by {mechanism}")),
+            HookStatus::Attached(mechanism) => {
+                row(hook.name(), "ok", format!("by {mechanism}, for {}{}", runs_for(*hook), measured(coverage, *hook)));
+            }
+            HookStatus::NotLoaded(module) => {
+                row(hook.name(), "not loaded", format!("{} is not loaded", module.name()));
+            }
             HookStatus::Unsupported(why) if coverage.is_served_by_scan(*hook) => {
                 row(hook.name(), "by scan", format!("{cost}. {why}"));
             }
@@ -77,6 +85,9 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
             HookStatus::Unsupported(why) => row(hook.name(), "unsupported", format!("costs: {cost}. {why}")),
             HookStatus::Broken(why) => row(hook.name(), "broken", format!("costs: {cost}. {why}")),
         }
+    }
+    for (module, _) in &coverage.modules {
+        row(module.name(), "not loaded", module.meaning().to_owned());
     }
     for missing in &coverage.missing_fields {
         let state = if missing.harmless { "not needed" } else { "unavailable" };
@@ -94,10 +105,41 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
         column.set_constraint(ColumnConstraint::ContentWidth);
     }
     let _ = writeln!(out, "{table}\n");
-    out.push_str(if full {
-        "Everything connprobe can observe is observed here.\n"
-    } else {
-        "Degraded: some verdicts are not possible here, as said above.\n"
+    let paragraph = |out: &mut String, text: &str| {
+        for line in textwrap::wrap(text, usize::from(width)) {
+            out.push_str(&line);
+            out.push('\n');
+        }
+    };
+    paragraph(&mut out, COSTS);
+    let absent: Vec<_> = coverage.modules.iter().map(|(module, _)| module.name()).collect();
+    if !absent.is_empty() {
+        let text = format!(
+            "Not loaded: {}. As long as that is so, nothing is missed. When it is loaded while connprobe watches, connprobe says so, and \
+             is to be started anew.",
+            absent.join(", ")
+        );
+        paragraph(&mut out, &text);
+    }
+    out.push_str(match (full, absent.is_empty()) {
+        (true, true) => "Everything connprobe can observe is observed here.\n",
+        (true, false) => "Everything connprobe can observe of what is loaded is observed here.\n",
+        (false, _) => "Degraded: some verdicts are not possible here, as said above.\n",
     });
     out
+}
+
+/// What the hooks cost who has no trouble.
+const COSTS: &str = "No hook runs for a packet of a connection in order: none is attached where every packet passes. Times are averages over \
+                     all of this host's runs during the self-test, by the kernel's own statistics; a program's first runs are its \
+                     slowest.";
+
+/// What a run of the hook's program has cost, where that was measured.
+fn measured(coverage: &Coverage, hook: Hook) -> String {
+    match coverage.costs.get(&hook).map(|cost| (cost.runs, cost.per_run_ns())) {
+        Some((1, Some(ns))) => format!(": {ns} ns (1 run)"),
+        Some((runs, Some(ns))) => format!(": {ns} ns ({runs} runs)"),
+        Some((_, None)) => ": none in the self-test".to_owned(),
+        None => String::new(),
+    }
 }

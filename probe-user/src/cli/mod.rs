@@ -7,6 +7,7 @@ mod observe;
 mod prepare;
 mod schema;
 mod snapshot;
+mod values;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 

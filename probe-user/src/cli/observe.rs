@@ -8,10 +8,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, layout};
+use super::{
+    Exit, layout,
+    values::{PeerPrefix, port},
+};
 use crate::{
     app::{Change, Watch, WatchError, clock, this_host},
     judge::Confidence,
@@ -33,11 +35,11 @@ pub(super) struct ObserveArgs {
     #[arg(long, value_name = "NAME|PATH|INODE|all", default_value = ALL)]
     pub(super) netns: String,
     /// Only connections with this port at either end; may be given several times
-    #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long = "port", value_name = "N", value_parser = port)]
     ports: Vec<u16>,
     /// Only connections to peers in this prefix; may be given several times
-    #[arg(long = "peer", value_name = "CIDR", value_parser = cidr)]
-    peers: Vec<IpNet>,
+    #[arg(long = "peer", value_name = "CIDR")]
+    peers: Vec<PeerPrefix>,
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -95,13 +97,6 @@ fn idle_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A prefix, or a single address.
-fn cidr(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
-        "not an address prefix; give for example 10.3.0.0/24, 2001:db8::/32, or a single address".to_owned()
-    })
-}
-
 /// What was meant.
 pub(super) struct Observation {
     pub(super) filter: Filter,
@@ -120,7 +115,7 @@ impl Observation {
             ALL => None,
             spec => Some(netns::resolve(spec)?.inode),
         };
-        let filter = Filter { netns, ports: args.ports, peers: args.peers };
+        let filter = Filter { netns, ports: args.ports, peers: args.peers.into_iter().map(|peer| peer.0).collect() };
         filter.check()?;
         let risks = match (args.risks, args.idle_timeout) {
             (true, time) => Some(time.unwrap_or(IDLE_TIMEOUT)),
@@ -166,7 +161,7 @@ pub(super) async fn observe(
         }
     };
     let ended = watch.run(stop, |change| output.change(&change)).await?;
-    output.end(&ended.summary, &coverage)?;
+    output.end(&ended.summary, &ended.coverage)?;
     Ok(exit(&ended.summary, observation.fail_on))
 }
 
@@ -226,6 +221,10 @@ impl Output {
             }
             Change::Lost { at, place, count } => {
                 let record = self.recorder.loss(*at, *place, *count);
+                self.record(record)?;
+            }
+            Change::Coverage(coverage) => {
+                let record = self.recorder.coverage(clock::now(), coverage);
                 self.record(record)?;
             }
             Change::Progress { findings, open } => {

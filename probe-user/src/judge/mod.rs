@@ -14,7 +14,7 @@ mod ruling;
 
 pub use deadline::{Deadline, DeadlineSource, KernelTimer};
 pub use evidence::{Attempt, Evidence, EvidenceKind, Sight, Step, SynAckRepeat};
-pub use remedy::{Remedy, Waiting, forwarded_remedies, remedies, risk_remedies};
+pub use remedy::{Forwarded, Remedy, Waiting, forwarded_remedies, remedies, risk_remedies};
 pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
 pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
 

@@ -211,6 +211,11 @@ pub enum MissingEvidence {
     WhyInvalid,
     /// Who dropped what connection tracking held for invalid.
     WhoDropped,
+    /// Which rule dropped it.
+    DropRule {
+        /// Why that is not known.
+        why: String,
+    },
     /// Whether the receiver of what was dropped still holds the connection open.
     Receiver,
     /// The reset by which the peer answers the challenge ACK.
@@ -256,6 +261,7 @@ impl MissingEvidence {
             Self::Tracking => "tracking",
             Self::WhyInvalid => "why_invalid",
             Self::WhoDropped => "who_dropped",
+            Self::DropRule { .. } => "drop_rule",
             Self::Receiver => "receiver",
             Self::ResetAfterSyn => "reset_after_syn",
             Self::AnotherSynAck => "another_syn_ack",
@@ -312,8 +318,10 @@ impl fmt::Display for MissingEvidence {
                 "who dropped it was not seen: no rule of this host's packet filter, or one whose drop could not be told; before Linux \
                  6.6 Open vSwitch drops without a word",
             ),
+            Self::DropRule { why } => write!(f, "which rule drops it could not be found out: {why}"),
             Self::Receiver => f.write_str(
-                "whether its receiver still holds the connection open is not known: its socket was not found on this host",
+                "whether its receiver still holds the connection open is not known: its socket was not found on this host, and \
+                 nothing else shows that it lives",
             ),
             Self::ResetAfterSyn => f.write_str(
                 "only the reset by which the peer answers the challenge ACK would prove it; SYNs alone may be forged, or late",

@@ -1,6 +1,7 @@
 //! Loading the programs and attaching them by the plan.
 
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex},
 };
@@ -20,7 +21,7 @@ use super::{
     ring::{Ring, RingError},
     scan::{IdleScanner, Scanner},
 };
-use crate::model::{Coverage, Hook, HookStatus, Mechanism, ScanStatus};
+use crate::model::{Coverage, Hook, HookStatus, KernelModule, Mechanism, ModuleStatus, ScanStatus};
 
 /// Why nothing could be attached at all.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,10 @@ impl Probes {
         let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
         let mut hooks = Vec::new();
         for entry in &plan.hooks {
-            let status = attach_hook(&mut ebpf, btf.as_ref(), entry);
+            let status = match attach_hook(&mut ebpf, btf.as_ref(), entry) {
+                HookStatus::Unsupported(_) if is_absent(entry, facts) => HookStatus::NotLoaded(KernelModule::Conntrack),
+                status => status,
+            };
             if let HookStatus::Attached(mechanism) = status {
                 for part in parts(entry, mechanism) {
                     if let Some(program) = descriptor(&ebpf, &part.program) {
@@ -97,6 +101,8 @@ impl Probes {
             hooks,
             missing_fields: missing_fields(&facts.layout),
             self_test: None,
+            modules: facts.absent_modules.iter().map(|module| (*module, ModuleStatus::NotLoaded)).collect(),
+            costs: BTreeMap::new(),
         };
         if !coverage.observes_something() {
             return Err(AttachError::NoHook(first_reason(&coverage)));
@@ -186,7 +192,7 @@ fn first_reason(coverage: &Coverage) -> String {
         .iter()
         .find_map(|(hook, status)| match status {
             HookStatus::Broken(why) | HookStatus::Unsupported(why) => Some(format!("{}: {why}", hook.name())),
-            HookStatus::Attached(_) => None,
+            HookStatus::Attached(_) | HookStatus::NotLoaded(_) => None,
         })
         .unwrap_or_else(|| "the plan is empty".to_owned())
 }
@@ -200,8 +206,7 @@ fn attach_hook(ebpf: &mut Ebpf, btf: Option<&Btf>, entry: &HookPlan) -> HookStat
             Err(error) => {
                 tracing::debug!(hook = entry.hook.name(), %mechanism, ?error, "attaching failed");
                 all_unsupported &= error.is_unsupported() || error.is_policy();
-                let why = if error.is_unsupported() { absence(entry.hook) } else { None };
-                failures.push(format!("{mechanism}: {}", why.map_or_else(|| error.text(), str::to_owned)));
+                failures.push(format!("{mechanism}: {}", error.text()));
             }
         }
     }
@@ -210,21 +215,11 @@ fn attach_hook(ebpf: &mut Ebpf, btf: Option<&Btf>, entry: &HookPlan) -> HookStat
     if all_unsupported { HookStatus::Unsupported(why) } else { HookStatus::Broken(why) }
 }
 
-/// Why a hook's functions may not be there, where that can be said better than by the kernel's error.
-const fn absence(hook: Hook) -> Option<&'static str> {
-    match hook {
-        Hook::NfCtLogInvalid => Some(
-            "connection tracking (nf_conntrack) is not loaded; where it is loaded later, start connprobe anew to be told its reasons",
-        ),
-        Hook::InetSockSetState
-        | Hook::TcpRetransmitSkb
-        | Hook::TcpRetransmitSynack
-        | Hook::TcpReceiveReset
-        | Hook::TcpSendReset
-        | Hook::InetSkErrorReport
-        | Hook::KfreeSkb
-        | Hook::TcpWriteWakeup => None,
-    }
+/// Whether it would be attached to functions of connection tracking, were that loaded.
+fn is_absent(entry: &HookPlan, facts: &Facts) -> bool {
+    entry.hook == Hook::NfCtLogInvalid
+        && entry.candidates.contains(&Mechanism::Kprobe)
+        && facts.absent_modules.contains(&KernelModule::Conntrack)
 }
 
 #[derive(Debug)]

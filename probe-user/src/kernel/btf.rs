@@ -10,7 +10,7 @@ use connprobe_common::{
 
 use super::{
     fields::{FieldPath, NESTING, Shape, newer_path, path, spelled},
-    modules::{ConntrackLayout, Modules},
+    modules::{ConntrackLayout, Modules, has_open_vswitch_reasons},
     names::Names,
 };
 use crate::model::{DropReason, Hook};
@@ -52,6 +52,8 @@ pub struct Layout {
     pub invalid_syn_reason: Option<u32>,
     /// This kernel's numbers of the reasons for dropping a packet that are told of; without those it does not have.
     pub drop_reasons: BTreeMap<DropReason, u32>,
+    /// Whether this kernel has a place for drop reasons of Open vSwitch, be that loaded or not.
+    pub has_open_vswitch_reasons: bool,
     /// What is read when connection tracking holds a packet for invalid.
     pub conntrack: ConntrackLayout,
 }
@@ -125,6 +127,7 @@ impl Layout {
                 .filter_map(|reason| Some((reason, drop_reason(&btf, reason.kernel_name())?)))
                 .chain(modules.open_vswitch_reasons(&btf))
                 .collect(),
+            has_open_vswitch_reasons: has_open_vswitch_reasons(&btf),
             conntrack: ConntrackLayout::resolve(&btf, modules),
         })
     }

@@ -11,12 +11,12 @@ use nix::time::{ClockId, clock_getres};
 
 use super::{
     btf::{BtfError, Layout},
-    modules::Modules,
+    modules::{Modules, is_loaded},
     names::Names,
     plan::PlanFacts,
     tracepoint_format::TracepointFormat,
 };
-use crate::model::Hook;
+use crate::model::{Hook, KernelModule};
 
 /// Where a kernel with `CONFIG_DEBUG_INFO_BTF` shows its BTF.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -118,6 +118,8 @@ pub struct Facts {
     pub kernel_has_kprobes: bool,
     /// Formats of the classic tracepoints, or why one cannot be read.
     pub formats: BTreeMap<Hook, Result<TracepointFormat, String>>,
+    /// Modules that would tell something, and are not loaded.
+    pub absent_modules: Vec<KernelModule>,
 }
 
 impl Facts {
@@ -136,14 +138,24 @@ impl Facts {
         if let Some((field, bytes)) = faults.shifted_field {
             layout.shift(field, bytes);
         }
+        let kernel_has_kprobes = Path::new(KPROBE_PMU).exists();
+        let would_tell = |module: &KernelModule| match module {
+            KernelModule::Conntrack => kernel_has_kprobes,
+            KernelModule::OpenVswitch => {
+                let is_known = layout.drop_reasons.keys().any(|reason| reason.is_of_open_vswitch());
+                layout.has_open_vswitch_reasons && !is_known
+            }
+        };
+        let absent = |module: &KernelModule| would_tell(module) && !is_loaded(*module);
         Ok(Self {
+            absent_modules: KernelModule::ALL.into_iter().filter(absent).collect(),
             release: nix::sys::utsname::uname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned()),
             hz: ticks_per_second()?,
             layout,
             names: faults.names.clone(),
             kernel_has_btf: Path::new(KERNEL_BTF).exists(),
-            kernel_has_kprobes: Path::new(KPROBE_PMU).exists(),
+            kernel_has_kprobes,
             formats: read_formats(&faults.names),
         })
     }

@@ -6,10 +6,18 @@ use btf_rs::Btf;
 use connprobe_common::fields::{Location, UNAVAILABLE, location};
 
 use super::btf::{enum_value, member_of, size_of_type};
-use crate::model::DropReason;
+use crate::model::{DropReason, KernelModule};
 
 /// Where the kernel shows the BTF of its loaded modules.
 const FOLDER: &str = "/sys/kernel/btf";
+
+/// Where the kernel shows what is loaded. Of what is part of the kernel itself, only that which has parameters: connection tracking has.
+const LOADED: &str = "/sys/module";
+
+/// Whether it is loaded now, or is part of the kernel.
+pub fn is_loaded(module: KernelModule) -> bool {
+    Path::new(LOADED).join(module.name()).exists()
+}
 
 /// The BTF of modules; `None` of one that is not loaded, or is part of the kernel itself.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +42,11 @@ impl Modules {
         let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_of_open_vswitch());
         reasons.filter_map(|reason| Some((reason, enum_value(btf, "ovs_drop_reason", reason.kernel_name())?))).collect()
     }
+}
+
+/// Whether this kernel can tell drops of Open vSwitch by reasons of its own (`enum skb_drop_reason_subsys`, from 6.6).
+pub(super) fn has_open_vswitch_reasons(kernel: &Btf) -> bool {
+    enum_value(kernel, "skb_drop_reason_subsys", "SKB_DROP_REASON_SUBSYS_OPENVSWITCH").is_some()
 }
 
 /// Where the programs find what belongs to an invalid packet; [`UNAVAILABLE`] where the kernel does not tell.

@@ -1,18 +1,21 @@
 //! What comes out of the programs: records and counters.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    time::Duration,
 };
 
 use aya::{
     Ebpf,
     maps::{MapData, MapError, PerCpuArray, RingBuf},
+    sys::{Stats, SyscallError, enable_stats},
 };
 use connprobe_common::abi::hook;
 use tokio::io::unix::AsyncFd;
 
-use crate::model::Hook;
+use crate::model::{Hook, RunCost};
 
 /// Why ring and counters could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +116,8 @@ impl Ring {
             }
         }
         for (hook, program) in &self.programs {
-            let misses = recursion_misses(program).unwrap_or(0);
+            // From Linux 5.12.
+            let misses = shown(program, "recursion_misses:").unwrap_or(0);
             for (_, sum) in totals.iter_mut().filter(|(this, _)| this == hook) {
                 sum.missed += misses;
             }
@@ -122,8 +126,38 @@ impl Ring {
     }
 }
 
-/// `recursion_misses` of a program, as the kernel shows it for its descriptor (`bpf_prog_show_fdinfo`, from Linux 5.12).
-fn recursion_misses(program: &OwnedFd) -> Option<u64> {
+/// The kernel counts and times the runs of every BPF program of the host as long as this lives (`BPF_ENABLE_STATS`, from Linux 5.8).
+pub struct Statistics {
+    _until_closed: OwnedFd,
+}
+
+impl Statistics {
+    /// Lets the kernel begin.
+    ///
+    /// # Errors
+    ///
+    /// When it refuses, or cannot.
+    pub fn take() -> Result<Self, SyscallError> {
+        enable_stats(Stats::RunTime).map(|descriptor| Self { _until_closed: descriptor })
+    }
+
+    /// What the attached programs have cost since.
+    pub fn costs(&self, ring: &Ring) -> BTreeMap<Hook, RunCost> {
+        let mut costs: BTreeMap<Hook, RunCost> = BTreeMap::new();
+        for (hook, program) in &ring.programs {
+            let (runs, time_ns) = (shown(program, "run_cnt:"), shown(program, "run_time_ns:"));
+            if let (Some(runs), Some(time_ns)) = (runs, time_ns) {
+                let cost = costs.entry(*hook).or_default();
+                cost.runs += runs;
+                cost.time += Duration::from_nanos(time_ns);
+            }
+        }
+        costs
+    }
+}
+
+/// A number of a program, as the kernel shows it for its descriptor (`bpf_prog_show_fdinfo`).
+fn shown(program: &OwnedFd, name: &str) -> Option<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+    info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

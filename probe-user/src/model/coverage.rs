@@ -1,8 +1,8 @@
-use std::fmt;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::Hook;
+use super::{Hook, KernelModule, ModuleStatus};
 
 /// How a program is attached to a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ impl fmt::Display for Mechanism {
 pub enum HookStatus {
     /// Its program is attached.
     Attached(Mechanism),
+    /// It belongs to a part of the kernel that is not loaded.
+    NotLoaded(KernelModule),
     /// This kernel has no such hook, or none of the mechanisms for it.
     Unsupported(String),
     /// It should have worked and did not.
@@ -75,6 +77,27 @@ pub struct Coverage {
     pub scan: ScanStatus,
     /// What the self-test found; `None` where none was made.
     pub self_test: Option<SelfTest>,
+    /// Parts of the kernel that were not there at the start, in the order of [`KernelModule::ALL`].
+    pub modules: Vec<(KernelModule, ModuleStatus)>,
+    /// What the attached hooks' programs cost while the self-test was made, by the kernel's own statistics; empty where they were not taken.
+    pub costs: BTreeMap<Hook, RunCost>,
+}
+
+/// How often a hook's programs ran, and for how long, for whatever connection of this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunCost {
+    /// Runs.
+    pub runs: u64,
+    /// All of them together.
+    pub time: Duration,
+}
+
+impl RunCost {
+    /// On average, in nanoseconds; `None` where there was no run.
+    pub fn per_run_ns(&self) -> Option<u64> {
+        let all = u64::try_from(self.time.as_nanos()).unwrap_or(u64::MAX);
+        all.checked_div(self.runs)
+    }
 }
 
 /// How the sockets of a namespace are scanned for those that wait.
@@ -145,11 +168,42 @@ impl fmt::Display for SelfTest {
 }
 
 impl Coverage {
-    /// Whether every hook is attached or something else serves, every field that matters can be read, and a self-test, where made, has passed.
+    /// Of who loads no kernel programs.
+    pub fn of_sock_diag_alone(kernel_release: String, why: &str) -> Self {
+        Self {
+            kernel_release,
+            hooks: Vec::new(),
+            missing_fields: Vec::new(),
+            scan: ScanStatus::SockDiag(why.to_owned()),
+            self_test: None,
+            modules: Vec::new(),
+            costs: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in which modules are loaded now; whether one has come since.
+    pub fn note_loaded(&mut self, is_loaded: impl Fn(KernelModule) -> bool) -> bool {
+        let mut has_come = false;
+        for (module, status) in &mut self.modules {
+            if *status == ModuleStatus::NotLoaded && is_loaded(*module) {
+                (*status, has_come) = (ModuleStatus::LoadedSince, true);
+            }
+        }
+        has_come
+    }
+
+    fn is_loaded_since(&self, module: KernelModule) -> bool {
+        self.modules.contains(&(module, ModuleStatus::LoadedSince))
+    }
+
+    /// Whether every hook is attached, or something else serves, or what it belongs to is not loaded; whether nothing was loaded since that is not observed, every
+    /// field that matters can be read, and a self-test, where made, has passed.
     pub fn is_full(&self) -> bool {
-        self.hooks
-            .iter()
-            .all(|(hook, status)| matches!(status, HookStatus::Attached(_)) || self.is_served_otherwise(*hook))
+        self.hooks.iter().all(|(hook, status)| match status {
+            HookStatus::Attached(_) => true,
+            HookStatus::NotLoaded(module) => !self.is_loaded_since(*module),
+            HookStatus::Unsupported(_) | HookStatus::Broken(_) => self.is_served_otherwise(*hook),
+        }) && !self.modules.iter().any(|(_, status)| *status == ModuleStatus::LoadedSince)
             && self.missing_fields.iter().all(|missing| missing.harmless)
             && self.scan == ScanStatus::Iterator
             && self.self_test.as_ref().is_none_or(|test| matches!(test, SelfTest::Passed { .. }))
@@ -191,5 +245,54 @@ pub const fn cost_of_missing(hook: Hook) -> &'static str {
              without a reason, as by Open vSwitch before Linux 6.6, is not seen"
         }
         Hook::InetSkErrorReport => "errors are seen only on connections already under suspicion",
+    }
+}
+
+/// When the program of a hook runs. None does for a packet of a connection in order.
+pub const fn runs_for(hook: Hook) -> &'static str {
+    match hook {
+        Hook::InetSockSetState => "each change of a TCP socket's state",
+        Hook::TcpRetransmitSkb => "each segment that is sent again",
+        Hook::TcpRetransmitSynack => "each SYN-ACK that is sent again",
+        Hook::TcpReceiveReset => "each RST that ends a connection",
+        Hook::TcpSendReset => "each RST that is sent",
+        Hook::InetSkErrorReport => "each error that a socket reports",
+        Hook::KfreeSkb => "each packet that is dropped, or freed unread",
+        Hook::TcpWriteWakeup => "each keepalive or window probe",
+        Hook::NfCtLogInvalid => "each packet that connection tracking holds for invalid",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coverage(status: HookStatus, modules: &[KernelModule]) -> Coverage {
+        Coverage {
+            hooks: vec![(Hook::KfreeSkb, HookStatus::Attached(Mechanism::TpBtf)), (Hook::NfCtLogInvalid, status)],
+            scan: ScanStatus::Iterator,
+            modules: modules.iter().map(|module| (*module, ModuleStatus::NotLoaded)).collect(),
+            ..Coverage::of_sock_diag_alone("6.12".to_owned(), "")
+        }
+    }
+
+    #[test]
+    fn a_module_that_is_not_loaded_is_no_lack_until_it_is_loaded() {
+        let mut coverage = coverage(
+            HookStatus::NotLoaded(KernelModule::Conntrack),
+            &[KernelModule::Conntrack, KernelModule::OpenVswitch],
+        );
+        assert!(coverage.is_full());
+        assert!(!coverage.note_loaded(|_| false) && coverage.is_full());
+        assert!(coverage.note_loaded(|module| module == KernelModule::Conntrack));
+        assert!(!coverage.is_full());
+        assert!(!coverage.note_loaded(|module| module == KernelModule::Conntrack), "it is told once");
+        assert!(coverage.note_loaded(|_| true));
+    }
+
+    #[test]
+    fn what_never_ran_has_no_average() {
+        assert_eq!(RunCost::default().per_run_ns(), None);
+        assert_eq!(RunCost { runs: 4, time: Duration::from_nanos(1_001) }.per_run_ns(), Some(250));
     }
 }

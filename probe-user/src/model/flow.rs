@@ -93,7 +93,20 @@ impl TrackedFlow {
 
     /// Whether addresses or ports are translated.
     pub fn is_translated(&self) -> bool {
-        self.original != (self.reply.1, self.reply.0)
+        self.translation().is_some()
+    }
+
+    /// What they are translated to, if they are.
+    pub fn translation(&self) -> Option<Translation> {
+        let (original, translated) = (self.original, (self.reply.1, self.reply.0));
+        (original != translated).then_some(Translation { original, translated })
+    }
+
+    /// The tuples of its packets from who began it, on their way: as they come in; with the destination translated, which comes first;
+    /// with the source, too. The answers have the same the other way round.
+    pub const fn packets(&self) -> [Tuple; 3] {
+        let ((initiator, service), (responder, outside)) = (self.original, self.reply);
+        [(initiator, service), (initiator, responder), (outside, responder)]
     }
 
     /// Local and remote end of the socket of the end that sends with this source.
@@ -102,6 +115,25 @@ impl TrackedFlow {
             Direction::Original => self.original,
             Direction::Reply => self.reply,
         }
+    }
+}
+
+/// A connection whose addresses or ports connection tracking translates (DNAT, SNAT): its packets from who began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// As they come in; so the socket of who began it names them.
+    pub original: Tuple,
+    /// As they go on; so the socket of who accepted it does.
+    pub translated: Tuple,
+}
+
+impl Translation {
+    /// Local and remote end of the socket that a packet is for, by its tuple on either side of the translation.
+    pub fn receiver_of(&self, packet: Tuple) -> Tuple {
+        let (initiator, virtual_responder) = self.original;
+        let (virtual_initiator, responder) = self.translated;
+        let is_from_initiator = [initiator, virtual_initiator].contains(&packet.0);
+        if is_from_initiator { (responder, virtual_initiator) } else { (initiator, virtual_responder) }
     }
 }
 
@@ -142,7 +174,7 @@ pub struct ForwardPath {
     pub ends_here: bool,
     /// By which interface it came in.
     pub ingress: Option<Port>,
-    /// By which it would leave; `None` where only a bridge knows that, or nobody.
+    /// By which it would leave; `None` where only Open vSwitch knows that, or nobody.
     pub egress: Option<Port>,
 }
 
@@ -217,5 +249,16 @@ mod tests {
         assert_eq!(flow.socket_of(client), (client, virtual_ip));
         assert_eq!(flow.socket_of(server), (server, client));
         assert_eq!(flow.direction_from(server), Direction::Reply);
+        let translation = flow.translation().unwrap();
+        assert_eq!(translation.translated, (client, server));
+        for packet in [(client, virtual_ip), (client, server)] {
+            assert_eq!(translation.receiver_of(packet), (server, client), "{packet:?}");
+        }
+        for packet in [(server, client), (virtual_ip, client)] {
+            assert_eq!(translation.receiver_of(packet), (client, virtual_ip), "{packet:?}");
+        }
+        assert_eq!(flow.packets(), [(client, virtual_ip), (client, server), (client, server)]);
+        let plain = TrackedFlow { reply: (virtual_ip, client), ..flow };
+        assert_eq!(plain.translation(), None);
     }
 }

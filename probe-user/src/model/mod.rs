@@ -11,7 +11,9 @@ mod event;
 mod flow;
 mod invalid;
 mod local;
+mod module;
 mod owner;
+mod padding;
 mod path;
 mod place;
 mod question;
@@ -22,19 +24,21 @@ mod time;
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
 pub use coverage::{
-    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, ScanStatus, SelfTest, cost_of_missing,
+    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest, cost_of_missing,
+    runs_for,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use flow::{
-    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Tuple,
-    Vantage, WaitingEnd,
+    Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Translation,
+    Tuple, Vantage, WaitingEnd,
 };
 pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
+pub use module::{KernelModule, ModuleStatus};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
 pub use question::{Answer, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
-pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, Origin};
+pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

@@ -34,7 +34,12 @@ pub struct DroppedSegment {
     /// Whether connection tracking had given it a connection; `None` where the kernel does not tell. A packet without one is
     /// invalid to connection tracking, or was not shown to it.
     pub is_tracked: Option<bool>,
+    /// The address of the link layer it is for, of one that came in over Ethernet.
+    pub destination_mac: Option<LinkAddress>,
 }
+
+/// An address of Ethernet (IEEE 802).
+pub type LinkAddress = [u8; 6];
 
 impl DroppedSegment {
     /// Whether a socket of this connection that is in this state has not got it, nor a copy of it; for one that this host has

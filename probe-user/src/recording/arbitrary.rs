@@ -14,9 +14,10 @@ use crate::{
     model::{
         Answer, Behind, Checksum, ConnectionEvent, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState,
         ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind, FilterRule,
-        FilterRules, FlowConntrack, ForwardPath, Hook, HookStatus, Interface, InvalidSegment, Knowledge, LossPlace,
-        Machine, Mechanism, MissingField, MonoTime, NeighbourState, NetfilterHook, Origin, Owner, PathStatus, Place,
-        Port, Route, ScanStatus, SelfTest, Site, SocketCookie, SocketRouting, SocketView, TcpState, TrackedFlow,
+        FilterRules, FlowConntrack, ForwardPath, Hook, HookStatus, Interface, InvalidSegment, KernelModule, Knowledge,
+        LossPlace, Machine, Mechanism, MissingField, ModuleStatus, MonoTime, NeighbourState, NetfilterHook, Origin,
+        Owner, PathStatus, Place, Port, Route, RunCost, SelfTest, Site, SocketCookie, SocketRouting, SocketView,
+        TcpState, TrackedFlow,
     },
     report::{HookCount, Host},
 };
@@ -77,15 +78,20 @@ fn opening() -> impl Strategy<Value = Input> {
     });
     (host, clocks(), at(), why(), why(), any::<bool>()).prop_map(|(host, clocks, at, why, other, is_anonymized)| {
         let coverage = Coverage {
-            kernel_release: "6.1.0".to_owned(),
             hooks: vec![
                 (Hook::KfreeSkb, HookStatus::Attached(Mechanism::TpBtf)),
                 (Hook::TcpSendReset, HookStatus::Broken(why.clone())),
+                (Hook::NfCtLogInvalid, HookStatus::NotLoaded(KernelModule::Conntrack)),
             ],
             missing_fields: vec![MissingField { field: "sk_buff._nfct".to_owned(), why, harmless: false }],
-            scan: ScanStatus::SockDiag(other.clone()),
-            self_test: Some(SelfTest::Wrong(vec![other])),
+            self_test: Some(SelfTest::Wrong(vec![other.clone()])),
+            modules: vec![(KernelModule::Conntrack, ModuleStatus::NotLoaded)],
+            costs: [(Hook::KfreeSkb, RunCost { runs: 3, time: Duration::from_nanos(7) })].into(),
+            ..Coverage::of_sock_diag_alone("6.1.0".to_owned(), &other)
         };
+        if !is_anonymized {
+            return Input::Coverage { at, coverage: Box::new(coverage) };
+        }
         Input::Opening(Box::new(Opening { host, clocks, at, coverage, is_anonymized }))
     })
 }
@@ -148,6 +154,7 @@ fn segment() -> impl Strategy<Value = DroppedSegment> {
         data_bytes: 0,
         checksum: Checksum::Wrong { carried, due: 1 },
         is_tracked: Some(false),
+        destination_mac: Some([2, 0, 0, 0, 0, 1]),
     })
 }
 

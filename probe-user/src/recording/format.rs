@@ -60,8 +60,8 @@ impl FrameWriter {
         let before = self.block.len();
         let written = ciborium::into_writer(input, &mut self.block).map_err(EncodeError::from);
         let length = self.block.len() - before;
-        let added =
-            written.and_then(|()| if length > MOST_INPUT_BYTES { Err(EncodeError::TooLarge(length)) } else { Ok(()) });
+        let is_too_large = length > MOST_INPUT_BYTES;
+        let added = written.and(if is_too_large { Err(EncodeError::TooLarge(length)) } else { Ok(()) });
         match added {
             Ok(()) => self.inputs += 1,
             Err(_) => self.block.truncate(before),

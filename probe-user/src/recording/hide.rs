@@ -11,8 +11,8 @@ use crate::{
     model::{
         Answer, Behind, ConnectionEvent, ConnectionKey, ConntrackStatus, Coverage, DropPlace, DroppedSegment, Event,
         EventKind, FilterRule, FilterRules, FlowConntrack, FlowEnds, ForwardPath, HookStatus, HostEnd, InvalidSegment,
-        Knowledge, Machine, MissingField, Origin, Owner, PathStatus, Place, Port, Route, ScanStatus, SelfTest,
-        ServiceStatus, SocketLookup, SocketStatus, TrackedFlow,
+        Knowledge, LinkAddress, Machine, MissingField, Origin, Owner, PathStatus, Place, Port, Route, ScanStatus,
+        SelfTest, ServiceStatus, SocketLookup, SocketStatus, TrackedFlow,
     },
     report::Host,
 };
@@ -105,6 +105,11 @@ impl Hider {
         }
     }
 
+    fn link_address(&self, address: &mut LinkAddress) {
+        let [bytes @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.digest(address.as_slice());
+        *address = bytes;
+    }
+
     fn end(&self, end: &mut SocketAddr) {
         end.set_ip(self.address(end.ip()));
     }
@@ -124,6 +129,7 @@ impl Hider {
                 self.host(host);
                 self.coverage(coverage);
             }
+            Input::Coverage { at: _, coverage } => self.coverage(coverage),
             Input::Event(event) => match event.as_mut() {
                 Event::Connection(event) => self.event(event),
                 Event::Lost { at: _, place: _, count: _ } => {}
@@ -146,10 +152,10 @@ impl Hider {
     }
 
     fn coverage(&self, coverage: &mut Coverage) {
-        let Coverage { kernel_release: _, hooks, missing_fields, scan, self_test } = coverage;
+        let Coverage { kernel_release: _, hooks, missing_fields, scan, self_test, modules: _, costs: _ } = coverage;
         for (_, status) in hooks {
             match status {
-                HookStatus::Attached(_) => {}
+                HookStatus::Attached(_) | HookStatus::NotLoaded(_) => {}
                 HookStatus::Unsupported(why) | HookStatus::Broken(why) => self.text(why),
             }
         }
@@ -204,10 +210,14 @@ impl Hider {
             data_bytes: _,
             checksum: _,
             is_tracked: _,
+            destination_mac,
         } = segment;
         match origin {
             Origin::Forwarded { ifindex: _, sender } => self.end(sender),
             Origin::Received { .. } | Origin::Sent => {}
+        }
+        if let Some(mac) = destination_mac {
+            self.link_address(mac);
         }
         self.code(location);
         stack.iter_mut().for_each(|address| self.code(address));

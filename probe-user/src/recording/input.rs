@@ -13,6 +13,13 @@ use crate::{
 pub enum Input {
     /// How the run began; the first input.
     Opening(Box<Opening>),
+    /// What is observed has changed.
+    Coverage {
+        /// When that was noticed.
+        at: MonoTime,
+        /// What is observed now.
+        coverage: Box<Coverage>,
+    },
     /// Something happened, or events were lost.
     Event(Box<Event>),
     /// A witness has answered.
@@ -102,7 +109,7 @@ impl Input {
                 Event::Connection(event) => event.at,
                 Event::Lost { at, .. } => *at,
             }),
-            Self::Answer { at, .. } | Self::Timeout { at } => Some(*at),
+            Self::Coverage { at, .. } | Self::Answer { at, .. } | Self::Timeout { at } => Some(*at),
             Self::Clocks(clocks) => Some(clocks.mono),
             Self::Closing(closing) => Some(closing.at),
             Self::Gap { .. } => None,

@@ -177,21 +177,13 @@ fn names_are_the_same_for_the_same_and_say_nothing() {
             machine_id: Some("0123456789abcdef0123456789abcdef".to_owned()),
             boot_id: uuid::Uuid::from_u128(7),
         };
-        let coverage = crate::model::Coverage {
-            kernel_release: "6.1.0".to_owned(),
-            hooks: Vec::new(),
-            missing_fields: Vec::new(),
-            scan: crate::model::ScanStatus::Iterator,
-            self_test: None,
-        };
+        let coverage = crate::model::Coverage::of_sock_diag_alone("6.1.0".to_owned(), "");
         let at = crate::model::MonoTime::from_ns(1);
         let clocks = SameMoment::new(at, jiff::Timestamp::UNIX_EPOCH);
         let mut input = Input::Opening(Box::new(Opening { host, clocks, at, coverage, is_anonymized: false }));
         hider(seed).hide(&mut input);
-        match input {
-            Input::Opening(opening) => *opening,
-            other => panic!("{other:?}"),
-        }
+        let Input::Opening(opening) = input else { panic!("{input:?}") };
+        *opening
     };
     let hidden = opening(1, "compute-3");
     assert!(hidden.is_anonymized && hidden.host.name.starts_with("hidden-"));

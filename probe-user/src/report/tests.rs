@@ -138,6 +138,8 @@ fn coverage() -> Coverage {
         }],
         scan: ScanStatus::Iterator,
         self_test: None,
+        modules: Vec::new(),
+        costs: std::collections::BTreeMap::new(),
     }
 }
 

@@ -18,7 +18,9 @@ use super::{
 use crate::{
     case::{Finding, FindingState},
     judge::{Cause, Confidence, Remedy},
-    model::{COST_OF_SOCK_DIAG, Coverage, HookStatus, MonoTime, ScanStatus, SelfTest, Vantage, cost_of_missing},
+    model::{
+        COST_OF_SOCK_DIAG, Coverage, HookStatus, ModuleStatus, MonoTime, ScanStatus, SelfTest, Vantage, cost_of_missing,
+    },
 };
 
 /// How to lay the report out.
@@ -306,7 +308,7 @@ impl Writer {
         self.line("", "Not everything is observed here (`connprobe check` tells more):");
         for (hook, status) in &coverage.hooks {
             let why = match status {
-                HookStatus::Attached(_) => continue,
+                HookStatus::Attached(_) | HookStatus::NotLoaded(_) => continue,
                 HookStatus::Unsupported(_) => "unsupported",
                 HookStatus::Broken(_) => "broken",
             };
@@ -314,6 +316,14 @@ impl Writer {
         }
         for missing in coverage.missing_fields.iter().filter(|missing| !missing.harmless) {
             self.hanging("  - ", "    ", &format!("{} is unavailable: {}", missing.field, missing.why));
+        }
+        for (module, _) in coverage.modules.iter().filter(|(_, status)| *status == ModuleStatus::LoadedSince) {
+            let (name, cost) = (module.name(), module.cost_of_loading_late());
+            self.hanging(
+                "  - ",
+                "    ",
+                &format!("{name} was loaded after connprobe was started; start it anew: {cost}"),
+            );
         }
         if let ScanStatus::SockDiag(why) = &coverage.scan {
             self.hanging("  - ", "    ", &format!("sockets are scanned by sock_diag ({why}): {COST_OF_SOCK_DIAG}"));

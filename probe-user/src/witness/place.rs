@@ -18,11 +18,13 @@ use super::{
     function::Functions,
     netns::Namespaces,
     ruleset::{Packet, candidates},
+    xtables,
 };
 use crate::model::{ConnectionKey, DropPlace, DropTrace, FilterRules, Knowledge, Site};
 
-/// What it passes in the older tables, of which `nft` knows nothing.
-const XTABLES: [&str; 2] = ["ipt_do_table", "ip6t_do_table"];
+/// What frees a packet that a rule of nftables drops in newer kernels (`NF_DROP_REASON`; seen on 6.18). In older ones it is
+/// `nf_hook_slow`, as with any other rule.
+const NFTABLES: &str = "nft_do_chain";
 /// A longer list of rules is not read: a host with tens of thousands of them has some megabytes.
 const LONGEST_RULESET_BYTES: u64 = 64 << 20;
 
@@ -93,18 +95,30 @@ fn rules(
     site: Site,
     calls: &[String],
 ) -> Result<FilterRules, String> {
-    if calls.iter().any(|call| XTABLES.contains(&call.as_str())) {
-        return Err("a rule of the older iptables dropped it (`iptables-legacy-save -c` lists them)".to_owned());
-    }
+    let is_ipv4 = key.local.is_ipv4();
+    let is_by_nftables = calls.iter().any(|call| call == NFTABLES);
+    let older = if is_by_nftables {
+        None
+    } else {
+        let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
+        let in_use = xtables::in_use(&netns, is_ipv4).map_err(|error| format!("the tables of iptables: {error}"))?;
+        xtables::place(site, &in_use, is_ipv4)
+    };
     if !functions.has_nftables()? {
         return Err(
-            "this kernel has no nftables; `iptables-legacy-save -c` lists the rules of the older iptables".to_owned()
+            older.unwrap_or_else(|| "this kernel has neither nftables nor a table of iptables there".to_owned())
         );
     }
     let (source, destination) = if trace.is_sent { (key.local, key.remote) } else { (key.remote, key.local) };
     let packet = packet(source, destination, trace);
     let (ruleset, text) = rulesets.of(namespaces, key.netns).as_ref().map_err(Clone::clone)?;
-    Ok(candidates(ruleset, text, site, &packet))
+    let found = candidates(ruleset, text, site, &packet);
+    match older {
+        Some(older) if found.candidates.is_empty() => Err(older),
+        // One of the older tables' rules may have done it as well.
+        Some(_) => Ok(FilterRules { left_out: found.left_out + 1, ..found }),
+        None => Ok(found),
+    }
 }
 
 const fn packet(source: SocketAddr, destination: SocketAddr, trace: &DropTrace) -> Packet {

@@ -12,9 +12,18 @@ pub struct ForwardedConnection {
     pub responder: Endpoint,
     pub direction_known: bool,
     pub community_id: String,
+    pub translated: Option<Translated>,
     pub ingress: Option<Port>,
     pub egress: Option<Port>,
     pub ends: Vec<End>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Translated {
+    pub initiator: Endpoint,
+    pub responder: Endpoint,
+    pub community_id: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

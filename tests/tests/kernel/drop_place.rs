@@ -4,9 +4,10 @@ use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     findings::{ensure_is_about, wait as finding},
     labs::routed::Routed,
+    netns::Netns,
     peer::{Options, Peer},
     probe::Probe,
-    require::Requirement::Conntrack,
+    require::Requirement::{Conntrack, Iptables},
     runner::{Test, TestContext},
     wire::{DropPlace, Finding},
 };
@@ -16,12 +17,20 @@ use crate::watching::{SOON, WATCHING, connect, stop, watch};
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, &tracked, function);
+    let tracked_by_iptables = [WATCHING, &[Conntrack, Iptables]].concat();
+    let with_iptables =
+        |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, &tracked_by_iptables, function);
     vec![
         test("the rule that drops a FIN is named with its hook, and so is an exception from it", input),
         test("of a FIN that is held for invalid, the rule for invalid packets is named among others", invalid),
         test("of a FIN of this host, the rule on its way out is named", output),
         test("a chain's policy and rules that are only jumped to are found", policy),
         test("where two rules can have dropped a FIN, both are named and neither is blamed", several),
+        with_iptables("a rule that iptables has made for nftables is named", iptables_nft),
+        with_iptables(
+            "of a rule in the older tables of iptables, the table is named, and that the rule is not known",
+            legacy,
+        ),
     ]
 }
 
@@ -43,10 +52,22 @@ fn place(probe: &Probe) -> Result<(Finding, DropPlace)> {
 
 /// A connection whose client drops what these rules say, watched; the end that `who` names closes.
 fn dropped(test: &TestContext, rules: &str, who: &str, mangled: bool) -> Result<(Finding, DropPlace)> {
+    let (opened, place) = dropped_by(test, |client| client.nft(rules), who, mangled)?;
+    ensure!(place.rules_unavailable.is_none() && place.rules_left_out == 0, "{place:?}");
+    Ok((opened, place))
+}
+
+/// The same of rules that `set_up` makes.
+fn dropped_by(
+    test: &TestContext,
+    set_up: impl FnOnce(&Netns) -> Result<()>,
+    who: &str,
+    mangled: bool,
+) -> Result<(Finding, DropPlace)> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     // Before the connection, so that connection tracking knows it.
-    lab.client.nft(rules)?;
+    set_up(&lab.client)?;
     let (server, client): (Peer, Peer) = connect(&lab, &Options::default())?;
     if mangled {
         lab.server.tx_offload_off("uplink")?;
@@ -65,7 +86,6 @@ fn dropped(test: &TestContext, rules: &str, who: &str, mangled: bool) -> Result<
     ensure!(opened.verdict == "silently_dropped_fin", "{opened:#?}");
     ensure_is_about(&opened, &client, &lab.client)?;
     ensure!(place.site.as_deref() == Some("netfilter"), "{place:?}");
-    ensure!(place.rules_unavailable.is_none() && place.rules_left_out == 0, "{place:?}");
     ensure!(place.functions.iter().any(|function| function.starts_with("nf")), "{place:?}");
     stop(probe)?;
     Ok((opened, place))
@@ -129,5 +149,31 @@ fn several(test: &TestContext) -> Result<()> {
     let (_, texts) = rules(&place);
     ensure!(texts.len() == 2, "{place:?}");
     ensure!(opened.remedies.iter().all(|remedy| !remedy.text.contains("handle")), "{:#?}", opened.remedies);
+    Ok(())
+}
+
+fn iptables_nft(test: &TestContext) -> Result<()> {
+    let invalid = "-A INPUT -m conntrack --ctstate INVALID -j DROP";
+    let (opened, place) = dropped_by(test, |client| client.iptables("nft", invalid), "server", true)?;
+    ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
+    ensure!(place.hook.as_deref() == Some("input") && place.rules_unavailable.is_none(), "{place:?}");
+    let rules = place.rules.clone().context("no rules")?;
+    let [rule] = rules.as_slice() else { anyhow::bail!("{place:?}") };
+    ensure!((rule.table.as_str(), rule.chain.as_str()) == ("filter", "INPUT") && rule.handle.is_some(), "{rule:?}");
+    ensure!(rule.text.contains("invalid") || rule.text.contains("conntrack"), "{rule:?}");
+    Ok(())
+}
+
+fn legacy(test: &TestContext) -> Result<()> {
+    let fins = "-A INPUT -p tcp --sport 5672 --tcp-flags FIN FIN -j DROP";
+    let (opened, place) = dropped_by(test, |client| client.iptables("legacy", fins), "server", false)?;
+    ensure!(opened.cause == "firewall_drop", "{opened:#?}");
+    ensure!(place.hook.as_deref() == Some("input") && place.rules.is_none(), "{place:?}");
+    let expected = "iptables-legacy, table filter, hook input (list with iptables-legacy-save -c -t filter)";
+    ensure!(place.rules_unavailable.as_deref() == Some(expected), "{place:?}");
+    let missing = opened.missing_evidence.iter().find(|missing| missing.kind == "drop_rule");
+    ensure!(missing.is_some_and(|missing| missing.text.contains(expected)), "{:?}", opened.missing_evidence);
+    let commands = opened.remedies.iter().filter_map(|remedy| remedy.command.as_ref());
+    ensure!(commands.into_iter().any(|command| command.contains("iptables-legacy-save -c")), "{:#?}", opened.remedies);
     Ok(())
 }

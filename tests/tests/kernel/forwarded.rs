@@ -36,14 +36,14 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// What connection tracking holds for invalid is not forwarded.
-const DROPS_INVALID: &str =
+pub(crate) const DROPS_INVALID: &str =
     "table inet firewall { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }\n";
 
 /// From closing to the first word about it: a copy of the FIN is waited for, then the witnesses are asked. A guest's are slow.
 const LONGEST: Duration = Duration::from_secs(8);
 
 /// The finding about what the server sends and the client does not get; with the time from closing to it.
-fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Result<Finding<ForwardedConnection>> {
+pub(crate) fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Result<Finding<ForwardedConnection>> {
     server.command(command)?;
     let closed = Instant::now();
     let opened = wait_forwarded(probe, "opened", SOON)?;

@@ -6,6 +6,7 @@
 mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
+mod coverage;
 mod drop_place;
 mod forwarded;
 mod forwarded_handshake;
@@ -15,6 +16,8 @@ mod healthy;
 mod held_invalid;
 mod loss;
 mod mechanisms;
+mod openvswitch;
+mod padded;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -22,6 +25,7 @@ mod servers;
 mod silently_dropped_fin;
 mod snapshot;
 mod source_address;
+mod translated;
 mod watching;
 mod zero_window;
 
@@ -41,6 +45,9 @@ fn main() -> ExitCode {
         held_invalid::tests(),
         forwarded::tests(),
         forwarded_handshake::tests(),
+        openvswitch::tests(),
+        padded::tests(),
+        translated::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),
@@ -49,6 +56,7 @@ fn main() -> ExitCode {
         healthy::tests(),
         servers::tests(),
         mechanisms::tests(),
+        coverage::tests(),
         loss::tests(),
         command_line::tests(),
     ]

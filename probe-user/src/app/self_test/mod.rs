@@ -8,7 +8,10 @@
 mod comparison;
 mod connection;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio::time::sleep;
 
@@ -16,7 +19,7 @@ use self::{comparison::compare, connection::Rehearsal};
 use super::watch::units;
 use crate::{
     decode::decode,
-    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes},
+    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Statistics},
     model::{ConnectionEvent, Coverage, EventKind, Hook, SelfTest},
 };
 
@@ -27,7 +30,8 @@ const READ_EVERY: Duration = Duration::from_millis(10);
 /// The hooks through which the connection passes. The others need seconds to provoke.
 const REHEARSED: [Hook; 3] = [Hook::TcpRetransmitSkb, Hook::TcpReceiveReset, Hook::InetSockSetState];
 
-/// Attaches by `plan`, rehearses, and detaches; the result is part of the coverage.
+/// Attaches by `plan`, rehearses, and detaches; the result is part of the coverage. Meanwhile the kernel takes the time of every BPF program
+/// of the host, which costs each run some dozen nanoseconds (`BPF_ENABLE_STATS`, from Linux 5.8).
 ///
 /// # Errors
 ///
@@ -37,12 +41,20 @@ pub async fn self_test(facts: &Facts, plan: &Plan, options: &LoadOptions) -> Res
     // Without a connection, the namespace with inode 1, which does not exist: the programs let no event pass.
     let netns = rehearsal.as_ref().map_or(1, |rehearsal| rehearsal.expected().key.netns);
     let filter = Filter { netns: Some(netns), ..Filter::default() };
+    let statistics = Statistics::take();
     let mut probes = Probes::attach(facts, plan, &LoadOptions { filter, ..options.clone() })?;
     let result = match rehearsal {
         Ok(rehearsal) => rehearse(rehearsal, &mut probes, facts).await,
         Err(error) => SelfTest::NotPossible(format!("{error:#}")),
     };
-    Ok(Coverage { self_test: Some(result), ..probes.coverage().clone() })
+    let costs = match &statistics {
+        Ok(statistics) => statistics.costs(probes.ring()),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel takes no statistics");
+            BTreeMap::new()
+        }
+    };
+    Ok(Coverage { self_test: Some(result), costs, ..probes.coverage().clone() })
 }
 
 async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> SelfTest {

@@ -56,11 +56,13 @@ impl Flow {
         let mut questions = vec![self.ask_ends()];
         self.awaited.ends = true;
         let latest = self.latest_dropped();
-        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
+        if let Some((_, _, segment)) = &latest
+            && let Some(ingress_ifindex) = segment.ingress_ifindex()
             && self.path == Knowledge::NotAsked
         {
             self.awaited.path = true;
-            questions.push(Question::ForwardPath { key, ingress_ifindex });
+            let destination_mac = segment.destination_mac;
+            questions.push(Question::ForwardPath { key, ingress_ifindex, destination_mac });
         }
         if let Some((at, _, segment)) = latest {
             let address = segment.location;
@@ -79,9 +81,15 @@ impl Flow {
         questions
     }
 
+    /// The entry that tells most: of several zones, one that translates.
+    fn telling_entry(&self) -> Option<&TrackedFlow> {
+        let entries = self.entries();
+        entries.iter().find(|flow| flow.is_translated()).or_else(|| entries.first())
+    }
+
     fn ask_ends(&self) -> Question {
         let key = self.asked_as;
-        let (receiver, sender) = match self.entries().first() {
+        let (receiver, sender) = match self.telling_entry() {
             Some(flow) => (flow.socket_of(key.local), flow.socket_of(key.remote)),
             None => ((key.local, key.remote), (key.remote, key.local)),
         };
@@ -115,8 +123,9 @@ impl Flow {
     /// Takes in where it was dropped.
     pub(in crate::case) fn take_place(&mut self, now: MonoTime, place: Result<DropPlace, String>) {
         self.awaited.place = false;
-        if let Ok(place) = place {
-            self.note(now, EvidenceKind::DropPlace(Box::new(place)));
+        match place {
+            Ok(place) => self.note(now, EvidenceKind::DropPlace(Box::new(place))),
+            Err(why) => self.place_unknown = Some(why),
         }
     }
 
@@ -141,15 +150,16 @@ impl Flow {
         if let Knowledge::Known(conntrack) = &self.conntrack {
             self.first_conntrack.get_or_insert_with(|| conntrack.clone());
         }
-        if let [flow, others @ ..] = self.entries() {
+        if let Some(flow) = self.telling_entry().copied() {
             let (initiator, responder) = flow.original;
             let is_tracked_in = |zone: &u16| self.entries().iter().any(|flow| flow.entry.zone == *zone);
             let held_in = self.held_in_zone().filter(is_tracked_in);
-            let zone = if others.is_empty() { Some(flow.entry.zone) } else { held_in };
+            let zone = if self.entries().len() == 1 { Some(flow.entry.zone) } else { held_in };
             // It keeps the name that it was first given.
             if !self.is_direction_known {
                 self.key = FlowKey { zone, initiator, responder, ..self.key };
                 self.is_direction_known = true;
+                self.translation = flow.translation();
             }
         }
         if !self.is_worth_more() {

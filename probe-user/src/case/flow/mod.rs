@@ -6,13 +6,16 @@ mod progress;
 mod table;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{net::SocketAddr, time::Duration};
 
 pub(super) use progress::Progress;
 pub(super) use table::{FlowTuple, Flows};
+pub use view::FlowView;
 
 use super::{
+    dropped::add_missing_rule,
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     open_case::Case,
@@ -21,7 +24,8 @@ use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, Verdict, judge},
     model::{
         ConnectionEvent, ConnectionKey, ConntrackStatus, DroppedSegment, EventKind, FlowConntrack, FlowEnds, FlowKey,
-        ForwardPath, HostEnd, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Vantage,
+        ForwardPath, HostEnd, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Translation,
+        Vantage,
     },
 };
 
@@ -71,30 +75,6 @@ struct Known {
     receiver_owner: OwnerKnowledge,
 }
 
-/// What a finding tells of a connection that this host only forwards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowView {
-    /// Which connection.
-    pub key: FlowKey,
-    /// Whether connection tracking has told who began it.
-    pub is_direction_known: bool,
-    /// Who sent what was dropped.
-    pub sender: SocketAddr,
-    /// Its way through this host, as last looked up.
-    pub path: Knowledge<ForwardPath>,
-    /// Its ends that are sockets of other network namespaces of this host: of `sender`, and of who was to receive.
-    pub ends: FlowEnds,
-    /// Who holds the receiver's socket, where that is one of them.
-    pub receiver_owner: OwnerKnowledge,
-}
-
-impl FlowView {
-    /// Who was to receive what was dropped.
-    pub fn receiver(&self) -> SocketAddr {
-        if self.sender == self.key.initiator { self.key.responder } else { self.key.initiator }
-    }
-}
-
 /// One forwarded connection under suspicion.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
@@ -103,6 +83,7 @@ pub(super) struct Flow {
     pub(super) asked_as: ConnectionKey,
     key: FlowKey,
     is_direction_known: bool,
+    translation: Option<Translation>,
     evidence: EvidenceLog,
     path: Knowledge<ForwardPath>,
     conntrack: Knowledge<FlowConntrack>,
@@ -114,6 +95,8 @@ pub(super) struct Flow {
     awaited: Awaited,
     function_asked: Option<u64>,
     has_asked_place: bool,
+    /// Why the place could not be told.
+    place_unknown: Option<String>,
     /// The receiver's socket, by its inode, and who holds it.
     receiver_owner: (u64, OwnerKnowledge),
     /// Until when a first judgment waits for answers.
@@ -132,6 +115,7 @@ impl Flow {
             asked_as: case.key,
             key: FlowKey::of_packet(&case.key),
             is_direction_known: false,
+            translation: None,
             evidence: EvidenceLog::default(),
             path: Knowledge::NotAsked,
             conntrack: Knowledge::NotAsked,
@@ -141,6 +125,7 @@ impl Flow {
             awaited: Awaited::default(),
             function_asked: None,
             has_asked_place: false,
+            place_unknown: None,
             receiver_owner: (0, OwnerKnowledge::NotAsked),
             held_until: None,
             wake: None,
@@ -266,7 +251,7 @@ impl Flow {
 
     /// Judges the flow as it stands. `Some` when there is something new to report.
     pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
-        let ruling = judge(&History {
+        let mut ruling = judge(&History {
             key: &self.asked_as,
             vantage: Vantage::Forwarder,
             socket: &SocketView::default(),
@@ -276,6 +261,7 @@ impl Flow {
             service: &Knowledge::NotAsked,
             events_lost: events_lost.saturating_sub(self.lost_before),
         })?;
+        add_missing_rule(&mut ruling, self.evidence.as_slice(), self.place_unknown.as_deref());
         let (id, state) = match &self.reported {
             None => {
                 let FlowKey { netns, initiator, responder, .. } = self.key;
@@ -321,7 +307,11 @@ impl Flow {
             flow: Some(Box::new(FlowView {
                 key: self.key,
                 is_direction_known: self.is_direction_known,
-                sender,
+                packet: (
+                    sender,
+                    if sender == self.asked_as.remote { self.asked_as.local } else { self.asked_as.remote },
+                ),
+                translation: self.translation,
                 path: self.path.clone(),
                 ends,
                 receiver_owner: self.receiver_owner.1.clone(),

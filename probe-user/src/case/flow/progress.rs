@@ -57,6 +57,8 @@ impl Flow {
                 let is_silent = now > latest_at + time_for_two_more(&times);
                 match (is_silent, follows && self.is_known_open() && !is_gone) {
                     (false, _) | (true, true) => Progress::None,
+                    // Who waits may yet be told.
+                    (true, false) if self.awaited.ends || self.awaited.conntrack => Progress::None,
                     // It got through, it took another way, or its sender has given up.
                     (true, false) => Progress::Over,
                 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{super::dropped::tests::dropped_fin, *};
 use crate::{
     case::{Output, Tracker},
-    judge::{Cause, Confidence},
+    judge::{Cause, Confidence, MissingEvidence},
     model::{
         Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd,
         Interface, InvalidSegment, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
@@ -79,7 +79,7 @@ impl World {
                 Answer::FlowConntrack { key, conntrack: Ok(conntrack) }
             }
             Question::FlowEnds { key, .. } => Answer::FlowEnds { key, ends: self.ends.clone() },
-            Question::ForwardPath { key, ingress_ifindex } => {
+            Question::ForwardPath { key, ingress_ifindex, .. } => {
                 let port = |index, name: &str| {
                     Some(Port { interface: Interface { index, name: name.to_owned() }, behind: None })
                 };
@@ -107,11 +107,13 @@ struct Lab {
     world: World,
     now: MonoTime,
     findings: Vec<Finding>,
+    /// Questions about flows that wait for their answers, while the witnesses are slow.
+    held: Option<Vec<Question>>,
 }
 
 impl Lab {
     fn new(world: World) -> Self {
-        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new() }
+        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new(), held: None }
     }
 
     /// Lets time pass, and answers whatever is asked.
@@ -133,7 +135,10 @@ impl Lab {
         while let Some(output) = self.tracker.poll_output() {
             match output {
                 Output::Finding(finding) => self.findings.push(*finding),
-                Output::Question(question) => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+                Output::Question(question) => match &mut self.held {
+                    Some(held) if !matches!(question, Question::Socket { .. }) => held.push(question),
+                    Some(_) | None => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+                },
             }
         }
     }
@@ -169,7 +174,8 @@ fn an_invalid_fin_that_is_only_forwarded_is_told_with_zone_ends_and_interfaces()
     assert!(finding.at <= at(1_100), "the copies until the look count");
     let flow = finding.flow.as_ref().unwrap();
     assert_eq!(flow.key, FlowKey { netns: 1, zone: Some(5), initiator: client(), responder: server() });
-    assert_eq!((flow.sender, flow.is_direction_known), (server(), true));
+    assert_eq!((flow.packet, flow.is_direction_known), ((server(), client()), true));
+    assert_eq!((flow.translation, flow.receiver_socket()), (None, (client(), server())));
     let Knowledge::Known(path) = &flow.path else { panic!("{flow:?}") };
     assert_eq!(path.ingress.as_ref().unwrap().interface.index, IN);
     assert!(finding.evidence[0].kind.to_string().contains("FIN from 10.0.0.2:5672"), "{:?}", finding.evidence);
@@ -179,6 +185,20 @@ fn an_invalid_fin_that_is_only_forwarded_is_told_with_zone_ends_and_interfaces()
     lab.run_until(20_000);
     assert_eq!(lab.outcome(), RECOVERED);
     assert_eq!(lab.tracker.open_cases(), 0);
+}
+
+#[test]
+fn a_sender_that_falls_silent_is_not_taken_to_have_given_up_before_the_witnesses_have_answered() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established).with_receiver(TcpState::Established));
+    lab.held = Some(Vec::new());
+    lab.drops([0, 500, 1_000], key(), &segment(false));
+    lab.run_until(9_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Opened));
+    for question in lab.held.take().unwrap() {
+        lab.tracker.handle_answer(lab.now, lab.world.answer(&question));
+    }
+    lab.run_until(30_000);
+    assert_eq!((lab.outcome(), lab.tracker.open_cases()), (Some(FindingState::Updated), 1));
 }
 
 #[test]
@@ -295,7 +315,7 @@ fn both_directions_are_one_case() {
     lab.run_until(3_000);
     assert_eq!(lab.findings.len(), 1);
     assert_eq!(lab.tracker.open_cases(), 1);
-    assert_eq!(lab.findings[0].flow.as_ref().unwrap().sender, server());
+    assert_eq!(lab.findings[0].flow.as_ref().unwrap().packet, (server(), client()));
 }
 
 #[test]
@@ -331,6 +351,34 @@ fn where_addresses_are_translated_the_ends_are_looked_for_by_their_own_names() {
     }
     let translated = ((client(), virtual_ip), (server(), client()));
     assert_eq!(ends.last(), Some(&translated));
+}
+
+#[test]
+fn a_finding_about_a_translated_connection_names_each_socket_as_it_names_itself() {
+    let (virtual_ip, outside) = (([10, 0, 0, 100], 443).into(), ([10, 0, 0, 254], 61_000).into());
+    let mut world = World::tracked(ConntrackState::Established);
+    (world.entries[0].original, world.entries[0].reply) = ((client(), virtual_ip), (server(), outside));
+    let other_zone = TrackedFlow { original: (client(), virtual_ip), ..entry(ConntrackState::FinWait, 4, None) };
+    world.entries.insert(0, TrackedFlow { reply: (virtual_ip, client()), ..other_zone });
+    for (packet, receiver, sender) in [
+        ((server(), client()), (client(), virtual_ip), server()),
+        ((virtual_ip, client()), (client(), virtual_ip), server()),
+        ((client(), server()), (server(), outside), client()),
+        ((outside, server()), (server(), outside), client()),
+    ] {
+        let mut lab = Lab::new(world.clone());
+        lab.drops(COPIES, ConnectionKey { netns: 1, local: packet.1, remote: packet.0 }, &segment(false));
+        let finding = &lab.findings[0];
+        let flow = finding.flow.as_ref().unwrap();
+        assert_eq!((flow.packet, flow.receiver_socket(), flow.sender()), (packet, receiver, sender));
+        assert_eq!((flow.key.initiator, flow.key.responder), (client(), virtual_ip));
+        assert_eq!(flow.translation.map(|translation| translation.translated), Some((outside, server())));
+        // The entry may go before the finding does.
+        lab.world.entries.clear();
+        lab.run_until(200_000);
+        let closed = lab.findings.last().unwrap();
+        assert!(closed.is_over() && closed.flow.as_ref().unwrap().translation.is_some(), "{closed:?}");
+    }
 }
 
 #[test]
@@ -382,7 +430,7 @@ fn acks_that_a_firewall_drops_which_has_seen_only_the_syn_are_told_until_it_sees
     let finding = lab.findings.last().unwrap().clone();
     assert_eq!(finding.ruling.cause, Cause::FinalAckLost);
     let flow = finding.flow.unwrap();
-    assert_eq!((flow.key.initiator, flow.sender, flow.receiver()), (client(), client(), server()));
+    assert_eq!((flow.key.initiator, flow.packet), (client(), (client(), server())));
     lab.world = World::tracked(ConntrackState::Established);
     lab.run_until(20_000);
     assert_eq!(lab.outcome(), RECOVERED);
@@ -443,4 +491,15 @@ fn data_of_a_complete_connection_that_is_dropped_is_no_handshake() {
         lab.run_until(200_000);
         assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0));
     }
+}
+
+#[test]
+fn a_rule_that_could_not_be_found_out_is_said_to_be_missing_and_why() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    let mut with_calls = segment(false);
+    with_calls.stack[0] = 0xf00;
+    lab.drops(COPIES, key(), &with_calls);
+    let ruling = &lab.findings.last().unwrap().ruling;
+    assert_eq!(ruling.missing, [MissingEvidence::DropRule { why: "not found".to_owned() }]);
+    assert_eq!(ruling.confidence, Confidence::Confirmed);
 }

@@ -16,7 +16,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-pub use forwarded::{Waiting, forwarded_remedies};
+pub use forwarded::{Forwarded, Waiting, forwarded_remedies};
 pub use risk::risk_remedies;
 
 use super::{Cause, DeadlineSource, Evidence, Ruling};

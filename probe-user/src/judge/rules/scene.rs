@@ -51,7 +51,7 @@ pub(super) fn stalled(retransmits: u8) -> SocketView {
 }
 
 /// A FIN of the peer that a rule dropped, and to which connection tracking had given no connection.
-pub(super) fn fin() -> DroppedSegment {
+pub(in crate::judge) fn fin() -> DroppedSegment {
     DroppedSegment {
         message: ControlMessage::Fin,
         origin: Origin::Received { ifindex: 2 },
@@ -65,6 +65,7 @@ pub(super) fn fin() -> DroppedSegment {
         data_bytes: 0,
         checksum: Checksum::Right,
         is_tracked: Some(false),
+        destination_mac: None,
     }
 }
 
@@ -177,6 +178,19 @@ impl Scene {
         let settings = ConntrackSettings { checksum, ..ConntrackSettings::default() };
         self.conntrack = Knowledge::Known(ConntrackStatus::Tracked(entry, settings));
         self
+    }
+
+    /// Its entry has seen packets of one direction only.
+    pub(super) fn unreplied(mut self) -> Self {
+        if let Knowledge::Known(ConntrackStatus::Tracked(entry, _)) = &mut self.conntrack {
+            entry.replied = false;
+        }
+        self
+    }
+
+    /// What connection tracking says.
+    pub(super) const fn conntrack(&self) -> &Knowledge<ConntrackStatus> {
+        &self.conntrack
     }
 
     /// This host only forwards it.

@@ -2,7 +2,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::schema::one_of_or_null;
-use crate::model::{Coverage, HookStatus, LossPlace, Mechanism, ScanStatus};
+use crate::model::{Coverage, HookStatus, LossPlace, Mechanism, RunCost, ScanStatus, runs_for};
 
 /// What is observed and what is not.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -19,6 +19,17 @@ pub struct CoverageBody {
     pub scan: ScanBody,
     /// What became of a connection that was made to stall and was reset; `null` where this was not tried.
     pub self_test: Option<SelfTestBody>,
+    /// Parts of the kernel that were not loaded at the start.
+    pub modules: Vec<ModuleBody>,
+}
+
+/// A part of the kernel that was not loaded at the start.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ModuleBody {
+    /// The kernel's name for it.
+    pub module: &'static str,
+    /// `not_loaded` (nothing is missed), or `loaded_since`: what it does is not observed.
+    pub status: &'static str,
 }
 
 /// The scan over all sockets.
@@ -46,14 +57,20 @@ pub struct SelfTestBody {
 pub struct HookBody {
     /// The kernel's name for it.
     pub hook: &'static str,
-    /// `ok`, `unsupported` (this kernel has none) or `broken` (it should have worked).
-    #[schemars(extend("enum" = ["ok", "unsupported", "broken"]))]
+    /// `ok`, `not_loaded` (what it belongs to is not), `unsupported` (this kernel has none) or `broken` (it should have worked).
+    #[schemars(extend("enum" = ["ok", "not_loaded", "unsupported", "broken"]))]
     pub status: &'static str,
     /// How it is attached; `null` when it is not.
     #[schemars(extend("enum" = one_of_or_null(Mechanism::ALL.map(Mechanism::name))))]
     pub mechanism: Option<&'static str>,
     /// Why it is not attached; `null` when it is.
     pub why: Option<String>,
+    /// When its program runs.
+    pub runs_for: &'static str,
+    /// How often it ran while the self-test was made, for whatever connection of this host; `null` where that was not counted.
+    pub runs: Option<u64>,
+    /// How long a run took on average, in nanoseconds; `null` where there was none.
+    pub run_ns: Option<u64>,
 }
 
 /// A kernel field that cannot be read here.
@@ -78,10 +95,15 @@ impl CoverageBody {
                 .map(|(hook, status)| {
                     let (status, mechanism, why) = match status {
                         HookStatus::Attached(mechanism) => ("ok", Some(mechanism.name()), None),
+                        HookStatus::NotLoaded(module) => {
+                            ("not_loaded", None, Some(format!("{} is not loaded: {}", module.name(), module.meaning())))
+                        }
                         HookStatus::Unsupported(why) => ("unsupported", None, Some(why.clone())),
                         HookStatus::Broken(why) => ("broken", None, Some(why.clone())),
                     };
-                    HookBody { hook: hook.name(), status, mechanism, why }
+                    let cost = coverage.costs.get(hook);
+                    let (runs, run_ns) = (cost.map(|cost| cost.runs), cost.and_then(RunCost::per_run_ns));
+                    HookBody { hook: hook.name(), status, mechanism, why, runs_for: runs_for(*hook), runs, run_ns }
                 })
                 .collect(),
             missing_fields: coverage
@@ -104,16 +126,21 @@ impl CoverageBody {
                 .self_test
                 .as_ref()
                 .map(|test| SelfTestBody { status: test.status(), text: test.to_string() }),
+            modules: coverage
+                .modules
+                .iter()
+                .map(|(module, status)| ModuleBody { module: module.name(), status: status.name() })
+                .collect(),
         }
     }
 }
 
-/// Events were lost between the kernel and the tracker.
+/// Events were lost between the kernel and the tracker, or records on their way to this sink.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LossBody {
-    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already) or `decode` (a record made no
-    /// sense).
-    #[schemars(extend("enum" = ["ring", "recursion", "decode"]))]
+    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already), `decode` (a record of the kernel made no
+    /// sense) or `sink` (records that could not be written here; this one has the `seq` of the last of them).
+    #[schemars(extend("enum" = ["ring", "recursion", "decode", "sink"]))]
     pub place: &'static str,
     /// The hook whose events were lost; `null` where that is not known.
     pub hook: Option<&'static str>,
@@ -122,6 +149,10 @@ pub struct LossBody {
 }
 
 impl LossBody {
+    pub(super) const fn of_sink(count: u64) -> Self {
+        Self { place: "sink", hook: None, count }
+    }
+
     pub(super) fn new(place: LossPlace, count: u64) -> Self {
         match place {
             LossPlace::Ring(hook) => Self { place: "ring", hook: Some(hook.name()), count },

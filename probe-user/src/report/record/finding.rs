@@ -24,8 +24,8 @@ use crate::{
 pub struct FindingBody {
     /// The same in every record of one finding.
     pub finding_id: Uuid,
-    /// `opened`, `updated` or `closed`.
-    #[schemars(extend("enum" = ["opened", "updated", "closed"]))]
+    /// `opened`, `updated`, `closed`, or `left_open`: the watch ends while it is open.
+    #[schemars(extend("enum" = ["opened", "updated", "closed", "left_open"]))]
     pub state: &'static str,
     /// How it ended: `recovered`, `closed_normally`, `reset`, `timed_out`, `evicted` or `unobserved`; `null` unless closed.
     #[schemars(extend("enum" = one_of_or_null(Outcome::ALL.map(Outcome::name))))]

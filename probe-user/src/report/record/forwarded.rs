@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     case::FlowView,
-    model::{Behind, ForwardPath, HostEnd, Knowledge, Owner, Port},
+    model::{Behind, CommunityId, ForwardPath, HostEnd, Knowledge, Owner, Port},
 };
 
 /// A connection that this host only forwards.
@@ -28,12 +28,25 @@ pub struct ForwardedBody {
     pub direction_known: bool,
     /// Community ID v1, the same from both ends and in every network namespace where no address is translated.
     pub community_id: String,
+    /// Where connection tracking translates addresses or ports: as who accepted it names it; else `null`.
+    pub translated: Option<Box<TranslatedBody>>,
     /// By which interface the dropped segment came in; `null` where that is not known.
     pub ingress: Option<PortBody>,
     /// By which interface it would have left; `null` where that is not known, as on a bridge.
     pub egress: Option<PortBody>,
     /// The ends that are sockets of other network namespaces of this host.
     pub ends: Vec<EndBody>,
+}
+
+/// A connection behind a translation of its addresses.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TranslatedBody {
+    /// Who began it, as who accepted it sees it.
+    pub initiator: EndpointBody,
+    /// Who accepted it.
+    pub responder: EndpointBody,
+    /// Community ID of these.
+    pub community_id: String,
 }
 
 /// An interface.
@@ -96,6 +109,15 @@ impl ForwardedBody {
             responder: endpoint(flow.key.responder),
             direction_known: flow.is_direction_known,
             community_id: flow.key.community_id().to_string(),
+            translated: flow.translation.map(|translation| {
+                let (initiator, responder) = translation.translated;
+                let community_id = CommunityId::of_tcp(initiator, responder).to_string();
+                Box::new(TranslatedBody {
+                    initiator: endpoint(initiator),
+                    responder: endpoint(responder),
+                    community_id,
+                })
+            }),
             ingress: path.ingress.map(port),
             egress: path.egress.map(port),
             ends: ends.into_iter().flatten().collect(),

@@ -7,6 +7,7 @@ mod coverage;
 mod evidence;
 mod finding;
 mod forwarded;
+mod heartbeat;
 mod owner;
 mod path;
 mod place;
@@ -22,6 +23,7 @@ pub use finding::{
     ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody, SeenConnectionBody,
 };
 pub use forwarded::{EndBody, ForwardedBody, PortBody, PortOwnerBody};
+pub use heartbeat::{CostBody, HeartbeatBody, SinkHealthBody};
 use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
@@ -32,7 +34,7 @@ use serde::Serialize;
 pub use socket::{KeepaliveBody, SocketBody};
 pub use summary::{HookCountBody, SummaryBody};
 
-use super::{Host, Summary, WallClock};
+use super::{Heartbeat, Host, Summary, WallClock};
 use crate::{
     case::Finding,
     judge::risk::{Risk, Risks},
@@ -53,13 +55,22 @@ pub struct Record {
     pub body: Body,
 }
 
+impl Record {
+    /// The record that stands for the `count` before this one, where a sink has lost them: its `seq` is that of the last of them.
+    pub fn sink_loss(&self, count: u64) -> Option<Self> {
+        let seq = self.envelope.seq.checked_sub(1)?;
+        let envelope = Envelope { kind: "loss", seq, ..self.envelope.clone() };
+        Some(Self { envelope, body: Body::Loss(LossBody::of_sink(count)) })
+    }
+}
+
 /// What every record has.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Envelope {
     /// Name and major version of the contract.
     #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
-    /// `finding`, `coverage`, `loss`, `risk` or `summary`.
+    /// `finding`, `coverage`, `heartbeat`, `loss`, `risk` or `summary`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// When it happened.
@@ -79,6 +90,8 @@ pub enum Body {
     Finding(Box<FindingBody>),
     /// `coverage`: what is observed and what is not.
     Coverage(CoverageBody),
+    /// `heartbeat`: how a daemon does.
+    Heartbeat(Box<HeartbeatBody>),
     /// `loss`: events were lost.
     Loss(LossBody),
     /// `risk`: what may go wrong later.
@@ -123,6 +136,20 @@ impl Recorder {
     /// What is observed.
     pub fn coverage(&mut self, now: MonoTime, coverage: &Coverage) -> Record {
         self.record("coverage", now, Body::Coverage(CoverageBody::new(coverage)))
+    }
+
+    /// A finding that is still open when the watch ends: the last word about it of this run.
+    pub fn left_open(&mut self, now: MonoTime, finding: &Finding) -> Record {
+        let finding = &Finding { at: now, ..finding.clone() };
+        let id = finding::finding_id(&finding.id, &self.host);
+        let related = self.related.of(finding, id);
+        let body = FindingBody { state: "left_open", ..FindingBody::new(finding, id, related, &self.clock) };
+        self.record("finding", now, Body::Finding(Box::new(body)))
+    }
+
+    /// How a daemon does.
+    pub fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Record {
+        self.record("heartbeat", heartbeat.at, Body::Heartbeat(Box::new(HeartbeatBody::new(heartbeat))))
     }
 
     /// Events were lost.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Value, json};
 
-use super::{CoverageBody, Envelope, FindingBody, LossBody, Record, RiskBody, SCHEMA, SummaryBody};
+use super::{CoverageBody, Envelope, FindingBody, HeartbeatBody, LossBody, Record, RiskBody, SCHEMA, SummaryBody};
 
 /// The JSON Schema (draft 2020-12) of one record, with the field descriptions of the types. Fields are only added within a major version,
 /// so it allows unknown ones.
@@ -24,6 +24,7 @@ impl JsonSchema for Record {
         let bodies = [
             ("finding", generator.subschema_for::<FindingBody>()),
             ("coverage", generator.subschema_for::<CoverageBody>()),
+            ("heartbeat", generator.subschema_for::<HeartbeatBody>()),
             ("loss", generator.subschema_for::<LossBody>()),
             ("risk", generator.subschema_for::<RiskBody>()),
             ("summary", generator.subschema_for::<SummaryBody>()),

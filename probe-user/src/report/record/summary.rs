@@ -3,7 +3,7 @@ use serde::Serialize;
 
 use super::{risk::RisksBody, schema::one_of_or_null};
 
-use crate::report::Summary;
+use crate::report::{HookCount, Summary};
 
 /// The end of a run.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -57,18 +57,14 @@ impl SummaryBody {
             undecodable: summary.undecodable,
             unasked: summary.unasked,
             risks: summary.risks.as_ref().map(RisksBody::new),
-            hooks: summary
-                .hooks
-                .iter()
-                .map(|count| HookCountBody {
-                    hook: count.hook.name(),
-                    seen: count.seen,
-                    emitted: count.emitted,
-                    lost: count.lost,
-                    suppressed: count.suppressed,
-                    missed: count.missed,
-                })
-                .collect(),
+            hooks: summary.hooks.iter().map(HookCountBody::new).collect(),
         }
+    }
+}
+
+impl HookCountBody {
+    pub(super) const fn new(count: &HookCount) -> Self {
+        let HookCount { hook, seen, emitted, lost, suppressed, missed } = *count;
+        Self { hook: hook.name(), seen, emitted, lost, suppressed, missed }
     }
 }

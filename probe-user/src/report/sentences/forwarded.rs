@@ -17,6 +17,10 @@ pub(in crate::report) fn forwarded(flow: &FlowView) -> String {
     if !flow.is_direction_known {
         text.push_str(", who began it is not known");
     }
+    if let Some(translation) = flow.translation {
+        let (source, destination) = translation.translated;
+        let _ = write!(text, ", translated to {source} -> {destination}");
+    }
     if let Some(zone) = flow.key.zone.filter(|zone| *zone != 0) {
         let _ = write!(text, ", connection tracking's zone {zone}");
     }
@@ -70,15 +74,15 @@ pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: M
     };
     format!(
         "{} has ended the connection, but its {name} was thrown away on its way through this host {since}: {why}. {}",
-        flow.sender.ip(),
+        flow.sender().ip(),
         waits(flow)
     )
 }
 
 /// What is wrong with the handshake.
 fn handshake(finding: &Finding, flow: &FlowView, since: &str) -> String {
-    let (sender, receiver) = (flow.sender.ip(), flow.receiver().ip());
-    let latest = Evidence::segments_from(&finding.evidence, flow.sender).next_back().map(|(_, segment)| segment);
+    let (sender, receiver) = (flow.sender().ip(), flow.receiver_socket().0.ip());
+    let latest = Evidence::segments_from(&finding.evidence, flow.packet.0).next_back().map(|(_, segment)| segment);
     let why = latest.map_or("by this host", |segment| segment.reason.phrase());
     let why = dropping_rule(finding).map_or(why.to_owned(), |rule| format!("{why}: {rule}"));
     if latest.is_some_and(|segment| segment.message == ControlMessage::SynAck) {
@@ -112,7 +116,7 @@ fn handshake(finding: &Finding, flow: &FlowView, since: &str) -> String {
 }
 
 fn waits(flow: &FlowView) -> String {
-    let receiver = flow.receiver().ip();
+    let receiver = flow.receiver_socket().0.ip();
     match &flow.ends.receiver {
         Some(end) => {
             let owner = match flow.receiver_owner.process() {

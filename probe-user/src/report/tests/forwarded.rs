@@ -7,7 +7,7 @@ use crate::{
     case::FlowView,
     model::{
         Behind, Checksum, ConntrackEntry, ConntrackState, ControlMessage, DropReason, DroppedSegment, FlowEnds,
-        FlowKey, ForwardPath, HostEnd, Machine, Origin, Port, SocketStatus, Stack, WaitingEnd,
+        FlowKey, ForwardPath, HostEnd, Machine, Origin, Port, SocketStatus, Stack, Translation, WaitingEnd,
     },
 };
 
@@ -30,8 +30,10 @@ fn dropped(ms: u64) -> Evidence {
         stated_bytes: 40,
         actual_bytes: 46,
         data_bytes: 0,
-        checksum: Checksum::Wrong { carried: 0x1234, due: 0xabcd },
+        // Less by the length of the padding.
+        checksum: Checksum::Wrong { carried: 0xabc7, due: 0xabcd },
         is_tracked: Some(false),
+        destination_mac: None,
     };
     Evidence { at: at(ms), kind: EvidenceKind::SegmentDropped(Box::new(segment)) }
 }
@@ -63,7 +65,8 @@ fn to_a_machine(state: FindingState) -> Finding {
         flow: Some(Box::new(FlowView {
             key,
             is_direction_known: true,
-            sender: server(),
+            packet: (server(), CLIENT.into()),
+            translation: None,
             path: Knowledge::Known(path),
             ends: FlowEnds::default(),
             receiver_owner: OwnerKnowledge::NotAsked,
@@ -138,6 +141,31 @@ fn a_connection_is_told_once_with_all_that_is_seen_of_it() {
     insta::assert_snapshot!(text::report(&summary(findings), &coverage(), &clock(), at(15_000), layout));
     let text = text::report(&summary(vec![closed]), &coverage(), &clock(), at(15_000), layout);
     assert!(text.starts_with("No connection in limbo"), "{text}");
+}
+
+#[test]
+fn a_translated_connection_is_told_with_both_its_names() {
+    let service: SocketAddr = ([10, 96, 0, 10], 443).into();
+    let mut finding = to_a_machine(FindingState::Opened);
+    let flow = finding.flow.as_mut().unwrap();
+    flow.key.responder = service;
+    flow.translation = Some(Translation { original: (CLIENT.into(), service), translated: (CLIENT.into(), server()) });
+    let layout = Layout { width: 240, color: false };
+    let text = text::report(&summary(vec![finding.clone()]), &coverage(), &clock(), at(15_000), layout);
+    for said in [
+        "10.3.0.50:51050 -> 10.96.0.10:443",
+        "translated to 10.3.0.50:51050 -> 10.3.0.100:5672",
+        "10.3.0.100 has ended the connection",
+        "Nothing tells 10.3.0.50 ",
+        "$ ss -K src 10.3.0.50 sport = :51050 dst 10.96.0.10 dport = :443",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let host = Host { name: "compute-3".to_owned(), machine_id: None, boot_id: uuid::Uuid::nil() };
+    let record = serde_json::to_value(Recorder::new(host, clock()).finding(&finding)).unwrap();
+    let translated = &record["connection"]["translated"];
+    assert_eq!(translated["responder"]["port"], 5672);
+    assert_ne!(translated["community_id"], record["connection"]["community_id"]);
 }
 
 #[test]

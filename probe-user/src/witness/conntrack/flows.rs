@@ -1,5 +1,5 @@
 //! The entries of connections that are only forwarded, with their tuples, in every zone. A packet's tuple is one of an entry's two, or
-//! one of these the other way round, whatever addresses were translated before it was dropped.
+//! one of these the other way round, whatever addresses were translated before it was dropped; or, where both are, lies between them.
 
 use std::{collections::HashMap, io, ops::ControlFlow};
 
@@ -154,7 +154,7 @@ fn find_all_in_any_zone(
         keys.iter().flat_map(|key| packets(key).map(|packet| (packet, *key))).collect();
     let mut found: HashMap<ConnectionKey, Vec<TrackedFlow>> = HashMap::new();
     dump(ctnetlink.family, Vec::new(), |flow| {
-        let key = [flow.original, flow.reply].iter().find_map(|packet| wanted.get(packet));
+        let key = flow.packets().iter().find_map(|packet| wanted.get(packet));
         if let Some(key) = key {
             let flows = found.entry(*key).or_default();
             if flows.len() < MOST_ZONES {
@@ -166,7 +166,7 @@ fn find_all_in_any_zone(
 }
 
 fn is_of(flow: &TrackedFlow, packets: [Tuple; 2]) -> bool {
-    packets.iter().any(|packet| *packet == flow.original || *packet == flow.reply)
+    flow.packets().iter().any(|packet| packets.contains(packet))
 }
 
 fn dump(

@@ -26,9 +26,9 @@ pub(super) fn fmt(place: &DropPlace, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         Knowledge::NotAsked => Ok(()),
         Knowledge::Unavailable(why) => write!(f, "; by which rule is not known: {why}"),
         Knowledge::Known(rules) => match rules.candidates.as_slice() {
-            [] => {
-                f.write_str("; no rule of nftables there drops it: a BPF program may, or a rule of the older iptables")
-            }
+            [] => f.write_str(
+                "; no rule of nftables there drops it, nor is there a table of iptables-legacy: a BPF program may",
+            ),
             [only] if rules.left_out == 0 => write!(f, ", by {only}"),
             several => {
                 f.write_str("; these can have done it: ")?;

@@ -4,7 +4,8 @@
 //! - the receiver is a socket of another network namespace of this host, and still waits for what was dropped;
 //! - of a FIN, two copies that were dropped, and an entry of connection tracking that says that none has got through: it has not
 //!   followed a segment that it held for invalid, and a copy that it lets pass moves it on;
-//! - of a FIN, two copies that were dropped (suspected), or three: its sender does not get the acknowledgment;
+//! - of a FIN, two copies that were dropped (suspected), or three: its sender does not get the acknowledgment. Without a sign that the
+//!   receiver lives it stays a suspicion: an entry of connection tracking with a reply, which it has not closed, or a segment of its own;
 //! - of a RST, which is sent once, an entry that still says that both ends hold the connection open (suspected).
 //!
 //! Not this verdict: a stray FIN or RST, which comes once and which nobody waits for.
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 
 use super::{LONG_ENOUGH_FOR_A_COPY, cause, ruling};
 use crate::{
-    judge::{Confidence, Evidence, History, MissingEvidence, Ruling},
+    judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
     model::{
         ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, InvalidSegment, Knowledge,
         MonoTime,
@@ -45,7 +46,7 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let (latest_at, latest) = *dropped.last()?;
     let waiting_at = Evidence::receiver_waits(history.evidence, sender).map(|(at, _)| at).filter(|at| *at >= since);
     let mut missing = match latest.message {
-        ControlMessage::Fin => of_fin(&dropped, waiting_at, history.conntrack)?,
+        ControlMessage::Fin => of_fin(&dropped, waiting_at, history)?,
         // TCP itself takes no RST that lies outside of its window (RFC 5961 section 3): it may be forged, or late.
         ControlMessage::Reset if is_outside_window(history, latest_at, latest) => return None,
         ControlMessage::Reset => of_reset(latest, waiting_at, history.conntrack)?,
@@ -64,7 +65,7 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
 fn of_fin(
     dropped: &[(MonoTime, &DroppedSegment)],
     waiting_at: Option<MonoTime>,
-    conntrack: &Knowledge<ConntrackStatus>,
+    history: &History<'_>,
 ) -> Option<Vec<MissingEvidence>> {
     let (since, _) = *dropped.first()?;
     let (_, latest) = *dropped.last()?;
@@ -76,9 +77,37 @@ fn of_fin(
         Some(at) => copies > 1 || at.since(since) >= LONG_ENOUGH_FOR_A_COPY,
         None if copies < 2 => return None,
         // What is held for invalid does not move the entry on, whether it is dropped or let pass.
-        None => copies >= MANY_COPIES || latest.reason.is_seen() && has_not_followed(latest, conntrack),
+        None => copies >= MANY_COPIES || latest.reason.is_seen() && has_not_followed(latest, history.conntrack),
     };
-    Some(if is_proven { Vec::new() } else { vec![MissingEvidence::AnotherCopy] })
+    let is_awaited = waiting_at.is_some() || shows_life(history, since, latest);
+    let missing =
+        [(!is_proven).then_some(MissingEvidence::AnotherCopy), (!is_awaited).then_some(MissingEvidence::Receiver)];
+    Some(missing.into_iter().flatten().collect())
+}
+
+/// Whether anything shows that the receiver of this FIN is there to miss it: a sender whose peer has gone sends copies, too.
+fn shows_life(history: &History<'_>, since: MonoTime, fin: &DroppedSegment) -> bool {
+    // Each copy that connection tracking accepts moves the entry on as if it were the other end's (`tcp_conntracks`).
+    let last_state = if is_untracked(fin) { ConntrackState::CloseWait } else { ConntrackState::LastAck };
+    let is_open = |entry: &ConntrackEntry| {
+        let is_between = |state| ConntrackState::Established <= state && state <= last_state;
+        entry.replied && entry.state.is_some_and(is_between)
+    };
+    let sender = fin.origin.forwarded_sender();
+    let is_from_receiver = |segment: &DroppedSegment| {
+        let from = segment.origin.forwarded_sender();
+        from.is_some() && from != sender && segment.message != ControlMessage::Reset
+    };
+    let is_sign = |evidence: &Evidence| {
+        if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind {
+            is_open(entry)
+        } else if let EvidenceKind::SegmentDropped(segment) = &evidence.kind {
+            evidence.at >= since && is_from_receiver(segment)
+        } else {
+            evidence.at >= since && evidence.as_invalid().is_some_and(|invalid| is_from_receiver(&invalid.segment))
+        }
+    };
+    entry(history.conntrack).is_some_and(is_open) || history.evidence.iter().any(is_sign)
 }
 
 fn is_outside_window(history: &History<'_>, at: MonoTime, segment: &DroppedSegment) -> bool {
@@ -129,7 +158,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{
-            Cause, EvidenceKind, Verdict,
+            Cause, Verdict,
             rules::scene::{self, SEEN_AT, Scene},
         },
         model::{Checksum, DropReason, InvalidSegment, Origin, TcpState, WaitingEnd},
@@ -201,7 +230,7 @@ mod tests {
             assert_eq!(said(&two().tracked_as(state, Some(true))), Some((Cause::ConntrackBadChecksum, vec![])));
         }
         let moved = said(&two().tracked_as(ConntrackState::LastAck, Some(true))).unwrap();
-        assert_eq!(moved.1, [MissingEvidence::AnotherCopy]);
+        assert_eq!(moved.1, [MissingEvidence::AnotherCopy, MissingEvidence::Receiver]);
         let other = DroppedSegment { sequence: 2_000, ..fin() };
         assert_eq!(said(&drops([fin(), other]).tracked(Some(true))), None, "another FIN is no copy");
         let with_data = DroppedSegment { sequence: 990, data_bytes: 10, ..fin() };
@@ -217,6 +246,40 @@ mod tests {
         assert_eq!(said(&three), Some((Cause::FirewallDrop, vec![])));
         let valid_reset = DroppedSegment { message: ControlMessage::Reset, ..valid() };
         assert_eq!(said(&drops([valid_reset]).tracked_as(ConntrackState::Close, Some(true))), None);
+    }
+
+    #[test]
+    fn without_a_sign_that_the_receiver_lives_copies_stay_a_suspicion() {
+        let copies = || drops([fin(), fin(), fin(), fin()]);
+        let missing = |scene: Scene| {
+            let mut missing = said(&scene).unwrap().1;
+            // Nothing tells here whether checksums are looked at.
+            missing.retain(|missing| *missing != MissingEvidence::WhyInvalid);
+            missing
+        };
+        assert_eq!(missing(copies().forgotten_by_conntrack()), [MissingEvidence::Receiver], "its end may be long gone");
+        for gone in [ConntrackState::TimeWait, ConntrackState::Close, ConntrackState::LastAck, ConntrackState::SynSent]
+        {
+            assert_eq!(missing(copies().tracked_as(gone, Some(true))), [MissingEvidence::Receiver], "{gone:?}");
+        }
+        let unreplied = copies().tracked(Some(true)).unreplied();
+        assert_eq!(missing(unreplied), [MissingEvidence::Receiver], "picked up in its middle, from one side");
+        let told_before = entry_of(&copies().tracked(Some(true)));
+        let expired = copies().then(EvidenceKind::ConntrackEntry(told_before)).forgotten_by_conntrack();
+        assert_eq!(missing(expired), [], "it was there when the FIN was dropped");
+        let from_receiver =
+            |message| DroppedSegment { message, origin: Origin::Forwarded { ifindex: 3, sender: client() }, ..fin() };
+        let and = |message| {
+            let dropped = EvidenceKind::SegmentDropped(Box::new(from_receiver(message)));
+            missing(copies().then(dropped).forgotten_by_conntrack())
+        };
+        assert_eq!(and(ControlMessage::Ack), []);
+        assert_eq!(and(ControlMessage::Reset), [MissingEvidence::Receiver], "it has no connection any more");
+        assert_eq!(missing(copies().then(waits_for(server())).forgotten_by_conntrack()), []);
+    }
+
+    fn entry_of(scene: &Scene) -> ConntrackEntry {
+        *entry(scene.conntrack()).unwrap()
     }
 
     #[test]

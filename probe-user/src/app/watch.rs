@@ -6,14 +6,16 @@ use super::{
     clock,
     findings::Findings,
     losses::Losses,
+    recording::{Intake, Recorded, Recording},
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
-    case::{Finding, Output, Tracker},
+    case::{Finding, Output},
     decode::{Units, decode},
     kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Coverage, Event, LossPlace, MonoTime},
+    recording::{Closing, Input, Opening, SameMoment},
     report::{HookCount, Summary},
     sink::SinkError,
     witness::Witnesses,
@@ -87,13 +89,20 @@ pub enum Change<'a> {
         count: u64,
     },
     /// Something was loaded into the kernel that is not observed.
-    Coverage(&'a Coverage),
+    Coverage {
+        /// When that was noticed.
+        at: MonoTime,
+        /// What is observed now.
+        coverage: &'a Coverage,
+    },
     /// Nothing new, but time has passed: so many findings so far, so many of them not over.
     Progress {
         /// Findings opened so far.
         findings: usize,
         /// Of those, not over.
         open: usize,
+        /// Both clocks, where they could be read together.
+        clocks: Option<SameMoment>,
     },
 }
 
@@ -124,7 +133,7 @@ pub struct Watch {
     coverage: Coverage,
     scans: Option<Scans>,
     scan_every: Duration,
-    tracker: Tracker,
+    tracker: Intake,
     witnesses: Witnesses,
     losses: Losses,
     findings: Findings,
@@ -138,6 +147,12 @@ pub struct Watch {
 pub struct Ended {
     /// What was found.
     pub summary: Summary,
+    /// When it ended.
+    pub at: MonoTime,
+    /// Both clocks then, where they could be read together.
+    pub clocks: Option<SameMoment>,
+    /// What became of the recording, where one was asked for.
+    pub recorded: Option<Recorded>,
     /// What was observed.
     pub coverage: Coverage,
     _programs: Option<Programs>,
@@ -183,7 +198,7 @@ impl Watch {
             coverage,
             scans: scans.transpose().map_err(|error| WatchError::Scan(format!("{error:#}")))?,
             scan_every,
-            tracker: Tracker::new(),
+            tracker: Intake::default(),
             witnesses,
             losses: Losses::default(),
             findings: Findings::default(),
@@ -201,6 +216,14 @@ impl Watch {
             .as_ref()
             .and_then(|programs| Some(risks::Way::Iterator(programs.probes.idle_scanner()?, programs.units)));
         self.risks = Some(RiskLook { way: by_iterator.unwrap_or(risks::Way::SockDiag), filter, idle_timeout });
+        self
+    }
+
+    /// Records everything from here on that what is told follows from.
+    #[must_use]
+    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
+        recording.put(Input::Opening(Box::new(opening)));
+        self.tracker.recording = Some(recording);
         self
     }
 
@@ -251,10 +274,16 @@ impl Watch {
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
-                        tell(Change::Coverage(&self.coverage))?;
+                        let (at, coverage) = (clock::now(), &self.coverage);
+                        self.tracker.record(|| Input::Coverage { at, coverage: Box::new(coverage.clone()) });
+                        tell(Change::Coverage { at, coverage })?;
                     }
                     let (findings, open) = self.findings.count();
-                    tell(Change::Progress { findings, open })?;
+                    let clocks = clock::both();
+                    if let Some(clocks) = clocks {
+                        self.tracker.record(|| Input::Clocks(clocks));
+                    }
+                    tell(Change::Progress { findings, open, clocks })?;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     // What is on the ring may be what the timer waits for.
@@ -369,25 +398,26 @@ impl Watch {
             Some(look) => Some(look.run().await),
             None => None,
         };
-        let summary = Summary {
-            watched: ended.since(self.started),
-            findings: self.findings.into_vec(),
-            hooks: totals
-                .into_iter()
-                .flatten()
-                .map(|(hook, totals)| HookCount {
-                    hook,
-                    seen: totals.seen,
-                    emitted: totals.emitted,
-                    lost: totals.lost,
-                    suppressed: totals.suppressed,
-                    missed: totals.missed,
-                })
-                .collect(),
-            undecodable: self.losses.undecodable_total(),
-            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
-            risks,
-        };
-        Ok(Ended { summary, coverage: self.coverage, _programs: self.programs })
+        let hooks: Vec<_> = totals
+            .into_iter()
+            .flatten()
+            .map(|(hook, totals)| HookCount {
+                hook,
+                seen: totals.seen,
+                emitted: totals.emitted,
+                lost: totals.lost,
+                suppressed: totals.suppressed,
+                missed: totals.missed,
+            })
+            .collect();
+        let (clocks, at) = (clock::both(), clock::now());
+        let watched = ended.since(self.started);
+        let undecodable = self.losses.undecodable_total();
+        let unasked = u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX);
+        let recorded = self.tracker.recording.take().map(|recording| {
+            recording.finish(Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked })
+        });
+        let summary = Summary { watched, findings: self.findings.into_vec(), hooks, undecodable, unasked, risks };
+        Ok(Ended { summary, at, clocks, recorded, coverage: self.coverage, _programs: self.programs })
     }
 }

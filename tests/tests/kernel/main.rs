@@ -18,6 +18,7 @@ mod loss;
 mod mechanisms;
 mod openvswitch;
 mod padded;
+mod recording;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         mechanisms::tests(),
         coverage::tests(),
         loss::tests(),
+        recording::tests(),
         command_line::tests(),
     ]
     .into_iter()

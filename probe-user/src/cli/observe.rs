@@ -227,6 +227,8 @@ impl Output {
                 let record = self.recorder.coverage(clock::now(), coverage);
                 self.record(record)?;
             }
+            // Only a daemon asks for them.
+            Change::Heartbeat(_) => {}
             Change::Progress { findings, open } => {
                 self.follow_wall_clock();
                 if let Some(progress) = &self.progress {

@@ -378,9 +378,11 @@ impl Watch {
             Some(look) => Some(look.run().await),
             None => None,
         };
+        let (findings, forgotten) = self.findings.finish();
         let summary = Summary {
             watched: ended.since(self.started),
-            findings: self.findings.into_vec(),
+            findings,
+            forgotten,
             hooks: hook_counts(totals),
             undecodable: self.losses.undecodable_total(),
             unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),

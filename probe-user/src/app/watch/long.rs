@@ -65,9 +65,10 @@ impl Long {
 }
 
 impl Watch {
-    /// Tells every so often how it does.
+    /// Tells every so often how it does. Of findings that are over only their number is remembered.
     #[must_use]
     pub fn with_heartbeats(mut self, every: Duration) -> Self {
+        self.findings.keep_open_only();
         self.long.heartbeats = Some((every, Instant::now() + every));
         self
     }

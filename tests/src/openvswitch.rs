@@ -21,13 +21,14 @@ const DAEMON: &str = "usr/lib/openvswitch-switch/ovs-vswitchd";
 const DATABASE_TOOL: &str = "usr/bin/ovsdb-tool";
 const CONFIGURE: &str = "usr/bin/ovs-vsctl";
 const FLOWS: &str = "usr/bin/ovs-ofctl";
+const CONTROL: &str = "usr/bin/ovs-appctl";
 
 /// How long a daemon may take to start, and to do as it is told: a guest starts programs slowly.
 const STARTING: Duration = Duration::from_secs(60);
 
 /// Whether the programs are there.
 pub(crate) fn check() -> Result<()> {
-    server::check_programs(&[DATABASE_SERVER, DAEMON, DATABASE_TOOL, CONFIGURE, FLOWS])
+    server::check_programs(&[DATABASE_SERVER, DAEMON, DATABASE_TOOL, CONFIGURE, FLOWS, CONTROL])
 }
 
 /// Whether the kernel has a datapath for the namespace of this thread.
@@ -59,7 +60,7 @@ impl OpenVswitch {
 
         wait_until_processors_are_counted()?;
         let mut command = program(DAEMON, folder)?;
-        command.arg(remote(folder));
+        command.arg(remote(folder)).arg(format!("--unixctl={}", control(folder).display()));
         let daemon = spawn(netns, command, &folder.join("ovs-vswitchd.log"))?;
         Ok(Self { netns: netns.clone(), folder: folder.to_owned(), _daemons: [database, daemon] })
     }
@@ -68,24 +69,31 @@ impl OpenVswitch {
     pub(crate) fn configure(&self, words: &str) -> Result<()> {
         let mut command = program(CONFIGURE, &self.folder)?;
         command.arg(format!("--db={}", remote(&self.folder))).arg(format!("--timeout={}", STARTING.as_secs()));
-        self.run(command.args(words.split_whitespace()), "")
+        self.run(command.args(words.split_whitespace()), "").map(drop)
     }
 
     /// Adds OpenFlow's flows to a bridge, one a line.
     pub(crate) fn add_flows(&self, bridge: &str, flows: &str) -> Result<()> {
         let mut command = program(FLOWS, &self.folder)?;
         command.arg("add-flows").arg(self.folder.join(format!("{bridge}.mgmt"))).arg("-");
-        self.run(&mut command, flows)
+        self.run(&mut command, flows).map(drop)
     }
 
-    fn run(&self, command: &mut Command, input: &str) -> Result<()> {
+    /// What the daemon answers (`ovs-appctl`).
+    pub(crate) fn ask(&self, words: &str) -> Result<String> {
+        let mut command = program(CONTROL, &self.folder)?;
+        command.arg(format!("--target={}", control(&self.folder).display()));
+        self.run(command.args(words.split_whitespace()), "")
+    }
+
+    fn run(&self, command: &mut Command, input: &str) -> Result<String> {
         let command = std::mem::replace(command, Command::new(""));
         let log = || {
             let log = fs::read_to_string(self.folder.join("ovs-vswitchd.log")).unwrap_or_default();
             let skipped = log.lines().count().saturating_sub(20);
             format!("ovs-vswitchd's log ends:\n{}", log.lines().skip(skipped).collect::<Vec<_>>().join("\n"))
         };
-        self.netns.check_output(command, input).map(drop).with_context(log)
+        self.netns.check_output(command, input).with_context(log)
     }
 }
 
@@ -100,6 +108,10 @@ fn program(path: &str, folder: &Path) -> Result<Command> {
 
 fn remote(folder: &Path) -> String {
     format!("unix:{}", folder.join("db.sock").display())
+}
+
+fn control(folder: &Path) -> PathBuf {
+    folder.join("ovs-vswitchd.ctl")
 }
 
 fn spawn(netns: &Netns, mut command: Command, log: &Path) -> Result<ManagedChild> {

@@ -5,6 +5,7 @@
 
 mod coverage;
 mod forwarded;
+mod heartbeat;
 mod risk;
 
 use std::sync::OnceLock;
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 
 pub use coverage::{Coverage, Hook, MissingField, Module, Scan, SelfTest};
 pub use forwarded::{End, ForwardedConnection, Port, PortOwner, Translated};
+pub use heartbeat::{Cost, Heartbeat, Sink};
 pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -234,6 +236,7 @@ pub enum Body {
     Coverage(Coverage),
     Loss(Loss),
     Risk(Box<Risk>),
+    Heartbeat(Heartbeat),
     Summary(Summary),
 }
 
@@ -285,6 +288,7 @@ fn read_parts(record: &Value) -> Result<Record> {
         "coverage" => Body::Coverage(serde_json::from_value(rest)?),
         "loss" => Body::Loss(serde_json::from_value(rest)?),
         "risk" => Body::Risk(Box::new(serde_json::from_value(rest)?)),
+        "heartbeat" => Body::Heartbeat(serde_json::from_value(rest)?),
         "summary" => Body::Summary(serde_json::from_value(rest)?),
         other => anyhow::bail!("type {other}"),
     };
@@ -298,7 +302,7 @@ fn read_parts(record: &Value) -> Result<Record> {
             check(finding)?;
         }
         Body::Risk(risk) => check_risk(risk)?,
-        Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => {}
+        Body::Coverage(_) | Body::Loss(_) | Body::Heartbeat(_) | Body::Summary(_) => {}
     }
     Ok(Record { time, host, seq, body })
 }
@@ -325,7 +329,7 @@ fn check<C>(finding: &Finding<C>) -> Result<()> {
     let times = finding.evidence.iter().map(|evidence| &evidence.time);
     ensure!(times.clone().all(|time| is_time(time)) && times.is_sorted(), "evidence is in time order");
     ensure!(is_time(&finding.since), "since {}", finding.since);
-    ensure!(["opened", "updated", "closed"].contains(&finding.state.as_str()), "state {}", finding.state);
+    ensure!(["opened", "updated", "closed", "left_open"].contains(&finding.state.as_str()), "state {}", finding.state);
     ensure!((finding.state == "closed") == finding.outcome.is_some(), "only a closed finding has an outcome");
     ensure!(finding.owner.is_some() != finding.owner_unavailable.is_some(), "an owner, or why there is none");
     ensure!(

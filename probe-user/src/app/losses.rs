@@ -1,7 +1,21 @@
 use crate::{
     kernel::{HookTotals, Totals},
     model::{Event, Hook, LossPlace, MonoTime},
+    report::HookCount,
 };
+
+/// What the hooks did, for people and records.
+pub(super) fn hook_counts(totals: Option<Totals>) -> Vec<HookCount> {
+    let count = |(hook, HookTotals { seen, emitted, lost, suppressed, missed })| HookCount {
+        hook,
+        seen,
+        emitted,
+        lost,
+        suppressed,
+        missed,
+    };
+    totals.into_iter().flatten().map(count).collect()
+}
 
 /// Tells new losses from those already told: the kernel's counters only grow.
 #[derive(Debug, Default)]
@@ -19,6 +33,11 @@ impl Losses {
 
     pub(super) fn undecodable_total(&self) -> u64 {
         self.undecodable
+    }
+
+    /// The kernel's counters begin anew, with new programs.
+    pub(super) fn begin_anew(&mut self) {
+        self.told.clear();
     }
 
     /// What has been lost since the last call.

@@ -134,8 +134,8 @@ impl<R: Read> Replay<R> {
             unasked: 0,
         });
         let Closing { at, clocks, watched, hooks, undecodable, unasked } = closing;
-        let findings = run.findings.into_vec();
-        let summary = Summary { watched, findings, hooks, undecodable, unasked, risks: None };
+        let (findings, forgotten) = run.findings.finish();
+        let summary = Summary { watched, findings, forgotten, hooks, undecodable, unasked, risks: None };
         Ok(Replayed { summary, at, clocks, coverage: run.coverage, remarks })
     }
 }

@@ -1,3 +1,6 @@
+mod long;
+mod tell;
+
 use std::{future::Future, io, pin::pin, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -5,8 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::{
     clock,
     findings::Findings,
-    losses::Losses,
-    recording::{Intake, Recorded, Recording},
+    losses::{Losses, hook_counts},
+    recording::Intake,
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
@@ -15,12 +18,15 @@ use crate::{
     decode::{Units, decode},
     kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Coverage, Event, LossPlace, MonoTime},
-    recording::{Closing, Input, Opening, SameMoment},
-    report::{HookCount, Summary},
+    recording::SameMoment,
+    report::{Heartbeat, Summary},
     sink::SinkError,
     witness::Witnesses,
 };
 use connprobe_common::abi::SocketRecord;
+use long::Long;
+pub use long::{HEARTBEAT_EVERY, Reload};
+pub use tell::Ended;
 
 /// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
 const READ_EVERY: Duration = Duration::from_millis(50);
@@ -88,13 +94,15 @@ pub enum Change<'a> {
         /// How many.
         count: u64,
     },
-    /// Something was loaded into the kernel that is not observed.
+    /// Something was loaded into the kernel that is not observed, or the programs were attached anew.
     Coverage {
         /// When that was noticed.
         at: MonoTime,
         /// What is observed now.
         coverage: &'a Coverage,
     },
+    /// How the watch does, where it was asked to tell every so often.
+    Heartbeat(Heartbeat),
     /// Nothing new, but time has passed: so many findings so far, so many of them not over.
     Progress {
         /// Findings opened so far.
@@ -140,22 +148,7 @@ pub struct Watch {
     started: MonoTime,
     /// To be looked for at the end.
     risks: Option<RiskLook>,
-}
-
-/// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
-/// kernel each time, which the report need not wait for.
-pub struct Ended {
-    /// What was found.
-    pub summary: Summary,
-    /// When it ended.
-    pub at: MonoTime,
-    /// Both clocks then, where they could be read together.
-    pub clocks: Option<SameMoment>,
-    /// What became of the recording, where one was asked for.
-    pub recorded: Option<Recorded>,
-    /// What was observed.
-    pub coverage: Coverage,
-    _programs: Option<Programs>,
+    long: Long,
 }
 
 impl Watch {
@@ -204,6 +197,7 @@ impl Watch {
             findings: Findings::default(),
             started: clock::now(),
             risks: None,
+            long: Long::default(),
         })
     }
 
@@ -216,14 +210,6 @@ impl Watch {
             .as_ref()
             .and_then(|programs| Some(risks::Way::Iterator(programs.probes.idle_scanner()?, programs.units)));
         self.risks = Some(RiskLook { way: by_iterator.unwrap_or(risks::Way::SockDiag), filter, idle_timeout });
-        self
-    }
-
-    /// Records everything from here on that what is told follows from.
-    #[must_use]
-    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
-        recording.put(Input::Opening(Box::new(opening)));
-        self.tracker.recording = Some(recording);
         self
     }
 
@@ -270,20 +256,14 @@ impl Watch {
                     // Its result says when the next is due.
                     scan_due = Instant::now() + LONGEST_SCAN;
                 }
+                due = self.long.next() => self.do_due(due, &mut tell)?,
                 _ = reading.tick() => self.read_ring(),
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
-                        let (at, coverage) = (clock::now(), &self.coverage);
-                        self.tracker.record(|| Input::Coverage { at, coverage: Box::new(coverage.clone()) });
-                        tell(Change::Coverage { at, coverage })?;
+                        self.tell_coverage(&mut tell)?;
                     }
-                    let (findings, open) = self.findings.count();
-                    let clocks = clock::both();
-                    if let Some(clocks) = clocks {
-                        self.tracker.record(|| Input::Clocks(clocks));
-                    }
-                    tell(Change::Progress { findings, open, clocks })?;
+                    self.tell_progress(&mut tell)?;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     // What is on the ring may be what the timer waits for.
@@ -398,26 +378,18 @@ impl Watch {
             Some(look) => Some(look.run().await),
             None => None,
         };
-        let hooks: Vec<_> = totals
-            .into_iter()
-            .flatten()
-            .map(|(hook, totals)| HookCount {
-                hook,
-                seen: totals.seen,
-                emitted: totals.emitted,
-                lost: totals.lost,
-                suppressed: totals.suppressed,
-                missed: totals.missed,
-            })
-            .collect();
+        let (findings, forgotten) = self.findings.finish();
+        let summary = Summary {
+            watched: ended.since(self.started),
+            findings,
+            forgotten,
+            hooks: hook_counts(totals),
+            undecodable: self.losses.undecodable_total(),
+            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
+            risks,
+        };
         let (clocks, at) = (clock::both(), clock::now());
-        let watched = ended.since(self.started);
-        let undecodable = self.losses.undecodable_total();
-        let unasked = u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX);
-        let recorded = self.tracker.recording.take().map(|recording| {
-            recording.finish(Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked })
-        });
-        let summary = Summary { watched, findings: self.findings.into_vec(), hooks, undecodable, unasked, risks };
+        let recorded = self.tracker.finish(at, clocks, &summary);
         Ok(Ended { summary, at, clocks, recorded, coverage: self.coverage, _programs: self.programs })
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments as typed, then as resolved; one file per subcommand; exit codes decided in one place.
 
 mod check;
+mod daemon;
 mod diagnose;
 mod explain;
 mod observe;
@@ -41,6 +42,8 @@ struct Cli {
 enum Command {
     /// Watch for a while and report the connections in limbo
     Diagnose(diagnose::DiagnoseArgs),
+    /// Watch all year as a service, and write what is found to files, sockets and the journal
+    Daemon(daemon::DaemonArgs),
     /// Look for a moment, without privileges and without loading anything, and report the connections in limbo
     Snapshot(snapshot::SnapshotArgs),
     /// Say what can be observed on this kernel, by which mechanism, and what is missing
@@ -181,6 +184,7 @@ pub fn run() -> Exit {
     start_logging(cli.verbose);
     let result = match cli.command {
         Command::Diagnose(args) => diagnose::run(&cli.kernel, args),
+        Command::Daemon(args) => daemon::run(&cli.kernel, &args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Check(args) => check::run(&cli.kernel, &args),
         Command::Explain(args) => explain::run(&args),

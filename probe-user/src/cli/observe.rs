@@ -272,6 +272,8 @@ impl Output {
                 let record = self.recorder.coverage(*at, coverage);
                 self.record(record)?;
             }
+            // Only a daemon asks for them.
+            Change::Heartbeat(_) => {}
             Change::Progress { findings, open, clocks } => {
                 self.follow_wall_clock(*clocks);
                 if let Some(progress) = &self.progress {

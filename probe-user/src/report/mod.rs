@@ -19,7 +19,7 @@ mod wrap;
 
 pub use heartbeat::{Cost, Heartbeat, SinkHealth};
 pub use host::Host;
-pub use summary::{HookCount, Summary};
+pub use summary::{Forgotten, HookCount, Summary};
 pub use wall_clock::WallClock;
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub struct Summary {
     pub watched: Duration,
     /// The latest state of every finding, in the order they were opened.
     pub findings: Vec<Finding>,
+    /// Findings that are not among these, for there were too many, or nobody will read them here.
+    pub forgotten: Forgotten,
     /// What the hooks did.
     pub hooks: Vec<HookCount>,
     /// Records that could not be decoded.
@@ -60,7 +62,36 @@ impl Summary {
 
     /// The highest confidence among the unresolved findings.
     pub fn highest_confidence(&self) -> Option<Confidence> {
-        self.unresolved().map(|finding| finding.ruling.confidence).max()
+        let remembered = self.unresolved().map(|finding| finding.ruling.confidence).max();
+        remembered.max(self.forgotten.highest_confidence)
+    }
+
+    /// How many findings there were, and how many of them are unresolved.
+    pub fn counts(&self) -> (usize, usize) {
+        let Forgotten { findings, unresolved, highest_confidence: _ } = self.forgotten;
+        (self.findings.len() + findings, self.unresolved().count() + unresolved)
+    }
+}
+
+/// What is known of findings that are not remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// How many.
+    pub findings: usize,
+    /// How many of them somebody has to act on.
+    pub unresolved: usize,
+    /// The highest confidence among those.
+    pub highest_confidence: Option<Confidence>,
+}
+
+impl Forgotten {
+    /// One more.
+    pub fn add(&mut self, finding: &Finding) {
+        self.findings += 1;
+        if !is_resolved(finding) {
+            self.unresolved += 1;
+            self.highest_confidence = self.highest_confidence.max(Some(finding.ruling.confidence));
+        }
     }
 }
 

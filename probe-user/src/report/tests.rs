@@ -147,7 +147,8 @@ fn summary(findings: Vec<Finding>) -> Summary {
     let count = |hook| HookCount { hook, seen: 0, emitted: 0, lost: 0, suppressed: 0, missed: 0 };
     let mut hooks = Hook::ALL.map(count).to_vec();
     hooks[1] = HookCount { hook: Hook::TcpRetransmitSkb, seen: 12, emitted: 8, lost: 4, suppressed: 0, missed: 0 };
-    Summary { watched: Duration::from_secs(30), findings, hooks, undecodable: 0, unasked: 0, risks: None }
+    let (watched, forgotten) = (Duration::from_secs(30), Forgotten::default());
+    Summary { watched, findings, forgotten, hooks, undecodable: 0, unasked: 0, risks: None }
 }
 
 #[test]

@@ -181,6 +181,7 @@ impl Sinks {
         let thread = thread::Builder::new().name(format!("sink {}", spec.name()));
         thread
             .spawn(move || {
+                give_up_capabilities();
                 work();
                 drop(ending);
             })
@@ -221,6 +222,15 @@ impl Sinks {
         let until = Instant::now() + LAST_LINES;
         for sink in running {
             let _ = sink.alive.recv_timeout(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// What a sink may do is what its user may: it looks into nothing.
+fn give_up_capabilities() {
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+        if let Err(error) = caps::clear(None, set) {
+            tracing::debug!(%error, "a sink's thread keeps its capabilities");
         }
     }
 }

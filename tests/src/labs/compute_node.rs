@@ -23,7 +23,7 @@ pub struct ComputeNode {
     pub network: Netns,
     /// `10.81.0.1`.
     pub server: Netns,
-    _switch: OpenVswitch,
+    switch: OpenVswitch,
 }
 
 impl ComputeNode {
@@ -72,7 +72,7 @@ impl ComputeNode {
                 zone = Self::ZONE
             ),
         )?;
-        Ok(Self { machine, node, network, server, _switch: switch })
+        Ok(Self { machine, node, network, server, switch })
     }
 
     /// The tunnel's virtual network.
@@ -97,6 +97,14 @@ impl ComputeNode {
     /// With the message of `nft`.
     pub fn mend_fins(&self) -> Result<()> {
         self.network.nft("delete table inet mangle\n")
+    }
+
+    /// What Open vSwitch's daemon answers to the words of `ovs-appctl`.
+    ///
+    /// # Errors
+    /// With its message.
+    pub fn ask_switch(&self, words: &str) -> Result<String> {
+        self.switch.ask(words)
     }
 
     /// A server's address with this port.

@@ -7,6 +7,7 @@ mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
 mod coverage;
+mod daemon;
 mod drop_place;
 mod forwarded;
 mod forwarded_handshake;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),
+        daemon::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

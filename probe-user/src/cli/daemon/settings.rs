@@ -2,7 +2,7 @@
 //! variable, and that for more than the file.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -138,6 +138,23 @@ impl Settings {
     }
 }
 
+impl fmt::Display for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| if items.is_empty() { "all".to_owned() } else { items.join(", ") };
+        let Filter { netns, ports, peers } = &self.filter;
+        writeln!(f, "  network namespaces  {}", netns.map_or("all".to_owned(), |inode| inode.to_string()))?;
+        writeln!(f, "  ports               {}", list(ports.iter().map(ToString::to_string).collect()))?;
+        writeln!(f, "  peers               {}", list(peers.iter().map(ToString::to_string).collect()))?;
+        let scan = self.scan_every.map_or("never".to_owned(), |time| humantime::format_duration(time).to_string());
+        writeln!(f, "  scan every          {scan}")?;
+        writeln!(f, "  heartbeat every     {}", humantime::format_duration(self.heartbeat_every))?;
+        for sink in &self.sinks {
+            writeln!(f, "  sink                {sink}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Written as text: what it must look like is said by the type.
 fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
@@ -165,7 +182,9 @@ mod tests {
 
     #[test]
     fn a_flag_counts_for_more_than_the_file_and_the_file_for_more_than_the_default() {
-        let file = read("ports = [5672, 443]\nscan_every = \"10s\"\nfile = \"/var/log/connprobe/events\"\nstdout = true\n").unwrap();
+        let file =
+            read("ports = [5672, 443]\nscan_every = \"10s\"\nfile = \"/var/log/connprobe/events\"\nstdout = true\n")
+                .unwrap();
         let flags = Settings { scan_every: Some("never".parse().unwrap()), ..Settings::default() };
         let resolved = flags.or(file).resolve().unwrap();
         assert_eq!((resolved.scan_every, resolved.heartbeat_every), (None, HEARTBEAT_EVERY));

@@ -48,10 +48,11 @@ pub struct HookCountBody {
 
 impl SummaryBody {
     pub(super) fn new(summary: &Summary) -> Self {
+        let (findings, unresolved) = summary.counts();
         Self {
             watched_seconds: summary.watched.as_secs_f64(),
-            findings: summary.findings.len(),
-            unresolved: summary.unresolved().count(),
+            findings,
+            unresolved,
             highest_confidence: summary.highest_confidence().map(crate::judge::Confidence::name),
             lost: summary.lost(),
             undecodable: summary.undecodable,

@@ -112,15 +112,22 @@ fn flood(test: &TestContext) -> Result<()> {
     Ok(())
 }
 
-/// The SYNs of hosts that do not answer: 250 handshakes, whose SYN-ACKs the server repeats after 1, 3 and 7 s.
+/// For nine seconds, SYNs of more hosts than are remembered, again and again in another order, so that each is remembered for more than one.
 fn flood_server(lab: &Routed) -> Result<()> {
+    /// A prime: multiples of each number below it are another order of them all.
+    const HOSTS: usize = 127;
     // Nobody is there to answer the SYN-ACKs with a reset.
     lab.router.nft(
         "table inet forged { chain forward { type filter hook forward priority 0; ip daddr 10.77.9.0/24 drop; }; }\n",
     )?;
     lab.router.ip("route add 10.77.9.0/24 via 10.77.1.1\n")?;
-    let forged = (1..=250u8).flat_map(|host| [(Ipv4Addr::new(10, 77, 9, host), 1_000 + u16::from(host)); 2]);
-    send_syns(&lab.client, forged)
+    for round in 1..=15 {
+        let hosts = (1..HOSTS).filter_map(|index| u8::try_from(index * round % HOSTS).ok());
+        send_syns(&lab.client, hosts.map(|host| (Ipv4Addr::new(10, 77, 9, host), 1_000)))?;
+        // The kernel answers the copy of a SYN twice a second at most (`tcp_invalid_ratelimit`).
+        sleep(Duration::from_millis(600));
+    }
+    Ok(())
 }
 
 fn flood_beside_a_case(test: &TestContext) -> Result<()> {
@@ -129,7 +136,7 @@ fn flood_beside_a_case(test: &TestContext) -> Result<()> {
     lab.server.sysctl("net.ipv4.tcp_syncookies", "0")?;
     let (server, _client) = connect(&lab, &Options::default())?;
     // Fewer than the flood has handshakes.
-    let probe = watch(&lab.server, &["--scan-every", "never", "--test-suspects", "64"])?;
+    let probe = watch(&lab.server, &["--scan-every", "never", "--test-suspects", "96"])?;
     lab.router.nft(
         "table inet lost { chain forward { type filter hook forward priority 0; ip daddr 10.77.1.1 meta l4proto tcp drop; }; }\n",
     )?;
@@ -141,8 +148,8 @@ fn flood_beside_a_case(test: &TestContext) -> Result<()> {
     )?;
     let flooded_at = now_wall_seconds()?;
     flood_server(&lab)?;
-    // The next retransmissions come 3.2 and 6.4 s after the one that opened the case.
-    sleep(Duration::from_secs(10));
+    // Meanwhile it was sent again twice, 3.2 and 9.6 s after the finding.
+    sleep(Duration::from_secs(2));
     server.command("abort")?;
     let closed = finding(&probe, "closed", SOON)?;
     let (_, records) = stop(probe)?;

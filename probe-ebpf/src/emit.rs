@@ -204,7 +204,7 @@ pub fn drop_event(drop: &Drop, segment: Segment) {
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
     let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
-    if !filter::passes(&tuple) || drop.part == Part::Other && !limit::take_from_suspect(&tuple, now_ns) {
+    if !filter::passes_packet(&tuple) || drop.part == Part::Other && !limit::take_from_suspect(&tuple, now_ns) {
         return;
     }
     if drop.part != Part::Other && !limit::take(budget, now_ns) {
@@ -279,7 +279,7 @@ pub fn invalid_event(invalid: &Invalid, segment: Segment, is_reset: bool) {
     let ingress_ifindex: u32 = invalid.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
     let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
-    if !filter::passes(&tuple) {
+    if !filter::passes_packet(&tuple) {
         return;
     }
     if !limit::take(budget, now_ns) {

@@ -1,7 +1,14 @@
 use crate::{
     kernel::{HookTotals, Totals},
     model::{Event, Hook, LossPlace, MonoTime},
+    report::HookCount,
 };
+
+/// A hook's counters as the summary has them.
+pub(super) const fn hook_count(hook: Hook, totals: &HookTotals) -> HookCount {
+    let HookTotals { seen, emitted, lost, suppressed, missed } = *totals;
+    HookCount { hook, seen, emitted, lost, suppressed, missed }
+}
 
 /// Tells new losses from those already told: the kernel's counters only grow.
 #[derive(Debug, Default)]

@@ -5,16 +5,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::{
     clock,
     findings::Findings,
-    losses::Losses,
+    losses::{Losses, hook_count},
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
     case::{Finding, Output, Tracker},
     decode::{Units, decode},
+    judge::Verdict,
     kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Coverage, Event, LossPlace, MonoTime},
-    report::{HookCount, Summary},
+    report::Summary,
     sink::SinkError,
     witness::Witnesses,
 };
@@ -204,6 +205,12 @@ impl Watch {
         self
     }
 
+    /// Tells only these connections with these verdicts; an empty list means all.
+    #[must_use]
+    pub fn telling_only(self, filter: Filter, verdicts: Vec<Verdict>) -> Self {
+        Self { findings: Findings::only(filter, verdicts), ..self }
+    }
+
     /// What is observed.
     pub const fn coverage(&self) -> &Coverage {
         &self.coverage
@@ -337,9 +344,11 @@ impl Watch {
                     self.tracker.put_back(question);
                     break;
                 }
-                Output::Finding(finding) => {
-                    tell(Change::Finding(&finding))?;
-                    self.findings.take(*finding);
+                Output::Finding(mut finding) => {
+                    if self.findings.wants(&mut finding) {
+                        tell(Change::Finding(&finding))?;
+                        self.findings.take(*finding);
+                    }
                 }
             }
         }
@@ -372,18 +381,7 @@ impl Watch {
         let summary = Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
-            hooks: totals
-                .into_iter()
-                .flatten()
-                .map(|(hook, totals)| HookCount {
-                    hook,
-                    seen: totals.seen,
-                    emitted: totals.emitted,
-                    lost: totals.lost,
-                    suppressed: totals.suppressed,
-                    missed: totals.missed,
-                })
-                .collect(),
+            hooks: totals.into_iter().flatten().map(|(hook, totals)| hook_count(hook, &totals)).collect(),
             undecodable: self.losses.undecodable_total(),
             unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
             risks,

@@ -254,6 +254,10 @@ pub struct DropRecord {
     pub headers: [u8; MAX_HEADERS_BYTES],
     /// By which calls the kernel got there: return addresses, the innermost first; 0 behind the last.
     pub stack: [u64; MAX_STACK_FRAMES],
+    /// Of one that came in: the address of the link layer it is for, where that is Ethernet; else other bytes before the IP header, or zeros.
+    pub destination_mac: [u8; 6],
+    /// Always zero.
+    pub padding_2: [u8; 2],
 }
 
 /// How many return addresses are kept: from a rule of nftables to the function that received the packet there are at most eight, and
@@ -280,7 +284,9 @@ const _: () = {
     assert!(offset_of!(DropRecord, padding) == 44);
     assert!(offset_of!(DropRecord, headers) == 48);
     assert!(offset_of!(DropRecord, stack) == 176);
-    assert!(size_of::<DropRecord>() == 272);
+    assert!(offset_of!(DropRecord, destination_mac) == 272);
+    assert!(offset_of!(DropRecord, padding_2) == 278);
+    assert!(size_of::<DropRecord>() == 280);
 };
 
 /// How many bytes are kept of the text by which connection tracking says why a packet is invalid; the longest of 6.18 has 62.

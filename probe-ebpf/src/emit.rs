@@ -175,7 +175,7 @@ pub enum Part {
     Reset,
     /// A SYN-ACK, or a SYN that came by an unexpected interface, begins it.
     Beginning,
-    /// Anything else: told only of connections under suspicion.
+    /// Anything else: told of connections under suspicion, and where it is dropped again and again.
     Other,
 }
 
@@ -184,9 +184,6 @@ pub enum Part {
 pub fn drop_event(drop: &Drop, segment: Segment) {
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if drop.part == Part::Other && !limit::has_suspects(now_ns) {
-        return;
-    }
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };
@@ -204,7 +201,10 @@ pub fn drop_event(drop: &Drop, segment: Segment) {
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
     let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
-    if !filter::passes_packet(&tuple) || drop.part == Part::Other && !limit::take_from_suspect(&tuple, now_ns) {
+    // A socket of this host that has sent it sends it again, and is told of then.
+    if !filter::passes_packet(&tuple)
+        || drop.part == Part::Other && !limit::take_from_dropped(&tuple, now_ns, ingress_ifindex != 0)
+    {
         return;
     }
     if drop.part != Part::Other && !limit::take(budget, now_ns) {
@@ -340,6 +340,7 @@ fn fill_packet(record: &mut DropRecord, skb: Address, segment: Segment, headers_
         Some(connection) => u8::from(connection & !7 != 0),
         None => UNKNOWN,
     };
+    record.destination_mac = segment.destination_mac(record.ingress_ifindex);
     // The compiler knows that this is below the mask and leaves it out; the verifier of 6.1 does not.
     let bytes = black_box(headers_bytes) & (MAX_HEADERS_BYTES as u64 - 1);
     // SAFETY: writes at most `bytes`, which the array has room for; the helper checks the source itself.

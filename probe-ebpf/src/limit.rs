@@ -13,12 +13,18 @@ const MAX_WATCHED: u32 = 16_384;
 /// Events a second from one connection beside retransmission timeouts, which the kernel itself spaces out by backing off.
 /// A connection that ends makes at most six.
 const PER_CONNECTION_PER_SECOND: u32 = 8;
+/// The same of one of which only that is known.
+const PER_STRAY_PER_SECOND: u32 = 2;
 /// Established connections of which any dropped segment is told. About 2 MB of kernel memory; user space may set another number before
 /// loading.
 const MAX_SUSPECTS: u32 = 16_384;
 /// The same of connections that are not established yet. A flood of handshakes that are repeated pushes out its own in some seconds, and
 /// none that is established.
 const MAX_EMBRYONIC: u32 = 4_096;
+
+/// Connections of which nothing is known but that a packet filter drops what they send: about half a megabyte of kernel memory. The
+/// budget of looks lets through what fills it in a second; until then a sender has sent again.
+const MAX_STRAYS: u32 = 4_096;
 
 /// A connection stays under that suspicion for so long after its latest event: longer than the longest wait between two timeouts
 /// (`TCP_RTO_MAX`).
@@ -133,18 +139,50 @@ fn note(suspects: &LruHashMap<Tuple, Suspect>, tuple: &Tuple, now_ns: u64) {
     }
 }
 
-/// Whether there is any such connection: without one, no dropped segment need be looked at for its own sake.
+/// Whether there is any such connection.
 #[inline(always)]
-pub fn has_suspects(now_ns: u64) -> bool {
+fn has_suspects(now_ns: u64) -> bool {
     match LATEST_SUSPECT_NS.get(0) {
         Some(&latest_ns) => latest_ns != 0 && now_ns.wrapping_sub(latest_ns) < SUSPECT_FOR_NS,
         None => false,
     }
 }
 
-/// Whether a dropped segment of the connection is to be told, and if so, takes it from the connection's budget.
+/// What was dropped of connections that are under no suspicion, keyed as [`SUSPECTS`].
+#[map]
+static STRAYS: LruHashMap<Tuple, Suspect> = LruHashMap::with_max_entries(MAX_STRAYS, 0);
+
+/// Whether a dropped segment that neither begins nor ends its connection is to be told, and if so, takes it from the connection's
+/// budget: of a connection under suspicion any; of one that this host may forward, where a packet filter drops what it sends, from the
+/// second on, for a stray comes once.
 #[inline(never)]
-pub fn take_from_suspect(tuple: &Tuple, now_ns: u64) -> bool {
+pub fn take_from_dropped(tuple: &Tuple, now_ns: u64, may_be_forwarded: bool) -> bool {
+    if has_suspects(now_ns) && take_from_suspect(tuple, now_ns) {
+        return true;
+    }
+    if !may_be_forwarded {
+        return false;
+    }
+    match STRAYS.get_ptr_mut(tuple) {
+        Some(stray) => {
+            // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one.
+            let stray = unsafe { &mut *stray };
+            let is_repeated = now_ns.wrapping_sub(stray.latest_ns) < SUSPECT_FOR_NS;
+            stray.latest_ns = now_ns;
+            is_repeated
+                && stray.budget.take(now_ns, SECOND_NS, PER_STRAY_PER_SECOND)
+                && take(PerCpu::RepeatedDrops, now_ns)
+        }
+        None => {
+            let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
+            let _ = STRAYS.insert(tuple, &Suspect { budget, latest_ns: now_ns }, 0);
+            false
+        }
+    }
+}
+
+#[inline(always)]
+fn take_from_suspect(tuple: &Tuple, now_ns: u64) -> bool {
     let suspect = match SUSPECTS.get_ptr_mut(tuple) {
         Some(suspect) => Some(suspect),
         None => EMBRYONIC.get_ptr_mut(tuple),
@@ -224,6 +262,8 @@ pub enum PerCpu {
     DroppedHandshakes,
     /// Other dropped segments of which it is looked up whether their connection is under suspicion.
     LookedUpDrops,
+    /// Those that are told of connections of which nothing else is known.
+    RepeatedDrops,
     /// FINs that connection tracking holds for invalid.
     InvalidFins,
     /// RSTs that connection tracking holds for invalid.
@@ -243,6 +283,7 @@ impl PerCpu {
             Self::DroppedFins
             | Self::DroppedResets
             | Self::DroppedHandshakes
+            | Self::RepeatedDrops
             | Self::InvalidFins
             | Self::InvalidResets => 20,
         }

@@ -21,6 +21,9 @@ const TCP_FLAGS: u64 = 13;
 
 const PROTOCOL_TCP: u8 = 6;
 
+/// The length of an Ethernet header.
+const ETHERNET_BYTES: u64 = 14;
+
 /// The flags of a TCP header.
 pub mod flag {
     pub const FIN: u8 = 1;
@@ -98,6 +101,16 @@ impl Segment {
     #[inline(always)]
     pub fn start(self) -> u64 {
         self.network
+    }
+
+    /// The address that the frame is for, where the link layer is Ethernet: its header of 14 bytes begins with it, and ends where the IP
+    /// header begins. A tag of a VLAN is kept apart from the packet (`skb_vlan_untag`). Zeros of one that came in by no interface.
+    #[inline(always)]
+    pub fn destination_mac(self, ingress_ifindex: u32) -> [u8; 6] {
+        match ingress_ifindex {
+            0 => [0; 6],
+            _ => load(self.network - ETHERNET_BYTES).unwrap_or_default(),
+        }
     }
 
     /// Bytes of both headers together.

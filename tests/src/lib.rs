@@ -21,6 +21,8 @@ pub mod link;
 mod netlink;
 pub mod netns;
 mod offload;
+mod openvswitch;
+pub mod padded;
 pub mod peer;
 pub mod probe;
 mod registry;

@@ -17,6 +17,13 @@ const NLA_F_NESTED: u16 = 1 << 15;
 const RTM_NEWLINK: u16 = 16;
 const IFF_UP: u32 = 1;
 
+const GENL_ID_CTRL: u16 = 0x10;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+
+/// Bytes of `struct genlmsghdr`.
+const GENERIC_HEADER_LENGTH: usize = 4;
 /// Bytes of `struct nlmsghdr`.
 const HEADER_LENGTH: usize = 16;
 /// Bytes of the largest answer read here.
@@ -97,8 +104,26 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The number of a family of generic netlink; the kernel loads the module it belongs to, if it has it (`linux/genetlink.h`).
+    pub(crate) fn generic_family(&self, name: &str) -> Result<u16> {
+        let query = Body::new(&generic_header(CTRL_CMD_GETFAMILY)).text(CTRL_ATTR_FAMILY_NAME, name)?;
+        let answers = self.request(GENL_ID_CTRL, &query).with_context(|| format!("no generic netlink of {name}"))?;
+        let family = answers.iter().find_map(|answer| {
+            let found = attributes(answer.get(GENERIC_HEADER_LENGTH..)?);
+            found.iter().find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID).and_then(|(_, payload)| u16_at(payload, 0))
+        });
+        family.with_context(|| format!("the kernel does not number {name}"))
+    }
+}
+
+/// `struct genlmsghdr`: command, version 1, two reserved bytes.
+pub(crate) fn generic_header(command: u8) -> [u8; GENERIC_HEADER_LENGTH] {
+    [command, 1, 0, 0]
+}
+
 /// The attributes in some bytes: kind (without flags) and payload.
-pub(crate) fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
+fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     let mut attributes = Vec::new();
     while let (Some(length), Some(kind)) = (u16_at(bytes, 0), u16_at(bytes, 2))
         && let Some(payload) = bytes.get(4..usize::from(length))
@@ -110,7 +135,7 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
 }
 
 /// Two bytes as a number.
-pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     let bytes = bytes.get(offset..)?.first_chunk()?;
     Some(u16::from_ne_bytes(*bytes))
 }

@@ -1,17 +1,12 @@
 //! Checksum offload off, by generic netlink: the `ethtool` program is missing on many hosts.
 //!
-//! Numbers are those of `linux/genetlink.h` and `linux/ethtool_netlink.h`.
+//! Numbers are those of `linux/ethtool_netlink.h`.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{Body, Connection, attributes, u16_at};
+use crate::netlink::{Body, Connection, generic_header};
 use crate::netns::Netns;
-
-const GENL_ID_CTRL: u16 = 0x10;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_ID: u16 = 1;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
 const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
 const ETHTOOL_A_HEADER_DEV_NAME: u16 = 2;
@@ -20,9 +15,6 @@ const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
-
-/// Bytes of `struct genlmsghdr`.
-const GENERIC_HEADER_LENGTH: usize = 4;
 
 /// What `ethtool -K DEVICE tx off` switches off.
 const CHECKSUM_FEATURES: [&str; 5] =
@@ -41,13 +33,7 @@ impl Netns {
 
 fn switch_off(device: &str) -> Result<()> {
     let connection = Connection::open(SockProtocol::NetlinkGeneric)?;
-    let query = Body::new(&generic_header(CTRL_CMD_GETFAMILY)).text(CTRL_ATTR_FAMILY_NAME, "ethtool")?;
-    let answers = connection.request(GENL_ID_CTRL, &query).context("no ethtool netlink")?;
-    let family = answers.iter().find_map(|answer| {
-        let found = attributes(answer.get(GENERIC_HEADER_LENGTH..)?);
-        found.iter().find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID).and_then(|(_, payload)| u16_at(payload, 0))
-    });
-    let family = family.ok_or_else(|| anyhow!("the kernel does not number ethtool netlink"))?;
+    let family = connection.generic_family("ethtool")?;
 
     let mut bits = Body::default();
     for name in CHECKSUM_FEATURES {
@@ -58,9 +44,4 @@ fn switch_off(device: &str) -> Result<()> {
         .nested(ETHTOOL_A_FEATURES_HEADER, &Body::default().text(ETHTOOL_A_HEADER_DEV_NAME, device)?)?
         .nested(ETHTOOL_A_FEATURES_WANTED, &Body::default().nested(ETHTOOL_A_BITSET_BITS, &bits)?)?;
     connection.request(family, &request).map(drop)
-}
-
-/// `struct genlmsghdr`: command, version 1, two reserved bytes.
-fn generic_header(command: u8) -> [u8; GENERIC_HEADER_LENGTH] {
-    [command, 1, 0, 0]
 }

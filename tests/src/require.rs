@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 use crate::facts::KernelFacts;
 use crate::lab::Lab;
 use crate::netns::Netns;
+use crate::openvswitch;
 use crate::probe::Probe;
 use crate::registry::lock;
 use crate::server;
@@ -57,6 +58,8 @@ pub enum Requirement {
     Attaching(Mechanism),
     /// Real server programs are there.
     Servers,
+    /// Open vSwitch's programs are there, and the kernel has its datapath and Geneve tunnels.
+    OpenVswitch,
     /// The kernel is one of the matrix, in a guest.
     Guest,
 }
@@ -102,6 +105,9 @@ impl Requirement {
             Self::Attaching(Mechanism::Fentry) => "needs trampolines at functions (fentry)",
             Self::Attaching(Mechanism::Kprobe) => "needs kprobes",
             Self::Servers => "needs HAProxy and nginx, which `cargo xtask test` unpacks",
+            Self::OpenVswitch => {
+                "needs Open vSwitch, which `cargo xtask test` unpacks, and a kernel with its datapath and Geneve tunnels"
+            }
             Self::Guest => "needs a guest of the kernel matrix",
         }
     }
@@ -134,6 +140,13 @@ impl Requirement {
             }
             Self::Attaching(Mechanism::Kprobe) => ensure!(has_kprobes(), ""),
             Self::Servers => server::check()?,
+            Self::OpenVswitch => {
+                openvswitch::check()?;
+                in_namespace(|netns| {
+                    netns.ip("link add name try0 type geneve id 7 remote 192.0.2.1\n")?;
+                    netns.run(openvswitch::check_kernel)?
+                })?;
+            }
             Self::Guest => ensure!(is_guest(), ""),
         }
         Ok(())
@@ -158,6 +171,7 @@ impl Requirement {
             Self::Guest | Self::SendResult => !is_guest(),
             // They are unpacked for this architecture alone.
             Self::Servers => cfg!(not(target_arch = "x86_64")),
+            Self::OpenVswitch => cfg!(not(target_arch = "x86_64")) || !is_guest(),
             Self::Attaching(mechanism @ (Mechanism::Fentry | Mechanism::Kprobe)) => std::env::var(GUEST_VARIABLE)
                 .map_or(true, |kernel| KernelFacts::committed(&kernel).is_ok_and(|facts| !facts.offers(mechanism))),
             Self::Root

@@ -16,16 +16,26 @@ fn tree() -> Result<PathBuf> {
     Ok(target.join("servers/root"))
 }
 
-/// Whether they can be started.
+/// Whether HAProxy and nginx can be started.
 ///
 /// # Errors
 /// When they are not there.
 pub fn check() -> Result<()> {
+    check_programs(&["usr/sbin/haproxy", "usr/sbin/nginx"])
+}
+
+/// Whether these programs of the tree can be started.
+pub(crate) fn check_programs(programs: &[&str]) -> Result<()> {
     let tree = tree()?;
-    for program in ["usr/sbin/haproxy", "usr/sbin/nginx", LOADER] {
+    for program in programs.iter().chain([&LOADER]) {
         ensure!(tree.join(program).exists(), "there is no {}", tree.join(program).display());
     }
     Ok(())
+}
+
+/// Where a file of the tree is.
+pub(crate) fn file(path: &str) -> Result<PathBuf> {
+    Ok(tree()?.join(path))
 }
 
 /// The loader of the tree: with its own libraries the programs run on any distribution.
@@ -64,13 +74,20 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 fn start(netns: &Netns, program: &str, arguments: &[&Path]) -> Result<ManagedChild> {
-    let tree = tree()?;
-    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| tree.join(path));
-    let libraries = env::join_paths(libraries).context("a path with a colon")?;
-    let mut command = Command::new(tree.join(LOADER));
-    command.arg("--library-path").arg(libraries).arg(tree.join(program)).args(arguments);
+    let mut command = command(program)?;
+    command.args(arguments);
     netns.spawn({
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     })
+}
+
+/// A command that starts a program of the tree with the tree's own libraries.
+pub(crate) fn command(program: &str) -> Result<Command> {
+    let tree = tree()?;
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| tree.join(path));
+    let libraries = env::join_paths(libraries).context("a path with a colon")?;
+    let mut command = Command::new(tree.join(LOADER));
+    command.arg("--library-path").arg(libraries).arg(tree.join(program));
+    Ok(command)
 }

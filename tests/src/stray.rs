@@ -15,6 +15,10 @@ pub enum Stray {
     Fin,
     /// A RST.
     Reset,
+    /// The answer to a SYN.
+    SynAck,
+    /// An acknowledgment without data.
+    Ack,
 }
 
 impl Netns {
@@ -36,12 +40,10 @@ fn send(from: SocketAddrV4, to: SocketAddrV4, what: Stray) -> Result<()> {
 
 fn header(from: SocketAddrV4, to: SocketAddrV4, what: Stray) -> Result<Vec<u8>> {
     let mut header = TcpHeader::new(from.port(), to.port(), 0x1234_5678, 256);
-    match what {
-        Stray::Fin => {
-            (header.fin, header.ack) = (true, true);
-            header.acknowledgment_number = 0x0bad_cafe;
-        }
-        Stray::Reset => header.rst = true,
+    (header.fin, header.syn) = (matches!(what, Stray::Fin), matches!(what, Stray::SynAck));
+    (header.rst, header.ack) = (matches!(what, Stray::Reset), !matches!(what, Stray::Reset));
+    if header.ack {
+        header.acknowledgment_number = 0x0bad_cafe;
     }
     header.checksum = header.calc_checksum_ipv4_raw(from.ip().octets(), to.ip().octets(), &[])?;
     Ok(header.to_bytes().to_vec())

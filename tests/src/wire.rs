@@ -5,14 +5,19 @@
 
 mod coverage;
 mod forwarded;
+mod heartbeat;
 mod risk;
 
-use anyhow::{Context as _, Result, ensure};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use jsonschema::Validator;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use coverage::{Coverage, Hook, MissingField, Module, Scan, SelfTest};
 pub use forwarded::{End, ForwardedConnection, Port, PortOwner, Translated};
+pub use heartbeat::{Cost, Heartbeat, Sink};
 pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -231,6 +236,7 @@ pub enum Body {
     Coverage(Coverage),
     Loss(Loss),
     Risk(Box<Risk>),
+    Heartbeat(Heartbeat),
     Summary(Summary),
 }
 
@@ -248,7 +254,19 @@ pub struct Record {
 /// # Errors
 /// When it is not exactly what the contract says.
 pub fn read(record: &Value) -> Result<Record> {
-    read_parts(record).with_context(|| format!("in the record {record}"))
+    follows_schema(record).and_then(|()| read_parts(record)).with_context(|| format!("in the record {record}"))
+}
+
+/// Holds it against the committed JSON Schema.
+fn follows_schema(record: &Value) -> Result<()> {
+    static SCHEMA: OnceLock<Result<Validator, String>> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(|| {
+        let text = include_str!("../../docs/schema/connprobe-1.schema.json");
+        let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        jsonschema::options().should_validate_formats(true).build(&schema).map_err(|error| error.to_string())
+    });
+    let schema = schema.as_ref().map_err(|error| anyhow!("the committed schema is none: {error}"))?;
+    schema.validate(record).map_err(|error| anyhow!("against the schema, at {}: {error}", error.instance_path))
 }
 
 fn read_parts(record: &Value) -> Result<Record> {
@@ -270,6 +288,7 @@ fn read_parts(record: &Value) -> Result<Record> {
         "coverage" => Body::Coverage(serde_json::from_value(rest)?),
         "loss" => Body::Loss(serde_json::from_value(rest)?),
         "risk" => Body::Risk(Box::new(serde_json::from_value(rest)?)),
+        "heartbeat" => Body::Heartbeat(serde_json::from_value(rest)?),
         "summary" => Body::Summary(serde_json::from_value(rest)?),
         other => anyhow::bail!("type {other}"),
     };
@@ -283,7 +302,7 @@ fn read_parts(record: &Value) -> Result<Record> {
             check(finding)?;
         }
         Body::Risk(risk) => check_risk(risk)?,
-        Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => {}
+        Body::Coverage(_) | Body::Loss(_) | Body::Heartbeat(_) | Body::Summary(_) => {}
     }
     Ok(Record { time, host, seq, body })
 }
@@ -310,7 +329,7 @@ fn check<C>(finding: &Finding<C>) -> Result<()> {
     let times = finding.evidence.iter().map(|evidence| &evidence.time);
     ensure!(times.clone().all(|time| is_time(time)) && times.is_sorted(), "evidence is in time order");
     ensure!(is_time(&finding.since), "since {}", finding.since);
-    ensure!(["opened", "updated", "closed"].contains(&finding.state.as_str()), "state {}", finding.state);
+    ensure!(["opened", "updated", "closed", "left_open"].contains(&finding.state.as_str()), "state {}", finding.state);
     ensure!((finding.state == "closed") == finding.outcome.is_some(), "only a closed finding has an outcome");
     ensure!(finding.owner.is_some() != finding.owner_unavailable.is_some(), "an owner, or why there is none");
     ensure!(
@@ -338,23 +357,64 @@ fn check_risk(risk: &Risk) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
     use super::*;
+
+    fn names(schema: &Value, names: &mut BTreeSet<String>) {
+        match schema {
+            Value::Object(fields) => {
+                if let Some(Value::Object(properties)) = fields.get("properties") {
+                    names.extend(properties.keys().cloned());
+                }
+                fields.values().for_each(|field| self::names(field, names));
+            }
+            Value::Array(items) => items.iter().for_each(|item| self::names(item, names)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_schema_is_in_the_manual() {
+        let schema = serde_json::from_str(include_str!("../../docs/schema/connprobe-1.schema.json")).unwrap();
+        let manual = include_str!("../../docs/events.md");
+        let mut fields = BTreeSet::new();
+        names(&schema, &mut fields);
+        assert!(fields.len() > 100, "{fields:?}");
+        let missing: Vec<_> = fields.iter().filter(|name| !manual.contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "docs/events.md does not speak of {missing:?}");
+    }
+
+    #[test]
+    fn a_record_that_is_not_as_the_contract_says_is_refused() {
+        let host = json!({ "name": "a", "machine_id": null, "boot_id": "00000000-0000-0000-0000-000000000007" });
+        let loss = json!({
+            "schema": "connprobe/1", "type": "loss", "time": "2026-11-20T21:24:14.000000000Z", "host": host, "seq": 1,
+            "place": "ring", "hook": "tcp_retransmit_skb", "count": 4
+        });
+        read(&loss).unwrap();
+        let mut more = loss.clone();
+        more["more"] = 1.into();
+        assert!(read(&more).is_err(), "no field may be added unnoticed");
+        for (field, value) in [
+            ("place", json!("elsewhere")),
+            ("count", json!("4")),
+            ("time", json!("yesterday")),
+            ("type", json!("finding")),
+            ("schema", json!("connprobe/2")),
+            ("hook", json!(null)),
+        ] {
+            let mut wrong = loss.clone();
+            wrong[field] = value.clone();
+            assert_eq!(read(&wrong).is_ok(), field == "hook", "{field}: {value}");
+        }
+    }
 
     #[test]
     fn times_have_one_shape() {
         assert!(is_time("2026-11-20T21:24:01.123456789Z"));
         assert!(!is_time("2026-11-20T21:24:01.123Z") && !is_time("2026-11-20 21:24:01.123456789Z"));
-    }
-
-    #[test]
-    fn an_unknown_field_is_refused() {
-        let mut record = serde_json::json!({
-            "schema": "connprobe/1", "type": "loss", "time": "2026-11-20T21:24:01.123456789Z",
-            "host": { "name": "h", "machine_id": null, "boot_id": "b" }, "seq": 0,
-            "place": "ring", "hook": "tcp_retransmit_skb", "count": 1,
-        });
-        read(&record).unwrap();
-        record["more"] = 1.into();
-        assert!(read(&record).is_err());
     }
 }

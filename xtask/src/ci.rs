@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{kernels, run, tidy};
+use crate::{generate, kernels, run, tidy};
 
 /// Runs the command.
 pub(crate) fn main(project: &Project) -> Result<ExitCode> {
@@ -17,6 +17,10 @@ pub(crate) fn main(project: &Project) -> Result<ExitCode> {
     println!("== kernels");
     if !kernels::is_up_to_date(project)? {
         failed.push("kernels");
+    }
+    println!("== generated files");
+    if !generate::is_up_to_date(project)? {
+        failed.push("generated files");
     }
     for (name, mut command) in checks()? {
         println!("== {name}");

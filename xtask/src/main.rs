@@ -15,6 +15,7 @@ mod ci;
 mod debs;
 mod demo;
 mod ebpf;
+mod generate;
 mod kernels;
 mod packages;
 mod project;
@@ -46,6 +47,8 @@ enum Task {
     Tidy,
     /// Make a failing connection and let connprobe find it
     Demo(demo::Arguments),
+    /// Write the files that the program itself describes, or check them
+    Generate(generate::Arguments),
     /// Make the document of what each kernel offers from committed facts, or check it, or renew the facts
     Kernels(kernels::Arguments),
     /// Run the kernel tests, a command or a shell on other kernels, in guests
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::main(&project),
         Task::Tidy => tidy::main(&project),
         Task::Demo(arguments) => demo::main(&project, &arguments),
+        Task::Generate(arguments) => generate::main(&project, &arguments),
         Task::Kernels(arguments) => kernels::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),
     });

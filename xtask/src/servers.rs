@@ -1,14 +1,14 @@
-//! Server programs that make the tests' healthy noise: unpacked below `target/` with all they need, never installed, for an
-//! installed one would be started as a service.
+//! Server programs for the tests: unpacked below `target/` with all they need, never installed, for an installed one would be
+//! started as a service.
 
 use anyhow::{Result, bail};
 
 use crate::debs::Source;
 use crate::packages;
-use crate::project::Project;
+use crate::project::{self, Project};
 use crate::run;
 
-const PACKAGES: [&str; 2] = ["haproxy", "nginx-light"];
+const PACKAGES: [&str; 3] = ["haproxy", "nginx-light", "openvswitch-switch"];
 
 /// Unpacks them where the tests look for them (`tests/src/server.rs`), which skip or fail without. What is there already is kept.
 pub(crate) fn prepare(project: &Project) {
@@ -20,7 +20,10 @@ pub(crate) fn prepare(project: &Project) {
 fn unpack(project: &Project) -> Result<()> {
     let folder = project.target().join("servers");
     let tree = folder.join("root");
-    if tree.exists() {
+    // Names what the tree was made of: one of an earlier list is made anew.
+    let made_of = folder.join("packages");
+    let wanted = PACKAGES.join("\n");
+    if tree.exists() && std::fs::read_to_string(&made_of).is_ok_and(|made_of| made_of == wanted) {
         return Ok(());
     }
     if run::find("apt-get").is_none() {
@@ -31,5 +34,6 @@ fn unpack(project: &Project) -> Result<()> {
         eprintln!("the package lists may be out of date: {reason:#}");
         packages::update_lists()?;
         source.unpack_with_dependencies(&PACKAGES, &tree)
-    })
+    })?;
+    project::write_whole(&made_of, wanted.as_bytes())
 }

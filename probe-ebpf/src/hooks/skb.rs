@@ -25,10 +25,10 @@ use crate::{
 /// Kernel functions `kfree_skb_reason` (`net/core/skbuff.c`), from 5.17, and `sk_skb_reason_drop`, from 6.11; from there also with
 /// the socket it was meant for. Told of: a SYN or a SYN-ACK that came for a synchronized connection, which the kernel answers with
 /// a challenge ACK and drops (`tcp_validate_incoming`, RFC 5961 section 4); and, dropped for one of the reasons in the settings, a FIN,
-/// a RST, a SYN-ACK, a SYN where the reason says so, and any segment of a connection under suspicion. Ordinary: everything else. Blind
-/// spot: packets are dropped in softirq, also while this program runs for another one. Cost of an ordinary one: two comparisons; where
-/// the reason is one of those told of, six reads more. Further a CPU looks only so often in a tenth of a second, and at what neither
-/// begins nor ends a connection only while one is under suspicion.
+/// a RST, a SYN-ACK, a SYN where the reason says so, any segment of a connection under suspicion, and any other that came in from the
+/// second of its connection on. Ordinary: everything else. Blind spot: packets are dropped in softirq, also while this program runs
+/// for another one. Cost of an ordinary one: two comparisons; where the reason is one of those told of, six reads more. Further a CPU
+/// looks only so often in a tenth of a second.
 #[btf_tracepoint(function = "kfree_skb")]
 fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let reason = ctx.arg::<u32>(2);

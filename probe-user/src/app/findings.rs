@@ -24,6 +24,11 @@ impl Findings {
         Self { filter, verdicts, ..Self::default() }
     }
 
+    /// From now on of these connections.
+    pub(super) fn ask_about(&mut self, filter: Filter) {
+        self.filter = filter;
+    }
+
     /// Whether it is to be told. Once told, it is to its end, whatever becomes of it; one that becomes what was asked for is opened then.
     pub(super) fn wants(&self, finding: &mut Finding) -> bool {
         if self.latest.contains_key(&finding.id) {

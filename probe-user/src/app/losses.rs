@@ -4,10 +4,17 @@ use crate::{
     report::HookCount,
 };
 
-/// A hook's counters as the summary has them.
-pub(super) const fn hook_count(hook: Hook, totals: &HookTotals) -> HookCount {
-    let HookTotals { seen, emitted, lost, suppressed, missed } = *totals;
-    HookCount { hook, seen, emitted, lost, suppressed, missed }
+/// What the hooks did, for people and records.
+pub(super) fn hook_counts(totals: Option<Totals>) -> Vec<HookCount> {
+    let count = |(hook, HookTotals { seen, emitted, lost, suppressed, missed })| HookCount {
+        hook,
+        seen,
+        emitted,
+        lost,
+        suppressed,
+        missed,
+    };
+    totals.into_iter().flatten().map(count).collect()
 }
 
 /// Tells new losses from those already told: the kernel's counters only grow.
@@ -26,6 +33,11 @@ impl Losses {
 
     pub(super) fn undecodable_total(&self) -> u64 {
         self.undecodable
+    }
+
+    /// The kernel's counters begin anew, with new programs.
+    pub(super) fn begin_anew(&mut self) {
+        self.told.clear();
     }
 
     /// What has been lost since the last call.

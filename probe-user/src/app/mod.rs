@@ -12,4 +12,4 @@ mod watch;
 pub use host::this_host;
 pub use scan::SCAN_EVERY;
 pub use self_test::self_test;
-pub use watch::{Change, Ended, Watch, WatchError, WatchOptions};
+pub use watch::{Change, Ended, HEARTBEAT_EVERY, Reload, Watch, WatchError, WatchOptions};

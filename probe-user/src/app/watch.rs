@@ -1,3 +1,5 @@
+mod long;
+
 use std::{future::Future, io, pin::pin, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -5,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::{
     clock,
     findings::Findings,
-    losses::{Losses, hook_count},
+    losses::{Losses, hook_counts},
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
@@ -15,11 +17,13 @@ use crate::{
     judge::Verdict,
     kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Coverage, Event, LossPlace, MonoTime},
-    report::Summary,
+    report::{Heartbeat, Summary},
     sink::SinkError,
     witness::Witnesses,
 };
 use connprobe_common::abi::SocketRecord;
+use long::Long;
+pub use long::{HEARTBEAT_EVERY, Reload};
 
 /// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
 const READ_EVERY: Duration = Duration::from_millis(50);
@@ -87,8 +91,10 @@ pub enum Change<'a> {
         /// How many.
         count: u64,
     },
-    /// Something was loaded into the kernel that is not observed.
+    /// Something was loaded into the kernel that is not observed, or the programs were attached anew.
     Coverage(&'a Coverage),
+    /// How the watch does, where it was asked to tell every so often.
+    Heartbeat(Heartbeat),
     /// Nothing new, but time has passed: so many findings so far, so many of them not over.
     Progress {
         /// Findings opened so far.
@@ -132,6 +138,7 @@ pub struct Watch {
     started: MonoTime,
     /// To be looked for at the end.
     risks: Option<RiskLook>,
+    long: Long,
 }
 
 /// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
@@ -190,6 +197,7 @@ impl Watch {
             findings: Findings::default(),
             started: clock::now(),
             risks: None,
+            long: Long::default(),
         })
     }
 
@@ -254,6 +262,7 @@ impl Watch {
                     // Its result says when the next is due.
                     scan_due = Instant::now() + LONGEST_SCAN;
                 }
+                due = self.long.next() => self.do_due(due, &mut tell)?,
                 _ = reading.tick() => self.read_ring(),
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
@@ -381,7 +390,7 @@ impl Watch {
         let summary = Summary {
             watched: ended.since(self.started),
             findings: self.findings.into_vec(),
-            hooks: totals.into_iter().flatten().map(|(hook, totals)| hook_count(hook, &totals)).collect(),
+            hooks: hook_counts(totals),
             undecodable: self.losses.undecodable_total(),
             unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
             risks,

@@ -28,7 +28,8 @@ impl Case {
     /// Whether nothing but received packets was ever seen of it: no socket of this network namespace.
     pub(super) fn is_of_no_socket(&self) -> bool {
         let is_received = |segment: &DroppedSegment| matches!(segment.origin, Origin::Received { .. });
-        !self.has_finding() && self.socket.state.is_none() && self.dropped().is_some_and(is_received)
+        let is_forwarded = self.dropped().is_some_and(is_received) || self.may_forward_handshake();
+        !self.has_finding() && self.socket.state.is_none() && is_forwarded
     }
 
     /// Whether the event shows that the receiver, or the peer, has got what was dropped.
@@ -179,6 +180,7 @@ pub(super) mod tests {
             data_bytes: 0,
             checksum: Checksum::Right,
             is_tracked: Some(true),
+            destination_mac: None,
         }
     }
 

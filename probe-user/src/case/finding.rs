@@ -67,6 +67,10 @@ impl Outcome {
         }
     }
 
+    /// Every outcome.
+    pub const ALL: [Self; 6] =
+        [Self::Recovered, Self::ClosedNormally, Self::Reset, Self::TimedOut, Self::Evicted, Self::Unobserved];
+
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {

@@ -16,6 +16,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
 /// A step that was dropped is tried again within that time.
 const STEP_LINGER: Duration = Duration::from_secs(8);
+/// A socket of this host is looked for so long after the first word: another event may tell that there is one.
+const BEFORE_A_LOOK: Duration = Duration::from_millis(200);
 /// How often the socket of a finding is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Timer firings of a request socket before it is given up with the default `tcp_synack_retries`.
@@ -41,6 +43,14 @@ impl Case {
     fn awaited_step(&self) -> Option<MonoTime> {
         let (at, segment) = Evidence::latest_dropped_step(self.evidence.as_slice())?;
         matches!(Step::of(segment), Some(Step::SynReceived | Step::SynAckReceived | Step::SynAckSent)).then_some(at)
+    }
+
+    /// Whether segments of a handshake, or data, were dropped that may be of a connection that this host only forwards. The kernel
+    /// programs tell of an ACK and of data from the second on; SYN-ACKs that come once are backscatter.
+    pub(super) fn may_forward_handshake(&self) -> bool {
+        let of = |step| Evidence::dropped_steps(self.evidence.as_slice(), step);
+        self.socket.state.is_none()
+            && (of(Step::AckReceived).next().is_some() || of(Step::SynAckReceived).nth(1).is_some())
     }
 
     /// Whether this is a repeated SYN-ACK that is known already: a scan finds the same request again and again.
@@ -77,6 +87,10 @@ impl Case {
 
     /// When to look at the case next after an event of a handshake; `None` for other events.
     pub(super) fn handshake_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {
+        if matches!(event.kind, EventKind::SegmentDropped(_)) && !self.has_finding() && self.may_forward_handshake() {
+            let planned = self.wake.filter(|(_, wake)| *wake == Wake::LookAtReceiver);
+            return Some(planned.unwrap_or((event.at + BEFORE_A_LOOK, Wake::LookAtReceiver)));
+        }
         let wait = match &event.kind {
             EventKind::SynAckRetransmission => {
                 let timeouts = event.socket.retransmits.unwrap_or(0);

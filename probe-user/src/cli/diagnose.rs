@@ -8,6 +8,7 @@ use super::{
     Exit, KernelArgs,
     observe::{Observation, ObserveArgs, duration, observe},
     prepare::{load_options, prepare, runtime},
+    values::ScanEvery,
 };
 use crate::app::{Watch, WatchOptions};
 
@@ -27,42 +28,18 @@ pub(super) struct DiagnoseArgs {
     #[arg(long)]
     follow: bool,
     /// How often all sockets are scanned for those that wait, for example 5s; never: only what raises an event is found
-    #[arg(long, value_name = "TIME|never", default_value = "5s", value_parser = scan_every)]
+    #[arg(long, value_name = "TIME|never", default_value = "5s")]
     scan_every: ScanEvery,
     #[command(flatten)]
     observe: ObserveArgs,
 }
 
-/// How often to scan.
-#[derive(Clone, Copy, Debug)]
-enum ScanEvery {
-    Time(Duration),
-    Never,
-}
-
-fn scan_every(text: &str) -> Result<ScanEvery, String> {
-    /// A scan locks every socket for a moment; a host with many takes a fifth of a second.
-    const SHORTEST: Duration = Duration::from_millis(500);
-    if text == "never" {
-        return Ok(ScanEvery::Never);
-    }
-    match humantime::parse_duration(text) {
-        Ok(time) if time >= SHORTEST => Ok(ScanEvery::Time(time)),
-        Ok(_) => Err("scans come at least half a second apart".to_owned()),
-        Err(error) => Err(format!("{error}; give a number with a unit, for example 5s, or never")),
-    }
-}
-
 pub(super) fn run(kernel: &KernelArgs, args: DiagnoseArgs) -> anyhow::Result<Exit> {
-    let scan_every = match args.scan_every {
-        ScanEvery::Time(time) => Some(time),
-        ScanEvery::Never => None,
-    };
     let observation = Observation::resolve(args.observe, (!args.follow).then_some(args.duration))?;
     let prepared = prepare(kernel)?;
     let options = WatchOptions {
         load: load_options(kernel, observation.filter.clone(), observation.risks.is_some()),
-        scan_every,
+        scan_every: args.scan_every.0,
     };
     runtime()?.block_on(observe(&observation, || Watch::start(&prepared.facts, &prepared.plan, &options)))
 }

@@ -1,11 +1,14 @@
 //! The command line: arguments as typed, then as resolved; one file per subcommand; exit codes decided in one place.
 
 mod check;
+mod daemon;
 mod diagnose;
 mod explain;
 mod observe;
 mod prepare;
+mod schema;
 mod snapshot;
+mod values;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
@@ -37,12 +40,16 @@ struct Cli {
 enum Command {
     /// Watch for a while and report the connections in limbo
     Diagnose(diagnose::DiagnoseArgs),
+    /// Watch all year as a service, and write what is found to files, sockets and the journal
+    Daemon(daemon::DaemonArgs),
     /// Look for a moment, without privileges and without loading anything, and report the connections in limbo
     Snapshot(snapshot::SnapshotArgs),
     /// Say what can be observed on this kernel, by which mechanism, and what is missing
     Check(check::CheckArgs),
     /// Say what a verdict or a cause means, which evidence it takes, what it is not, and what to do
     Explain(explain::ExplainArgs),
+    /// Print the JSON Schema of the records
+    Schema,
 }
 
 /// How to meet this kernel.
@@ -174,9 +181,11 @@ pub fn run() -> Exit {
     start_logging(cli.verbose);
     let result = match cli.command {
         Command::Diagnose(args) => diagnose::run(&cli.kernel, args),
+        Command::Daemon(args) => daemon::run(&cli.kernel, &args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Check(args) => check::run(&cli.kernel, &args),
         Command::Explain(args) => explain::run(&args),
+        Command::Schema => schema::run(),
     };
     result.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

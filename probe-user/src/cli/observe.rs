@@ -11,10 +11,12 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, layout};
+use super::{
+    Exit, layout,
+    values::{PeerPrefix, port},
+};
 use crate::{
     app::{Change, Watch, WatchError, clock, this_host},
     judge::{Confidence, Verdict},
@@ -36,11 +38,11 @@ pub(super) struct ObserveArgs {
     #[arg(long, value_name = "NAME|PATH|INODE|all", default_value = ALL)]
     pub(super) netns: String,
     /// Only connections with this port at either end; may be given several times
-    #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long = "port", value_name = "N", value_parser = port)]
     ports: Vec<u16>,
     /// Only connections to peers in this prefix, of those that are only forwarded to or from; may be given several times
-    #[arg(long = "peer", value_name = "CIDR", value_parser = cidr)]
-    peers: Vec<IpNet>,
+    #[arg(long = "peer", value_name = "CIDR")]
+    peers: Vec<PeerPrefix>,
     /// Only these verdicts, as silently_dropped_fin,half_open; the exit code counts only these
     #[arg(long = "verdict", value_name = "VERDICT", value_delimiter = ',', value_parser = verdict())]
     verdicts: Vec<Verdict>,
@@ -107,13 +109,6 @@ fn verdict() -> impl TypedValueParser<Value = Verdict> {
         .try_map(|name| Verdict::ALL.into_iter().find(|verdict| verdict.name() == name).ok_or("no such verdict"))
 }
 
-/// A prefix, or a single address.
-fn cidr(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
-        "not an address prefix; give for example 10.3.0.0/24, 2001:db8::/32, or a single address".to_owned()
-    })
-}
-
 /// What was meant.
 pub(super) struct Observation {
     pub(super) filter: Filter,
@@ -133,7 +128,7 @@ impl Observation {
             ALL => None,
             spec => Some(netns::resolve(spec)?.inode),
         };
-        let filter = Filter { netns, ports: args.ports, peers: args.peers };
+        let filter = Filter { netns, ports: args.ports, peers: args.peers.into_iter().map(|peer| peer.0).collect() };
         filter.check()?;
         let risks = match (args.risks, args.idle_timeout) {
             (true, time) => Some(time.unwrap_or(IDLE_TIMEOUT)),
@@ -258,6 +253,8 @@ impl Output {
                 let record = self.recorder.coverage(clock::now(), coverage);
                 self.record(record)?;
             }
+            // Only a daemon asks for them.
+            Change::Heartbeat(_) => {}
             Change::Progress { findings, open } => {
                 self.follow_wall_clock();
                 if let Some(progress) = &self.progress {

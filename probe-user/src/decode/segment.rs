@@ -152,6 +152,7 @@ fn packet(record: &DropRecord, reason: DropReason) -> Result<(ConnectionKey, Dro
             1 => Some(true),
             _ => None,
         },
+        destination_mac: (record.destination_mac != [0; 6]).then_some(record.destination_mac),
     };
     Ok((ConnectionKey { netns: record.netns, local, remote }, segment))
 }
@@ -202,6 +203,9 @@ mod tests {
         let key = |record: &DropRecord| decode(record).unwrap().key;
         assert_eq!(key(&record).local, (CLIENT, 40_000).into());
         assert_eq!(segment(&record).origin, Origin::Received { ifindex: 3 });
+        assert_eq!(segment(&record).destination_mac, None);
+        record.destination_mac = [0xfa, 0x16, 0x3e, 1, 2, 3];
+        assert_eq!(segment(&record).destination_mac, Some([0xfa, 0x16, 0x3e, 1, 2, 3]));
         record.ingress_ifindex = 0;
         assert_eq!(key(&record).local, (SERVER, 5672).into());
         assert_eq!(segment(&record).origin, Origin::Sent);

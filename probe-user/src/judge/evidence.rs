@@ -107,8 +107,8 @@ impl Evidence {
         if let EvidenceKind::SegmentInvalid(segment) = &self.kind { Some(segment) } else { None }
     }
 
-    /// What was thrown away of a forwarded connection on its way from this end, in time order. Where no drop was seen, what connection
-    /// tracking holds for invalid.
+    /// Which FINs and RSTs of a forwarded connection were thrown away on their way from this end, in time order. Where no drop was seen,
+    /// what connection tracking holds for invalid.
     pub fn dropped_from(evidence: &[Self], from: SocketAddr) -> Vec<(MonoTime, &DroppedSegment)> {
         let of = |dropped: fn(&Self) -> Option<(MonoTime, &DroppedSegment)>| -> Vec<_> {
             let all = evidence.iter().filter_map(dropped);
@@ -118,9 +118,45 @@ impl Evidence {
         if dropped.is_empty() { of(|evidence| Some((evidence.at, &evidence.as_invalid()?.segment))) } else { dropped }
     }
 
+    /// Every segment of a forwarded connection that was thrown away on its way from this end, whatever it says, in time order.
+    pub fn segments_from(
+        evidence: &[Self],
+        from: SocketAddr,
+    ) -> impl DoubleEndedIterator<Item = (MonoTime, &DroppedSegment)> {
+        evidence.iter().filter_map(move |evidence| {
+            let EvidenceKind::SegmentDropped(segment) = &evidence.kind else { return None };
+            (segment.origin.forwarded_sender() == Some(from)).then_some((evidence.at, &**segment))
+        })
+    }
+
+    /// Who has sent what was thrown away of a forwarded connection, in the order of their first segments.
+    pub fn senders(evidence: &[Self]) -> Vec<SocketAddr> {
+        let mut senders = Vec::new();
+        for sender in evidence.iter().filter_map(|evidence| evidence.segment()?.origin.forwarded_sender()) {
+            if !senders.contains(&sender) {
+                senders.push(sender);
+            }
+        }
+        senders
+    }
+
+    /// When the receiver of what this end sends was last seen to wait, and in which state; `None` where it is not on this host any more.
+    pub fn receiver_waits(evidence: &[Self], sender: SocketAddr) -> Option<(MonoTime, TcpState)> {
+        evidence.iter().rev().take_while(|evidence| !matches!(evidence.kind, EvidenceKind::SocketGone)).find_map(
+            |evidence| {
+                let EvidenceKind::EndWaits(end) = evidence.kind else { return None };
+                (end.sender == sender).then_some((evidence.at, end.state))
+            },
+        )
+    }
+
     /// The segment that it is about: one that was dropped, or that connection tracking holds for invalid.
     pub fn segment(&self) -> Option<&DroppedSegment> {
-        self.as_dropped().map(|(_, segment)| segment).or_else(|| Some(&self.as_invalid()?.segment))
+        if let EvidenceKind::SegmentDropped(segment) = &self.kind {
+            Some(segment)
+        } else {
+            Some(&self.as_invalid()?.segment)
+        }
     }
 
     fn sight(&self) -> Option<Sight<'_>> {

@@ -45,7 +45,8 @@ pub struct History<'a> {
 pub fn judge(history: &History<'_>) -> Option<Ruling> {
     match history.vantage {
         Vantage::Endpoint => judge_socket(history),
-        Vantage::Forwarder => rules::silently_dropped_fin::forwarded::assess(history),
+        Vantage::Forwarder => rules::asymmetric_handshake::forwarded::assess(history)
+            .or_else(|| rules::silently_dropped_fin::forwarded::assess(history)),
     }
 }
 

@@ -88,6 +88,11 @@ impl ConntrackState {
         })
     }
 
+    /// Whether the handshake has not been seen through.
+    pub const fn is_embryonic(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynSent2 | Self::SynRecv)
+    }
+
     /// As `conntrack -L` writes it (`tcp_conntrack_names`, `net/netfilter/nf_conntrack_proto_tcp.c`), in lower case.
     pub const fn name(self) -> &'static str {
         match self {

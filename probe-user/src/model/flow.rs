@@ -172,7 +172,7 @@ pub struct ForwardPath {
     pub ends_here: bool,
     /// By which interface it came in.
     pub ingress: Option<Port>,
-    /// By which it would leave; `None` where only a bridge knows that, or nobody.
+    /// By which it would leave; `None` where only Open vSwitch knows that, or nobody.
     pub egress: Option<Port>,
 }
 

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::{
-    ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, NeighbourState, Owner,
-    PathStatus, Route, SocketCookie, TcpState, Tuple,
+    ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, LinkAddress,
+    NeighbourState, Owner, PathStatus, Route, SocketCookie, TcpState, Tuple,
 };
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
@@ -52,6 +52,8 @@ pub enum Question {
         key: ConnectionKey,
         /// The interface it came in by.
         ingress_ifindex: u32,
+        /// The address of the link layer it is for.
+        destination_mac: Option<LinkAddress>,
     },
     /// What does connection tracking know of a forwarded connection?
     FlowConntrack {

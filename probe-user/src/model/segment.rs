@@ -32,7 +32,12 @@ pub struct DroppedSegment {
     /// Whether connection tracking had given it a connection; `None` where the kernel does not tell. A packet without one is
     /// invalid to connection tracking, or was not shown to it.
     pub is_tracked: Option<bool>,
+    /// The address of the link layer it is for, of one that came in over Ethernet.
+    pub destination_mac: Option<LinkAddress>,
 }
+
+/// An address of Ethernet (IEEE 802).
+pub type LinkAddress = [u8; 6];
 
 impl DroppedSegment {
     /// Whether a socket of this connection that is in this state has not got it, nor a copy of it; for one that this host has
@@ -62,6 +67,13 @@ impl DroppedSegment {
             // Of these the state does not tell.
             (_, ControlMessage::Syn | ControlMessage::Data) | (Origin::Sent, ControlMessage::Ack) => false,
         }
+    }
+
+    /// The same, or its state does not tell, as with data that an established one may have got.
+    pub const fn may_be_missed_in(&self, state: TcpState) -> bool {
+        let is_told = !matches!(self.message, ControlMessage::Ack | ControlMessage::Data);
+        self.is_missed_in(state)
+            || !is_told && matches!(state, TcpState::SynReceived | TcpState::NewSynReceived | TcpState::Established)
     }
 
     /// Whether it is a RST whose sender goes on talking to the receiver's socket, which was asked for so long after the drop: it was

@@ -1,8 +1,9 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
 /// Which host a record comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Host {
     /// Host name.
     pub name: String,

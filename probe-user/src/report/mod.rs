@@ -7,6 +7,7 @@
 
 mod groups;
 pub mod handbook;
+mod heartbeat;
 mod host;
 pub mod record;
 mod sentences;
@@ -16,6 +17,7 @@ mod vantages;
 mod wall_clock;
 mod wrap;
 
+pub use heartbeat::{Cost, Heartbeat, SinkHealth};
 pub use host::Host;
 pub use summary::{HookCount, Summary};
 pub use wall_clock::WallClock;

@@ -16,7 +16,8 @@ use crate::{
     case::{Finding, FindingState, Outcome, OwnerKnowledge},
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
     model::{
-        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, Place, SocketView,
+        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, Place, Site,
+        SocketView,
     },
 };
 
@@ -219,7 +220,16 @@ fn why_invalid(finding: &Finding) -> Option<&InvalidSegment> {
 fn dropped_for_that(finding: &Finding) -> String {
     match (latest_dropped(finding), dropping_rule(finding)) {
         (Some(segment), _) if !segment.reason.is_seen() => {
-            "and no copy of it has got through; who dropped it was not seen".to_owned()
+            let place = Evidence::place(&finding.evidence).and_then(|place| place.site);
+            let by = match place {
+                Some(Site::OpenVswitch) => {
+                    "it was on its way through Open vSwitch, whose flows drop without a word before Linux 6.6"
+                }
+                Some(Site::Netfilter(_) | Site::Bridge(_) | Site::TrafficControl) | None => {
+                    "who dropped it was not seen"
+                }
+            };
+            format!("and no copy of it has got through; {by}")
         }
         (Some(segment), _) if segment.reason.is_of_open_vswitch() => {
             "and a flow of Open vSwitch drops what is invalid".to_owned()
@@ -240,15 +250,22 @@ fn padding(finding: &Finding) -> String {
     /// Bytes of an Ethernet header without a tag.
     const ETHERNET: u32 = 14;
     match latest_dropped(finding) {
-        Some(segment) if segment.padding_bytes() > 0 => {
-            let whose = if segment.checksum == Checksum::Right { "; it is right without it" } else { "" };
-            format!(
-                " (a {}-byte frame arrived padded to {}, and the padding was taken into the sum{whose})",
-                segment.stated_bytes + ETHERNET,
-                segment.actual_bytes + ETHERNET
-            )
+        Some(segment) => {
+            let frame = segment.stated_bytes + ETHERNET;
+            let sum = match (segment.padding_in_checksum(), segment.checksum) {
+                (Some(padding), _) => {
+                    let padded = frame + padding;
+                    return format!(
+                        " (it is that of the {frame}-byte frame padded to {padded}: who computed it took the padding in)"
+                    );
+                }
+                (None, _) if segment.padding_bytes() == 0 => return String::new(),
+                (None, Checksum::Right) => ", and the padding was taken into the sum; it is right without it",
+                (None, _) => "; it is wrong without the padding, and with zeros as padding",
+            };
+            format!(" (a {frame}-byte frame arrived padded to {}{sum})", segment.actual_bytes + ETHERNET)
         }
-        Some(_) | None => String::new(),
+        None => String::new(),
     }
 }
 

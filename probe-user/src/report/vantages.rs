@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     case::{Finding, FindingId},
-    judge::Evidence,
     model::{CommunityId, Vantage},
 };
 
@@ -42,5 +41,5 @@ impl<'a> Vantages<'a> {
 
 /// Who has seen what was dropped knows why; then who holds a socket knows whose it is.
 fn rank(finding: &Finding) -> (bool, Vantage) {
-    (Evidence::dropped(&finding.evidence).is_none(), finding.vantage())
+    (!finding.evidence.iter().any(|evidence| evidence.segment().is_some()), finding.vantage())
 }

@@ -164,7 +164,9 @@ fn answer_all(questions: &Receiver<Question>, answers: &Sender<Answer>) {
                 Question::Conntrack { key } => waiting.conntrack.add(key, ()),
                 Question::Service { key } => waiting.services.add(key, ()),
                 Question::Owner { key, inode } => waiting.owners.push((key, inode)),
-                Question::ForwardPath { key, ingress_ifindex } => waiting.flow_paths.add(key, ingress_ifindex),
+                Question::ForwardPath { key, ingress_ifindex, destination_mac } => {
+                    waiting.flow_paths.add(key, (ingress_ifindex, destination_mac));
+                }
                 Question::FlowConntrack { key, zone } => waiting.flow_conntrack.add(key, zone),
                 Question::FlowEnds { key, receiver, sender } => waiting.flow_ends.push((key, [receiver, sender])),
                 // The other thread's.
@@ -230,7 +232,7 @@ impl Asked {
 struct Waiting {
     owners: Vec<(ConnectionKey, u64)>,
     conntrack: ByNetns<()>,
-    flow_paths: ByNetns<u32>,
+    flow_paths: ByNetns<flow::Arrival>,
     flow_conntrack: ByNetns<Option<u16>>,
     flow_ends: Vec<(ConnectionKey, [Tuple; 2])>,
     services: ByNetns<()>,
@@ -300,7 +302,7 @@ mod tests {
                 1 => Question::Owner { key, inode: u64::MAX },
                 2 => Question::Path { key, ingress_ifindex: None },
                 3 => Question::Function { key, address: 0 },
-                4 => Question::ForwardPath { key, ingress_ifindex: 1 },
+                4 => Question::ForwardPath { key, ingress_ifindex: 1, destination_mac: None },
                 5 => Question::FlowConntrack { key, zone: None },
                 6 => Question::FlowEnds { key, receiver: (local, remote), sender: (remote, local) },
                 7 => Question::Service { key },

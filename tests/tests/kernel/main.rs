@@ -7,14 +7,18 @@ mod asymmetric_handshake;
 mod command_line;
 mod conntrack;
 mod coverage;
+mod daemon;
 mod drop_place;
 mod forwarded;
+mod forwarded_handshake;
 mod half_open;
 mod handshakes;
 mod healthy;
 mod held_invalid;
 mod loss;
 mod mechanisms;
+mod openvswitch;
+mod padded;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -41,10 +45,14 @@ fn main() -> ExitCode {
         silently_dropped_fin::tests(),
         held_invalid::tests(),
         forwarded::tests(),
+        forwarded_handshake::tests(),
+        openvswitch::tests(),
+        padded::tests(),
         translated::tests(),
         asymmetric_handshake::tests(),
         handshakes::tests(),
         drop_place::tests(),
+        daemon::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

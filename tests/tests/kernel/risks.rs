@@ -61,7 +61,12 @@ fn risks(netns: &Netns, command: &[&str], idle_timeout: &str) -> Result<(Vec<Ris
         .into_iter()
         .filter_map(|record| match record.body {
             Body::Risk(risk) => Some(*risk),
-            Body::Finding(_) | Body::Forwarded(_) | Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => None,
+            Body::Finding(_)
+            | Body::Forwarded(_)
+            | Body::Coverage(_)
+            | Body::Loss(_)
+            | Body::Heartbeat(_)
+            | Body::Summary(_) => None,
         })
         .collect();
     ensure!(look.risks == risks.len(), "{look:?}");
@@ -221,7 +226,12 @@ fn bare(test: &TestContext) -> Result<()> {
     let records = wire::read_all(&serde_json::from_slice::<Vec<_>>(&output.stdout)?)?;
     let risk = records.iter().find_map(|record| match &record.body {
         Body::Risk(risk) => Some(risk),
-        Body::Finding(_) | Body::Forwarded(_) | Body::Coverage(_) | Body::Loss(_) | Body::Summary(_) => None,
+        Body::Finding(_)
+        | Body::Forwarded(_)
+        | Body::Coverage(_)
+        | Body::Loss(_)
+        | Body::Heartbeat(_)
+        | Body::Summary(_) => None,
     });
     let risk = risk.context("no risk")?;
     ensure!(risk.kind == "idle_without_keepalive", "{risk:?}");

@@ -276,7 +276,12 @@ fn findings(records: Vec<Record>) -> Result<Vec<Told>> {
         .into_iter()
         .filter_map(|record| match record.body {
             Body::Finding(finding) => Some((record.time, *finding)),
-            Body::Forwarded(_) | Body::Coverage(_) | Body::Loss(_) | Body::Risk(_) | Body::Summary(_) => None,
+            Body::Forwarded(_)
+            | Body::Coverage(_)
+            | Body::Loss(_)
+            | Body::Risk(_)
+            | Body::Heartbeat(_)
+            | Body::Summary(_) => None,
         })
         .map(|(time, finding)| Ok(Told { at: wall_seconds(&time)?, finding }))
         .collect()

@@ -38,7 +38,12 @@ fn findings(finished: &Finished) -> Result<Vec<Finding>> {
         .into_iter()
         .filter_map(|record| match record.body {
             Body::Finding(finding) => Some(*finding),
-            Body::Forwarded(_) | Body::Coverage(_) | Body::Loss(_) | Body::Risk(_) | Body::Summary(_) => None,
+            Body::Forwarded(_)
+            | Body::Coverage(_)
+            | Body::Loss(_)
+            | Body::Risk(_)
+            | Body::Heartbeat(_)
+            | Body::Summary(_) => None,
         })
         .collect())
 }

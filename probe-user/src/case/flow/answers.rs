@@ -12,10 +12,11 @@ use crate::{
 
 impl Flow {
     /// What there is to ask. Firewalls drop strays all day: of a FIN that has come once nothing is asked, for one that is missed comes
-    /// again; and of a RST, which does not, at first only what connection tracking knows.
+    /// again; of a RST, which does not, at first only what connection tracking knows, and so of what begins a connection or goes on with
+    /// it.
     pub(in crate::case) fn questions(&mut self) -> Vec<Question> {
-        let is_reset = |(_, _, segment): &(_, _, DroppedSegment)| segment.message == ControlMessage::Reset;
-        if !self.is_worth_more() && !self.latest_dropped().as_ref().is_some_and(is_reset) {
+        let is_told_once = |(_, _, segment): &(_, _, DroppedSegment)| segment.message != ControlMessage::Fin;
+        if !self.is_worth_more() && !self.latest_dropped().as_ref().is_some_and(is_told_once) {
             return Vec::new();
         }
         self.awaited.conntrack = true;
@@ -30,11 +31,18 @@ impl Flow {
     /// Whether more is asked than what connection tracking knows: copies were dropped, too, or connection tracking knows the connection,
     /// or cannot say.
     fn is_worth_more(&self) -> bool {
+        let is_repeated = self.is_ending() && self.is_repeated();
         match &self.conntrack {
-            Knowledge::NotAsked => self.is_repeated(),
-            Knowledge::Known(FlowConntrack::Active(entries, _)) => self.is_repeated() || !entries.is_empty(),
+            Knowledge::NotAsked => is_repeated,
+            Knowledge::Known(FlowConntrack::Active(entries, _)) => is_repeated || !entries.is_empty(),
             Knowledge::Known(FlowConntrack::Inactive) | Knowledge::Unavailable(_) => true,
         }
+    }
+
+    /// Whether what was dropped ends the connection.
+    pub(in crate::case) fn is_ending(&self) -> bool {
+        let mut segments = self.evidence.as_slice().iter().filter_map(Evidence::segment);
+        segments.any(|segment| segment.message.is_ending())
     }
 
     /// Whether more than one segment was dropped.
@@ -48,11 +56,13 @@ impl Flow {
         let mut questions = vec![self.ask_ends()];
         self.awaited.ends = true;
         let latest = self.latest_dropped();
-        if let Some(ingress_ifindex) = latest.as_ref().and_then(|(_, _, segment)| segment.ingress_ifindex())
+        if let Some((_, _, segment)) = &latest
+            && let Some(ingress_ifindex) = segment.ingress_ifindex()
             && self.path == Knowledge::NotAsked
         {
             self.awaited.path = true;
-            questions.push(Question::ForwardPath { key, ingress_ifindex });
+            let destination_mac = segment.destination_mac;
+            questions.push(Question::ForwardPath { key, ingress_ifindex, destination_mac });
         }
         if let Some((at, _, segment)) = latest {
             let address = segment.location;
@@ -195,9 +205,13 @@ impl Flow {
             (receiver, before.sender.is_some(), self.ends.sender.clone()),
         ];
         for (sender, was_there, end) in seen {
-            let Some((_, segment)) = Evidence::dropped_from(self.evidence.as_slice(), sender).pop() else { continue };
+            let evidence = self.evidence.as_slice();
+            let dropped = Evidence::segments_from(evidence, sender).next_back();
+            let Some((_, segment)) = dropped.or_else(|| Evidence::dropped_from(evidence, sender).pop()) else {
+                continue;
+            };
             match end {
-                Some(end) if segment.is_missed_in(end.status.state) => {
+                Some(end) if segment.may_be_missed_in(end.status.state) => {
                     let state = end.status.state;
                     self.note_waiting(now, WaitingEnd { netns: end.netns, sender, state });
                 }

@@ -1,4 +1,4 @@
-//! A forwarded connection of which a FIN or a RST was thrown away. It has no socket here: who waits is told by connection tracking, by
+//! A forwarded connection of which a FIN or a RST was thrown away, or what completes its handshake. It has no socket here: who waits is told by connection tracking, by
 //! further copies, and by the sockets of other network namespaces of this host.
 
 mod answers;
@@ -21,10 +21,11 @@ use super::{
     open_case::Case,
 };
 use crate::{
-    judge::{Evidence, EvidenceKind, History, Ruling, judge},
+    judge::{Evidence, EvidenceKind, History, Ruling, Verdict, judge},
     model::{
         ConnectionEvent, ConnectionKey, ConntrackStatus, DroppedSegment, EventKind, FlowConntrack, FlowEnds, FlowKey,
-        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Translation, Vantage,
+        ForwardPath, HostEnd, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Translation,
+        Vantage,
     },
 };
 
@@ -174,9 +175,20 @@ impl Flow {
         self.reported.is_some()
     }
 
+    /// What it was last reported as, if it was.
+    fn verdict(&self) -> Option<Verdict> {
+        self.reported.as_ref().map(|reported| reported.ruling.verdict)
+    }
+
+    /// The socket of another network namespace of this host that is to receive what this end sends.
+    fn end_of(&self, sender: SocketAddr) -> Option<&HostEnd> {
+        let FlowEnds { receiver, sender: its_sender } = &self.ends;
+        if sender == self.asked_as.remote { receiver.as_ref() } else { its_sender.as_ref() }
+    }
+
     /// Whether it is more than a stray, as far as is known: then it is the last to be evicted.
     fn is_serious(&self) -> bool {
-        self.has_finding() || self.is_repeated()
+        self.has_finding() || self.is_ending() && self.is_repeated()
     }
 
     pub(super) fn tuple(&self) -> FlowTuple {
@@ -227,7 +239,8 @@ impl Flow {
 
     /// When to look again, or how long to wait for a copy.
     pub(super) fn rest(&mut self, now: MonoTime) {
-        let waits = matches!(self.evidence.as_slice().last().map(|last| &last.kind), Some(EvidenceKind::EndWaits(_)));
+        let is_waited_for = |last: &Evidence| matches!(last.kind, EvidenceKind::EndWaits(_));
+        let waits = self.is_ending() && self.evidence.as_slice().last().is_some_and(is_waited_for);
         self.wake = Some(if self.has_finding() || waits {
             let since = self.evidence.as_slice().first().map_or(now, |first| first.at);
             (now + (now.since(since) / 2).clamp(MOST_OFTEN, LEAST_OFTEN), FlowWake::Look)

@@ -2,7 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::Flow;
 use crate::{
-    judge::{Evidence, EvidenceKind},
+    judge::{Evidence, EvidenceKind, Verdict},
     model::{
         ConntrackState, ControlMessage, Direction, FlowConntrack, HostEnd, Knowledge, MonoTime, TcpState, TrackedFlow,
     },
@@ -28,14 +28,13 @@ impl Flow {
     /// What has become of it, as of `now`.
     pub(in crate::case) fn progress(&self, now: MonoTime) -> Progress {
         let Some(sender) = self.sender() else { return Progress::Over };
+        if self.is_about_handshake() {
+            return self.handshake_progress(now, sender);
+        }
         let dropped = Evidence::dropped_from(self.evidence.as_slice(), sender);
         let Some((latest_at, latest)) = dropped.last().copied() else { return Progress::Over };
-        let (receiver, its_sender) = if sender == self.asked_as.remote {
-            (&self.ends.receiver, &self.ends.sender)
-        } else {
-            (&self.ends.sender, &self.ends.receiver)
-        };
-        if let Some(end) = receiver {
+        let its_sender = if sender == self.asked_as.remote { &self.ends.sender } else { &self.ends.receiver };
+        if let Some(end) = self.end_of(sender) {
             return if latest.is_missed_in(end.status.state) { Progress::None } else { Progress::GotThrough };
         }
         if latest.message == ControlMessage::Fin && its_sender.as_ref().is_some_and(is_acknowledged) {
@@ -58,11 +57,39 @@ impl Flow {
                 let is_silent = now > latest_at + time_for_two_more(&times);
                 match (is_silent, follows && self.is_known_open() && !is_gone) {
                     (false, _) | (true, true) => Progress::None,
+                    // Who waits may yet be told.
+                    (true, false) if self.awaited.ends || self.awaited.conntrack => Progress::None,
                     // It got through, it took another way, or its sender has given up.
                     (true, false) => Progress::Over,
                 }
             }
         }
+    }
+
+    /// Whether the case is about what completes the handshake.
+    pub(in crate::case) fn is_about_handshake(&self) -> bool {
+        self.verdict().map_or_else(|| !self.is_ending(), |verdict| verdict == Verdict::AsymmetricHandshake)
+    }
+
+    /// The same of a handshake: connection tracking, or the end that waits for its last step, tells that it is complete.
+    fn handshake_progress(&self, now: MonoTime, sender: SocketAddr) -> Progress {
+        let dropped: Vec<_> = Evidence::segments_from(self.evidence.as_slice(), sender).collect();
+        let Some((latest_at, latest)) = dropped.last().copied() else { return Progress::Over };
+        let is_embryonic = |flow: &TrackedFlow| flow.entry.state.is_some_and(ConntrackState::is_embryonic);
+        let was_embryonic = self.first_conntrack.as_ref().is_some_and(|first| first.entries().iter().any(is_embryonic));
+        let entries = self.entries();
+        let waited_for = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender && is_request(end.state));
+        let waits = self.end_of(sender).map(|end| end.status.state);
+        let is_answered = waits.is_some_and(TcpState::is_synchronized)
+            && (latest.message == ControlMessage::SynAck || self.evidence.as_slice().iter().any(waited_for));
+        let is_followed = was_embryonic && !entries.is_empty() && !entries.iter().any(is_embryonic);
+        if is_answered || is_followed {
+            return Progress::GotThrough;
+        }
+        let is_gone = self.evidence.as_slice().iter().any(|evidence| evidence.kind == EvidenceKind::SocketGone);
+        let times: Vec<_> = dropped.iter().map(|(at, _)| *at).collect();
+        // It takes another way, its sender has given up, or it is let pass and connection tracking follows nothing of it.
+        if is_gone || now > latest_at + time_for_two_more(&times) { Progress::Over } else { Progress::None }
     }
 
     /// Whether connection tracking still says that the connection is open.
@@ -116,4 +143,8 @@ fn time_for_two_more(copies: &[MonoTime]) -> Duration {
     let next = gap.saturating_mul(2).min(RTO_MAX);
     let both = next.saturating_add(next.saturating_mul(2).min(RTO_MAX));
     both.saturating_add(both / 8).saturating_add(SLACK)
+}
+
+const fn is_request(state: TcpState) -> bool {
+    matches!(state, TcpState::SynSent | TcpState::SynReceived | TcpState::NewSynReceived)
 }

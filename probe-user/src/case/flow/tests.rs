@@ -79,7 +79,7 @@ impl World {
                 Answer::FlowConntrack { key, conntrack: Ok(conntrack) }
             }
             Question::FlowEnds { key, .. } => Answer::FlowEnds { key, ends: self.ends.clone() },
-            Question::ForwardPath { key, ingress_ifindex } => {
+            Question::ForwardPath { key, ingress_ifindex, .. } => {
                 let port = |index, name: &str| {
                     Some(Port { interface: Interface { index, name: name.to_owned() }, behind: None })
                 };
@@ -107,11 +107,13 @@ struct Lab {
     world: World,
     now: MonoTime,
     findings: Vec<Finding>,
+    /// Questions about flows that wait for their answers, while the witnesses are slow.
+    held: Option<Vec<Question>>,
 }
 
 impl Lab {
     fn new(world: World) -> Self {
-        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new() }
+        Self { tracker: Tracker::new(), world, now: at(0), findings: Vec::new(), held: None }
     }
 
     /// Lets time pass, and answers whatever is asked.
@@ -133,7 +135,10 @@ impl Lab {
         while let Some(output) = self.tracker.poll_output() {
             match output {
                 Output::Finding(finding) => self.findings.push(*finding),
-                Output::Question(question) => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+                Output::Question(question) => match &mut self.held {
+                    Some(held) if !matches!(question, Question::Socket { .. }) => held.push(question),
+                    Some(_) | None => self.tracker.handle_answer(self.now, self.world.answer(&question)),
+                },
             }
         }
     }
@@ -180,6 +185,20 @@ fn an_invalid_fin_that_is_only_forwarded_is_told_with_zone_ends_and_interfaces()
     lab.run_until(20_000);
     assert_eq!(lab.outcome(), RECOVERED);
     assert_eq!(lab.tracker.open_cases(), 0);
+}
+
+#[test]
+fn a_sender_that_falls_silent_is_not_taken_to_have_given_up_before_the_witnesses_have_answered() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established).with_receiver(TcpState::Established));
+    lab.held = Some(Vec::new());
+    lab.drops([0, 500, 1_000], key(), &segment(false));
+    lab.run_until(9_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Opened));
+    for question in lab.held.take().unwrap() {
+        lab.tracker.handle_answer(lab.now, lab.world.answer(&question));
+    }
+    lab.run_until(30_000);
+    assert_eq!((lab.outcome(), lab.tracker.open_cases()), (Some(FindingState::Updated), 1));
 }
 
 #[test]
@@ -392,6 +411,86 @@ fn flows_beyond_the_bound_go_the_oldest_without_a_finding_first() {
     }
     lab.run_until(4_000);
     assert_eq!((lab.states().len(), lab.tracker.open_cases()), (1, table::MAX_FLOWS));
+}
+
+fn step(message: ControlMessage) -> DroppedSegment {
+    DroppedSegment { message, ..segment(false) }
+}
+
+#[test]
+fn acks_that_a_firewall_drops_which_has_seen_only_the_syn_are_told_until_it_sees_the_answer() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::SynSent));
+    lab.world.entries[0].entry.replied = false;
+    lab.drops([0], back(), &step(ControlMessage::Ack));
+    lab.run_until(600);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Suspected)]);
+    lab.drops([800], back(), &step(ControlMessage::Data));
+    lab.run_until(1_000);
+    assert_eq!(lab.states().last(), Some(&(FindingState::Updated, Confidence::Confirmed)));
+    let finding = lab.findings.last().unwrap().clone();
+    assert_eq!(finding.ruling.cause, Cause::FinalAckLost);
+    let flow = finding.flow.unwrap();
+    assert_eq!((flow.key.initiator, flow.packet), (client(), (client(), server())));
+    lab.world = World::tracked(ConntrackState::Established);
+    lab.run_until(20_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+    let last = lab.findings.last().unwrap().evidence.last().unwrap().clone();
+    assert_eq!(last.kind, EvidenceKind::HandshakeCompleted);
+    assert_eq!(lab.tracker.open_cases(), 0);
+}
+
+#[test]
+fn acks_that_are_no_longer_dropped_while_nothing_else_is_known_are_let_be() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::SynSent));
+    lab.drops([0, 400, 1_200], back(), &step(ControlMessage::Data));
+    lab.run_until(60_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Closed(Outcome::Unobserved)));
+    assert_eq!(lab.tracker.open_cases(), 0);
+}
+
+#[test]
+fn a_server_that_waits_for_the_final_ack_is_seen_to_have_got_it() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established).with_receiver(TcpState::NewSynReceived));
+    lab.drops([0, 400], back(), &step(ControlMessage::Ack));
+    lab.run_until(1_500);
+    assert_eq!(lab.findings.last().map(|finding| finding.ruling.cause), Some(Cause::FinalAckLost));
+    assert_eq!(lab.states().last().map(|(_, confidence)| *confidence), Some(Confidence::Confirmed));
+    lab.world = World::tracked(ConntrackState::Established).with_receiver(TcpState::Established);
+    lab.run_until(20_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+}
+
+#[test]
+fn syn_acks_of_a_request_that_passed_here_are_told_and_backscatter_is_not() {
+    let drops = |world: World, end: TcpState| {
+        let mut lab = Lab::new(world.with_receiver(end));
+        lab.drops([0, 1_000, 3_000], key(), &step(ControlMessage::SynAck));
+        lab.run_until(3_500);
+        lab
+    };
+    let mut lab = drops(World::tracked(ConntrackState::SynRecv), TcpState::SynSent);
+    let latest = lab.findings.last().unwrap();
+    assert_eq!((latest.ruling.cause, latest.ruling.confidence), (Cause::SynackLost, Confidence::Confirmed));
+    lab.world = World::tracked(ConntrackState::Established).with_receiver(TcpState::Established);
+    lab.run_until(20_000);
+    assert_eq!(lab.outcome(), RECOVERED);
+    let mut lab = drops(World { is_tracking: true, ..World::default() }, TcpState::SynSent);
+    lab.run_until(200_000);
+    assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0), "no SYN has passed here");
+}
+
+#[test]
+fn data_of_a_complete_connection_that_is_dropped_is_no_handshake() {
+    for world in [
+        World::tracked(ConntrackState::Established).with_receiver(TcpState::Established),
+        World { is_tracking: true, ..World::default() },
+        World::default(),
+    ] {
+        let mut lab = Lab::new(world);
+        lab.drops([0, 400, 1_200, 2_800], back(), &step(ControlMessage::Data));
+        lab.run_until(200_000);
+        assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0));
+    }
 }
 
 #[test]

@@ -9,8 +9,8 @@ use crate::{
     },
     judge::EvidenceKind,
     model::{
-        ConnectionEvent, ConnectionKey, DropPlace, EventKind, FlowConntrack, FlowEnds, ForwardPath, MonoTime, Origin,
-        Owner,
+        ConnectionEvent, ConnectionKey, ControlMessage, DropPlace, EventKind, FlowConntrack, FlowEnds, ForwardPath,
+        MonoTime, Origin, Owner,
     },
 };
 
@@ -33,7 +33,9 @@ impl Tracker {
     /// Takes an event in that is about a flow; `false` for another.
     pub(super) fn take_flow_event(&mut self, event: &ConnectionEvent) -> bool {
         let is_forwarded = match &event.kind {
-            EventKind::SegmentDropped(segment) => segment.message.is_ending() && segment.origin != Origin::Sent,
+            EventKind::SegmentDropped(segment) => {
+                matches!(segment.origin, Origin::Received { .. }) && segment.message != ControlMessage::Syn
+            }
             EventKind::SegmentInvalid(invalid) => invalid.segment.origin != Origin::Sent,
             EventKind::RetransmissionTimeout { .. }
             | EventKind::SynAckRetransmission
@@ -130,7 +132,11 @@ impl Tracker {
     fn judge_flow(&mut self, mut flow: Flow) {
         match flow.progress(self.now) {
             Progress::GotThrough => {
-                flow.note(self.now, EvidenceKind::SegmentGotThrough);
+                let is_about_handshake = flow.is_about_handshake();
+                flow.note(
+                    self.now,
+                    if is_about_handshake { EvidenceKind::HandshakeCompleted } else { EvidenceKind::SegmentGotThrough },
+                );
                 self.close_flow(flow, Outcome::Recovered);
                 return;
             }

@@ -144,6 +144,9 @@ fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Resu
     match segment.checksum {
         Checksum::Wrong { carried, due } => {
             write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
+            if let Some(padding) = segment.padding_in_checksum() {
+                write!(f, " (it counts {padding} bytes of padding in)")?;
+            }
         }
         Checksum::Right => f.write_str("; its TCP checksum is right")?,
         Checksum::Offloaded | Checksum::NotVerifiable => {}

@@ -2,8 +2,8 @@
 
 use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
 use crate::{
-    judge::Evidence,
-    model::{FilterRule, InvalidSegment, Knowledge, Origin},
+    judge::{Evidence, EvidenceKind},
+    model::{FilterRule, InvalidSegment, Knowledge, Origin, Site},
 };
 
 pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
@@ -67,14 +67,31 @@ fn why_invalid<'a>(patient: &Patient<'a>) -> Option<&'a InvalidSegment> {
     Evidence::why_invalid(patient.evidence, at, latest)
 }
 
-/// Shows the flow that drops it, where Open vSwitch does.
-fn flows(patient: &Patient<'_>) -> Option<Remedy> {
-    let [_, (_, latest)] = Evidence::dropped(patient.evidence)?;
-    latest.reason.is_of_open_vswitch().then(|| {
-        Remedy::new("See which flow of Open vSwitch drops it: n_packets goes up with each copy; who sets the flows up has to change it.")
-            .command("ovs-dpctl dump-flows -m | grep drop; for b in $(ovs-vsctl list-br); do ovs-ofctl dump-flows $b; done | grep drop")
-            .place("on this host, beside ovs-vswitchd")
-            .risk(ONLY_LOOKS)
+/// Shows the flow that drops it, where Open vSwitch does, or where it was last seen there (before Linux 6.6 its drops cannot be seen), and
+/// what is tracked of the connection.
+pub(super) fn flows(patient: &Patient<'_>) -> Option<Remedy> {
+    let latest = patient.evidence.iter().rev().find_map(Evidence::segment)?;
+    let is_there = match Evidence::place(patient.evidence) {
+        _ if latest.reason.is_of_open_vswitch() => true,
+        Some(place) => !latest.reason.is_seen() && place.site == Some(Site::OpenVswitch),
+        None => false,
+    };
+    let entry =
+        patient.evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
+        });
+    let zone = entry.map_or(String::new(), |entry| format!(" zone={}", entry.zone));
+    is_there.then(|| {
+        Remedy::new(
+            "See which flow of Open vSwitch drops it: its packets go up with each copy; who sets the flows up (Neutron, OVN) has to change it, \
+             or to let what is invalid pass. The second command shows what is tracked of the connection.",
+        )
+        .command(format!(
+            "ovs-appctl dpctl/dump-flows -m | grep actions:drop; ovs-appctl dpctl/dump-conntrack{zone} | grep {}",
+            patient.key.local.ip()
+        ))
+        .place("on this host, beside ovs-vswitchd")
+        .risk(ONLY_LOOKS)
     })
 }
 

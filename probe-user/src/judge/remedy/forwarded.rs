@@ -1,8 +1,8 @@
 //! What to do where this host only forwards the connection.
 
-use super::{MOST_REMEDIES, Patient, Remedy, dropped, remedies_of};
+use super::{MOST_REMEDIES, Patient, Remedy, dropped, handshake, remedies_of};
 use crate::{
-    judge::{Evidence, Ruling},
+    judge::{Evidence, Ruling, Verdict},
     model::{ConnectionKey, Owner, Tuple},
 };
 
@@ -40,6 +40,9 @@ pub fn forwarded_remedies(
     let socket = ConnectionKey { netns, local, remote };
     let (owner, mark, is_forwarded) = (None, None, true);
     let patient = Patient { key: &key, ruling: Some(ruling), owner, mark, is_over, is_forwarded, evidence };
+    if ruling.verdict == Verdict::AsymmetricHandshake {
+        return handshake::forwarded(&patient, ruling.cause);
+    }
     let mut remedies = remedies_of(&patient, ruling.cause);
     if !is_over {
         let end = match waiting {
@@ -64,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        judge::{Cause, Confidence, EvidenceKind, Verdict},
+        judge::{Cause, Confidence, EvidenceKind},
         model::{
             Checksum, ControlMessage, DropPlace, DropReason, DroppedSegment, FilterRule, FilterRules, Knowledge,
             MonoTime, Origin, Stack,
@@ -126,6 +129,7 @@ mod tests {
             data_bytes: 0,
             checksum: Checksum::Right,
             is_tracked: Some(false),
+            destination_mac: None,
         };
         let rule = FilterRule {
             family: "inet".to_owned(),

@@ -1,6 +1,10 @@
 //! The two ends disagree about the handshake.
 
-use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
+use super::{ONLY_LOOKS, Patient, Remedy, dropped, kernel, silent};
+use crate::{
+    judge::{Cause, Evidence, EvidenceKind},
+    model::{ConntrackEntry, ControlMessage, DroppedSegment},
+};
 
 pub(super) fn final_ack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
     // Only a client has data that waits, and so a deadline.
@@ -56,9 +60,10 @@ pub(super) fn path_mismatch(patient: &Patient<'_>) -> Vec<Remedy> {
     remedies
 }
 
+/// Of `rp_filter`: an answer must have some way back, not the same (RFC 3704 section 2.4).
+const LOOSE: u32 = 2;
+
 pub(super) fn reverse_path_filtered(patient: &Patient<'_>) -> Vec<Remedy> {
-    /// Loose: an answer must have some way back, not the same (RFC 3704 section 2.4).
-    const LOOSE: u32 = 2;
     let text = "If packets are meant to come by the one and to go by the other interface: let the filter be loose. Of this setting and \
                 the interface's own the higher one counts.";
     vec![
@@ -87,14 +92,72 @@ pub(super) fn embryonic_expired(patient: &Patient<'_>) -> Vec<Remedy> {
         same_way(patient),
     ];
     remedies.extend(patient.end_now());
-    remedies.push(
-        Remedy::new(
-            "Where the two ways are meant: let neither be tracked (`notrack` in a raw chain for both directions), or accept these \
-             connections without looking at their state.",
-        )
-        .risk("the firewall no longer tells answers from forged segments on these connections"),
-    );
+    remedies.push(stateless());
     remedies
+}
+
+/// What to do where this host only forwards the connection: the segments of the patient's remote end are dropped on their way to its
+/// local one.
+pub(super) fn forwarded(patient: &Patient<'_>, cause: Cause) -> Vec<Remedy> {
+    let (sender, receiver) = (patient.key.remote.ip(), patient.key.local.ip());
+    let see_entry =
+        Remedy::new("See what connection tracking knows: an entry that stays in SYN_SENT has seen only one direction.")
+            .command(format!(
+                "conntrack -L -p tcp -s {sender} -d {receiver}; conntrack -L -p tcp -s {receiver} -d {sender}"
+            ))
+            .place(patient.place())
+            .risk(ONLY_LOOKS);
+    let text =
+        "See which segments come and go, and by which interfaces: both directions must pass this host, or neither.";
+    let mut remedies = Vec::new();
+    if has_seen_no_answer(patient.evidence) {
+        remedies.push(
+            Remedy::new(format!(
+                "Let the answers of {receiver} come back through this host: see there by which interface it sends them to {sender}, and \
+                 let what comes from {receiver} leave by the interface where the requests come in (policy routing: `ip rule`)."
+            ))
+            .command(format!("ip route get {sender} from {receiver}; ip rule show"))
+            .place(format!("on {receiver}, which this host only forwards to"))
+            .risk("the command only looks; changed routes act on all that goes there"),
+        );
+    }
+    if cause == Cause::ReversePathFiltered {
+        let text = "If packets are meant to come by another interface than the answers take: let the filter be loose."
+            .to_owned();
+        remedies.push(
+            kernel::setting(patient, text, &[("net.ipv4.conf.all.rp_filter", LOOSE)])
+                .risk("packets with a forged source that this host has some route to are no longer dropped here"),
+        );
+    }
+    remedies.extend(dropped::flows(patient));
+    remedies.push(see_rules(patient, "See which rule of this host drops them: its counter goes up with each copy."));
+    remedies.push(see_entry);
+    remedies.push(capture(patient, text));
+    if has_seen_no_answer(patient.evidence) {
+        remedies.push(stateless());
+    }
+    remedies.truncate(super::MOST_REMEDIES);
+    remedies
+}
+
+/// Whether connection tracking has seen what begins the connection, and nothing that answers it, neither let pass nor dropped.
+fn has_seen_no_answer(evidence: &[Evidence]) -> bool {
+    let is_answer = |segment: &DroppedSegment| segment.message == ControlMessage::SynAck;
+    if evidence.iter().filter_map(Evidence::segment).any(is_answer) {
+        return false;
+    }
+    let entry = |evidence: &Evidence| -> Option<ConntrackEntry> {
+        if let EvidenceKind::ConntrackEntry(entry) = evidence.kind { Some(entry) } else { None }
+    };
+    evidence.iter().rev().find_map(entry).is_some_and(|entry| !entry.replied)
+}
+
+fn stateless() -> Remedy {
+    Remedy::new(
+        "Where the two ways are meant: let neither be tracked (`notrack` in a raw chain for both directions), or accept these \
+         connections without looking at their state.",
+    )
+    .risk("the firewall no longer tells answers from forged segments on these connections")
 }
 
 fn see_rules(patient: &Patient<'_>, text: &str) -> Remedy {

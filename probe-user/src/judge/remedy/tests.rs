@@ -208,3 +208,31 @@ fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_withou
         }
     }
 }
+
+#[test]
+fn a_flow_of_open_vswitch_is_looked_for_where_it_has_dropped_it_or_can_have() {
+    use crate::{
+        judge::EvidenceKind,
+        model::{ConntrackEntry, DropPlace, DropReason, DroppedSegment, Site},
+    };
+    let segment = |reason| DroppedSegment { reason, ..crate::judge::rules::scene::fin() };
+    let dropped = |reason| EvidenceKind::SegmentDropped(Box::new(segment(reason)));
+    let place = |site| {
+        let place = DropPlace { site: Some(site), functions: Vec::new(), rules: crate::model::Knowledge::NotAsked };
+        EvidenceKind::DropPlace(Box::new(place))
+    };
+    let command = |kinds: Vec<EvidenceKind>| {
+        let evidence: Vec<_> = kinds.into_iter().map(|kind| Evidence { at: MonoTime::from_ns(1), kind }).collect();
+        let ruling = ruling(Cause::ConntrackBadChecksum, DEFAULT);
+        let remedies = remedies(&key(40_000, 80), &ruling, None, None, false, &evidence);
+        remedies.into_iter().filter_map(|remedy| remedy.command).find(|command| command.contains("ovs-appctl"))
+    };
+    let entry = ConntrackEntry { state: None, replied: true, assured: true, expires_in: None, zone: 7 };
+    let told = command(vec![dropped(DropReason::OvsLastAction), EvidenceKind::ConntrackEntry(entry)]).unwrap();
+    assert!(told.ends_with("dpctl/dump-conntrack zone=7 | grep 10.0.0.1"), "{told}");
+    assert!(command(vec![dropped(DropReason::NetfilterDrop)]).is_none());
+    // Before Linux 6.6 its drops are not seen.
+    assert!(command(vec![dropped(DropReason::Unseen), place(Site::OpenVswitch)]).is_some());
+    assert!(command(vec![dropped(DropReason::Unseen), place(Site::TrafficControl)]).is_none());
+    assert!(command(vec![dropped(DropReason::NetfilterDrop), place(Site::OpenVswitch)]).is_none());
+}

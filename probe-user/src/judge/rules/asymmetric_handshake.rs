@@ -7,8 +7,12 @@
 //! - data that nobody acknowledges, on a connection of which this host's connection tracking has seen only one direction, or whose
 //!   segments come in by another interface than they leave by ([`of_stalled`]).
 //!
+//! Of connections that this host only forwards: [`forwarded`].
+//!
 //! Not this verdict: SYNs that nobody answers; SYN-ACKs that are repeated for a client of whom nothing else is known (scans, floods,
 //! health checks); a listener that waits for data (`TCP_DEFER_ACCEPT`); a full backlog; two paths that work.
+
+pub(in crate::judge) mod forwarded;
 
 use std::time::Duration;
 
@@ -175,9 +179,7 @@ fn is_embryonic_to_conntrack(history: &History<'_>) -> bool {
         history.evidence.iter().rev().find_map(|evidence| {
             if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
         });
-    latest.and_then(|entry| entry.state).is_some_and(|state| {
-        matches!(state, ConntrackState::SynSent | ConntrackState::SynSent2 | ConntrackState::SynRecv)
-    })
+    latest.and_then(|entry| entry.state).is_some_and(ConntrackState::is_embryonic)
 }
 
 /// Whether the peer was heard of not long before the connection stalled.

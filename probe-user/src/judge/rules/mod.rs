@@ -7,4 +7,4 @@ pub(super) mod silently_dropped_fin;
 pub(super) mod zero_window_stalled;
 
 #[cfg(test)]
-mod scene;
+pub(in crate::judge) mod scene;

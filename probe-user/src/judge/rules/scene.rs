@@ -51,7 +51,7 @@ pub(super) fn stalled(retransmits: u8) -> SocketView {
 }
 
 /// A FIN of the peer that a rule dropped, and to which connection tracking had given no connection.
-pub(super) fn fin() -> DroppedSegment {
+pub(in crate::judge) fn fin() -> DroppedSegment {
     DroppedSegment {
         message: ControlMessage::Fin,
         origin: Origin::Received { ifindex: 2 },
@@ -65,6 +65,7 @@ pub(super) fn fin() -> DroppedSegment {
         data_bytes: 0,
         checksum: Checksum::Right,
         is_tracked: Some(false),
+        destination_mac: None,
     }
 }
 

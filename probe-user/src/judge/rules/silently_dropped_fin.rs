@@ -16,7 +16,8 @@ use super::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMI
 use crate::{
     judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, deadline},
     model::{
-        Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, TcpState,
+        Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Site,
+        TcpState,
     },
 };
 
@@ -63,6 +64,10 @@ fn cause(segment: &DroppedSegment, at: MonoTime, history: &History<'_>) -> (Caus
         return (Cause::FirewallDrop, None);
     }
     let settings = match history.conntrack {
+        // It looks at what a bridge forwards only where a rule or `br_netfilter` wants it to, and would know the connection.
+        Knowledge::Known(ConntrackStatus::Forgotten(_)) if is_on_a_bridge(history) => {
+            return (Cause::FirewallDrop, None);
+        }
         Knowledge::Known(ConntrackStatus::Tracked(_, settings) | ConntrackStatus::Forgotten(settings)) => settings,
         Knowledge::Known(ConntrackStatus::Inactive) => return (Cause::FirewallDrop, None),
         Knowledge::NotAsked | Knowledge::Unavailable(_) => {
@@ -74,6 +79,10 @@ fn cause(segment: &DroppedSegment, at: MonoTime, history: &History<'_>) -> (Caus
         // Connection tracking is at work, and has given the packet nothing: it held it for invalid (`nf_conntrack_in`).
         Some(_) => invalid(segment, settings),
     }
+}
+
+fn is_on_a_bridge(history: &History<'_>) -> bool {
+    Evidence::place(history.evidence).is_some_and(|place| matches!(place.site, Some(Site::Bridge(_))))
 }
 
 /// Why connection tracking held a segment for invalid.
@@ -125,7 +134,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
-        model::{DropReason, InvalidSegment, Origin, PendingTimer, SocketTimer, SocketView},
+        model::{DropPlace, DropReason, InvalidSegment, NetfilterHook, Origin, PendingTimer, SocketTimer, SocketView},
     };
 
     const STILL_OPEN: EvidenceKind = EvidenceKind::StillOpen { state: TcpState::Established };
@@ -172,6 +181,22 @@ mod tests {
         let with_data = DroppedSegment { checksum: Checksum::NotVerifiable, data_bytes: 9, ..fin() };
         assert_eq!(blamed(with_data), (Cause::ConntrackInvalid, vec![MissingEvidence::WhyInvalid]));
         assert_eq!(blamed(fin()), (Cause::ConntrackInvalid, vec![]));
+    }
+
+    #[test]
+    fn what_a_bridge_drops_of_a_connection_that_is_not_tracked_was_not_shown_to_connection_tracking() {
+        let cause = |site| {
+            let rules = Knowledge::NotAsked;
+            let place = DropPlace { site: Some(site), functions: Vec::new(), rules };
+            let padded = DroppedSegment { actual_bytes: 46, ..fin() };
+            let scene =
+                drop_of(padded).then(EvidenceKind::DropPlace(Box::new(place))).then(STILL_OPEN).then(STILL_OPEN);
+            (scene.forgotten_by_conntrack().judge().unwrap().cause, site)
+        };
+        let bridge = Site::Bridge(NetfilterHook::Forward);
+        let ip = Site::Netfilter(NetfilterHook::Forward);
+        assert_eq!(cause(bridge), (Cause::FirewallDrop, bridge));
+        assert_eq!(cause(ip), (Cause::ConntrackBadChecksum, ip));
     }
 
     #[test]

@@ -1,9 +1,11 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::model::{Coverage, HookStatus, LossPlace, RunCost, ScanStatus, runs_for};
+use super::schema::one_of_or_null;
+use crate::model::{Coverage, HookStatus, LossPlace, Mechanism, RunCost, ScanStatus, runs_for};
 
 /// What is observed and what is not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CoverageBody {
     /// As `uname -r`.
     pub kernel_release: String,
@@ -22,7 +24,7 @@ pub struct CoverageBody {
 }
 
 /// A part of the kernel that was not loaded at the start.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModuleBody {
     /// The kernel's name for it.
     pub module: &'static str,
@@ -31,31 +33,35 @@ pub struct ModuleBody {
 }
 
 /// The scan over all sockets.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ScanBody {
     /// `iterator` (a BPF iterator), or `sock_diag` (`NETLINK_SOCK_DIAG`, which tells less of each socket).
+    #[schemars(extend("enum" = ["iterator", "sock_diag"]))]
     pub by: &'static str,
     /// Why not by an iterator; `null` when it is.
     pub why: Option<String>,
 }
 
 /// What the self-test found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SelfTestBody {
     /// `ok`, `broken` (a hook did not fire, or a field was read wrongly) or `skipped`.
+    #[schemars(extend("enum" = ["ok", "broken", "skipped"]))]
     pub status: &'static str,
     /// For people.
     pub text: String,
 }
 
 /// What became of one hook.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HookBody {
     /// The kernel's name for it.
     pub hook: &'static str,
     /// `ok`, `not_loaded` (what it belongs to is not), `unsupported` (this kernel has none) or `broken` (it should have worked).
+    #[schemars(extend("enum" = ["ok", "not_loaded", "unsupported", "broken"]))]
     pub status: &'static str,
     /// How it is attached; `null` when it is not.
+    #[schemars(extend("enum" = one_of_or_null(Mechanism::ALL.map(Mechanism::name))))]
     pub mechanism: Option<&'static str>,
     /// Why it is not attached; `null` when it is.
     pub why: Option<String>,
@@ -68,7 +74,7 @@ pub struct HookBody {
 }
 
 /// A kernel field that cannot be read here.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct MissingFieldBody {
     /// C spelling.
     pub field: String,
@@ -129,11 +135,12 @@ impl CoverageBody {
     }
 }
 
-/// Events were lost between the kernel and the tracker.
-#[derive(Clone, Debug, Serialize)]
+/// Events were lost between the kernel and the tracker, or records on their way to this sink.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LossBody {
-    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already) or `decode` (a record made no
-    /// sense).
+    /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already), `decode` (a record of the kernel made no
+    /// sense) or `sink` (records that could not be written here; this one has the `seq` of the last of them).
+    #[schemars(extend("enum" = ["ring", "recursion", "decode", "sink"]))]
     pub place: &'static str,
     /// The hook whose events were lost; `null` where that is not known.
     pub hook: Option<&'static str>,
@@ -142,6 +149,10 @@ pub struct LossBody {
 }
 
 impl LossBody {
+    pub(super) const fn of_sink(count: u64) -> Self {
+        Self { place: "sink", hook: None, count }
+    }
+
     pub(super) fn new(place: LossPlace, count: u64) -> Self {
         match place {
             LossPlace::Ring(hook) => Self { place: "ring", hook: Some(hook.name()), count },

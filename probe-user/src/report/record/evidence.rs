@@ -1,5 +1,6 @@
 use std::{net::IpAddr, time::Duration};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -14,9 +15,10 @@ use crate::{
 };
 
 /// One thing that was seen.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct EvidenceBody {
     /// When.
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     /// Its name.
     pub kind: &'static str,
@@ -27,7 +29,7 @@ pub struct EvidenceBody {
 }
 
 /// The numbers of a piece of evidence, by `kind`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EvidenceData {
     /// `retransmission_timeout`, `probe_sent`.
@@ -106,6 +108,7 @@ pub enum EvidenceData {
         /// Bytes of data of the application in it.
         data_bytes: u32,
         /// `right`, `wrong`, `offloaded` (to the network card) or `not_verifiable` (because of the data).
+        #[schemars(extend("enum" = ["right", "wrong", "offloaded", "not_verifiable"]))]
         checksum: &'static str,
         /// Whether connection tracking had given it a connection; `null` where the kernel does not tell.
         tracked: Option<bool>,
@@ -135,6 +138,7 @@ pub enum EvidenceData {
         /// As in `segment_dropped`.
         data_bytes: u32,
         /// As in `segment_dropped`.
+        #[schemars(extend("enum" = ["right", "wrong", "offloaded", "not_verifiable"]))]
         checksum: &'static str,
     },
     /// `syn_ack_retransmission`: before this one; `null` where the kernel does not tell.

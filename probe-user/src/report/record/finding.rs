@@ -1,5 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -8,31 +9,38 @@ use super::{
     forwarded::ForwardedBody,
     owner::{OwnerBody, owner},
     path::PathBody,
+    schema::one_of_or_null,
     socket::{SocketBody, milliseconds},
 };
 use crate::{
     case::{Finding, FindingId, FindingState, Outcome},
-    judge::{Deadline, DeadlineSource, MissingEvidence, Remedy},
+    judge::{Cause, Deadline, DeadlineSource, MissingEvidence, Remedy, Verdict},
     model::{TcpState, Vantage},
     report::{Host, WallClock},
 };
 
 /// One change in the life of one verdict on one connection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct FindingBody {
     /// The same in every record of one finding.
     pub finding_id: Uuid,
-    /// `opened`, `updated` or `closed`.
+    /// `opened`, `updated`, `closed`, or `left_open`: the watch ends while it is open.
+    #[schemars(extend("enum" = ["opened", "updated", "closed", "left_open"]))]
     pub state: &'static str,
     /// How it ended: `recovered`, `closed_normally`, `reset`, `timed_out`, `evicted` or `unobserved`; `null` unless closed.
+    #[schemars(extend("enum" = one_of_or_null(Outcome::ALL.map(Outcome::name))))]
     pub outcome: Option<&'static str>,
     /// What is wrong.
+    #[schemars(extend("enum" = Verdict::ALL.map(Verdict::name)))]
     pub verdict: &'static str,
     /// Why.
+    #[schemars(extend("enum" = Cause::ALL.map(Cause::name)))]
     pub cause: &'static str,
     /// `suspected` or `confirmed`.
+    #[schemars(extend("enum" = ["suspected", "confirmed"]))]
     pub confidence: &'static str,
     /// `endpoint`: this host holds the socket; `forwarder`: it only forwards the connection's packets.
+    #[schemars(extend("enum" = ["endpoint", "forwarder"]))]
     pub vantage: &'static str,
     /// Which connection.
     pub connection: SeenConnectionBody,
@@ -44,6 +52,7 @@ pub struct FindingBody {
     /// Why there is no owner; `null` when there is one.
     pub owner_unavailable: Option<String>,
     /// Since when.
+    #[schemars(extend("format" = "date-time"))]
     pub since: String,
     /// When the kernel gives up; `null` when it cannot be computed.
     pub deadline: Option<DeadlineBody>,
@@ -64,7 +73,7 @@ pub struct FindingBody {
 }
 
 /// Which connection, by `vantage`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum SeenConnectionBody {
     /// `endpoint`.
@@ -74,17 +83,19 @@ pub enum SeenConnectionBody {
 }
 
 /// A connection whose socket this host holds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ConnectionBody {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// `tcp`.
+    #[schemars(extend("enum" = ["tcp"]))]
     pub protocol: &'static str,
     /// This host's endpoint.
     pub local: EndpointBody,
     /// The peer's.
     pub remote: EndpointBody,
     /// `active_open` or `passive_open`; `null` where it is not known.
+    #[schemars(extend("enum" = one_of_or_null(["active_open", "passive_open"])))]
     pub role: Option<&'static str>,
     /// State at the latest event, as the kernel spells it in lower case.
     pub tcp_state: Option<&'static str>,
@@ -95,7 +106,7 @@ pub struct ConnectionBody {
 }
 
 /// An address and a port.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct EndpointBody {
     /// IPv4 or IPv6; an IPv4-mapped address is written as IPv4.
     pub address: IpAddr,
@@ -104,15 +115,18 @@ pub struct EndpointBody {
 }
 
 /// When the kernel gives up.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DeadlineBody {
     /// The moment.
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     /// Seconds from this record's `time`; negative when it is past.
     pub in_seconds: f64,
     /// The kernel timer that ends it: `retransmission`, `probe0` (the persist timer) or `keepalive`.
+    #[schemars(extend("enum" = ["retransmission", "probe0", "keepalive"]))]
     pub timer: &'static str,
     /// The setting that decides: `tcp_retries2`, `tcp_orphan_retries`, `tcp_user_timeout` or `keepalive_probes`.
+    #[schemars(extend("enum" = ["tcp_retries2", "tcp_orphan_retries", "tcp_user_timeout", "keepalive_probes"]))]
     pub set_by: &'static str,
     /// The setting's value: a count, or milliseconds for `tcp_user_timeout`.
     pub setting: u64,
@@ -122,7 +136,7 @@ pub struct DeadlineBody {
 }
 
 /// What would make a finding surer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct MissingBody {
     /// Its name.
     pub kind: &'static str,
@@ -131,7 +145,7 @@ pub struct MissingBody {
 }
 
 /// One thing to do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RemedyBody {
     /// What, and why.
     pub text: String,

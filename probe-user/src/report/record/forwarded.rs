@@ -1,3 +1,4 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -10,13 +11,14 @@ use crate::{
 };
 
 /// A connection that this host only forwards.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ForwardedBody {
     /// Inode number of the network namespace it is forwarded in.
     pub netns: u32,
     /// The zone of connection tracking; `null` where that does not know the connection, or several zones do.
     pub zone: Option<u16>,
     /// `tcp`.
+    #[schemars(extend("enum" = ["tcp"]))]
     pub protocol: &'static str,
     /// Who began it.
     pub initiator: EndpointBody,
@@ -37,7 +39,7 @@ pub struct ForwardedBody {
 }
 
 /// A connection behind a translation of its addresses.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct TranslatedBody {
     /// Who began it, as who accepted it sees it.
     pub initiator: EndpointBody,
@@ -48,7 +50,7 @@ pub struct TranslatedBody {
 }
 
 /// An interface.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PortBody {
     /// Its name; empty when it has gone.
     pub name: String,
@@ -59,7 +61,7 @@ pub struct PortBody {
 }
 
 /// What is behind an interface: a virtual machine, or another network namespace.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct PortOwnerBody {
     /// Process that runs the virtual machine.
     pub pid: Option<u32>,
@@ -72,9 +74,10 @@ pub struct PortOwnerBody {
 }
 
 /// An end of the connection on this host.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct EndBody {
     /// `receiver` of what was dropped, or its `sender`.
+    #[schemars(extend("enum" = ["receiver", "sender"]))]
     pub role: &'static str,
     /// Inode number of its network namespace.
     pub netns: u32,

@@ -7,11 +7,13 @@ mod coverage;
 mod evidence;
 mod finding;
 mod forwarded;
+mod heartbeat;
 mod owner;
 mod path;
 mod place;
 mod related;
 mod risk;
+mod schema;
 mod socket;
 mod summary;
 
@@ -21,15 +23,18 @@ pub use finding::{
     ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody, SeenConnectionBody,
 };
 pub use forwarded::{EndBody, ForwardedBody, PortBody, PortOwnerBody};
+pub use heartbeat::{CostBody, HeartbeatBody, SinkHealthBody};
 use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
 pub use risk::{ExampleBody, KeepaliveTimesBody, RiskBody, RisksBody};
+pub use schema::schema;
+use schemars::JsonSchema;
 use serde::Serialize;
 pub use socket::{KeepaliveBody, SocketBody};
 pub use summary::{HookCountBody, SummaryBody};
 
-use super::{Host, Summary, WallClock};
+use super::{Heartbeat, Host, Summary, WallClock};
 use crate::{
     case::Finding,
     judge::risk::{Risk, Risks},
@@ -39,23 +44,42 @@ use crate::{
 /// Name and major version of the contract.
 pub const SCHEMA: &str = "connprobe/1";
 
-/// One record: the envelope, and by `type` the rest.
+/// One record: the envelope, and by its `type` the rest.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
-    /// [`SCHEMA`].
+    /// What every record has.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// The rest.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+impl Record {
+    /// The record that stands for the `count` before this one, where a sink has lost them: its `seq` is that of the last of them.
+    pub fn sink_loss(&self, count: u64) -> Option<Self> {
+        let seq = self.envelope.seq.checked_sub(1)?;
+        let envelope = Envelope { kind: "loss", seq, ..self.envelope.clone() };
+        Some(Self { envelope, body: Body::Loss(LossBody::of_sink(count)) })
+    }
+}
+
+/// What every record has.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Envelope {
+    /// Name and major version of the contract.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
-    /// `finding`, `coverage`, `loss`, `risk` or `summary`.
+    /// `finding`, `coverage`, `heartbeat`, `loss`, `risk` or `summary`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// When it happened.
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     /// The host.
     pub host: Host,
     /// Counts the records of one run from 0: a gap is a lost record.
     pub seq: u64,
-    /// The rest.
-    #[serde(flatten)]
-    pub body: Body,
 }
 
 /// What a record says beside its envelope.
@@ -66,6 +90,8 @@ pub enum Body {
     Finding(Box<FindingBody>),
     /// `coverage`: what is observed and what is not.
     Coverage(CoverageBody),
+    /// `heartbeat`: how a daemon does.
+    Heartbeat(Box<HeartbeatBody>),
     /// `loss`: events were lost.
     Loss(LossBody),
     /// `risk`: what may go wrong later.
@@ -112,6 +138,20 @@ impl Recorder {
         self.record("coverage", now, Body::Coverage(CoverageBody::new(coverage)))
     }
 
+    /// A finding that is still open when the watch ends: the last word about it of this run.
+    pub fn left_open(&mut self, now: MonoTime, finding: &Finding) -> Record {
+        let finding = &Finding { at: now, ..finding.clone() };
+        let id = finding::finding_id(&finding.id, &self.host);
+        let related = self.related.of(finding, id);
+        let body = FindingBody { state: "left_open", ..FindingBody::new(finding, id, related, &self.clock) };
+        self.record("finding", now, Body::Finding(Box::new(body)))
+    }
+
+    /// How a daemon does.
+    pub fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Record {
+        self.record("heartbeat", heartbeat.at, Body::Heartbeat(Box::new(HeartbeatBody::new(heartbeat))))
+    }
+
     /// Events were lost.
     pub fn loss(&mut self, now: MonoTime, place: LossPlace, count: u64) -> Record {
         self.record("loss", now, Body::Loss(LossBody::new(place, count)))
@@ -130,6 +170,7 @@ impl Recorder {
     fn record(&mut self, kind: &'static str, at: MonoTime, body: Body) -> Record {
         let seq = self.next_seq;
         self.next_seq += 1;
-        Record { schema: SCHEMA, kind, time: self.clock.rfc3339(at), host: self.host.clone(), seq, body }
+        let (time, host) = (self.clock.rfc3339(at), self.host.clone());
+        Record { envelope: Envelope { schema: SCHEMA, kind, time, host, seq }, body }
     }
 }

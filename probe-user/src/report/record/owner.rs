@@ -1,12 +1,14 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::schema::one_of_or_null;
 use crate::{
     case::OwnerKnowledge,
     model::{ContainerRuntime, Owner, Place},
 };
 
 /// The process that holds the socket.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OwnerBody {
     /// Process id.
     pub pid: u32,
@@ -21,6 +23,7 @@ pub struct OwnerBody {
     /// Container id; `null` when the cgroup names none.
     pub container_id: Option<String>,
     /// `docker`, `containerd`, `cri-o`, `podman`, `systemd-nspawn` or `lxc`; `null` where the cgroup does not tell.
+    #[schemars(extend("enum" = one_of_or_null(["docker", "containerd", "cri-o", "podman", "systemd-nspawn", "lxc"])))]
     pub runtime: Option<&'static str>,
     /// Kubernetes pod uid; `null` when the cgroup names none.
     pub pod_uid: Option<String>,

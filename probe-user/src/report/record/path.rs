@@ -1,11 +1,13 @@
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::schema::one_of_or_null;
 use crate::model::{Knowledge, NeighbourState, PathStatus};
 
 /// The way to the peer, as it was when last looked up.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PathBody {
     /// Whether the local address is one of the namespace: on an interface, or local by a route.
     pub local_address: bool,
@@ -20,6 +22,7 @@ pub struct PathBody {
     pub gateway: Option<IpAddr>,
     /// Whether the link address of that router, or of the peer, is known: `resolved`, `incomplete` or `failed`; `null` when it has
     /// not been asked for.
+    #[schemars(extend("enum" = one_of_or_null(["resolved", "incomplete", "failed"])))]
     pub next_hop: Option<&'static str>,
     /// What looking the route up gave, a positive errno; `null` when there is one.
     pub route_errno: Option<i32>,

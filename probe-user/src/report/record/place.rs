@@ -1,11 +1,14 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::schema::one_of_or_null;
 use crate::model::{DropPlace, FilterRule, Knowledge, NetfilterHook, Site};
 
 /// Where something was dropped.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PlaceBody {
     /// `netfilter`, `bridge`, `openvswitch` or `tc`; `null` where the calls do not tell.
+    #[schemars(extend("enum" = one_of_or_null(["netfilter", "bridge", "openvswitch", "tc"])))]
     pub site: Option<&'static str>,
     /// The hook of netfilter; `null` where it was none.
     pub hook: Option<&'static str>,
@@ -21,7 +24,7 @@ pub struct PlaceBody {
 }
 
 /// A rule of nftables, or a chain's policy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RuleBody {
     /// The table's family, as `nft` names it.
     pub family: String,

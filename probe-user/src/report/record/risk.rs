@@ -1,3 +1,4 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -6,16 +7,17 @@ use super::{
 };
 use crate::{
     judge::{
-        risk::{Holder, Idle, Risk, Risks},
+        risk::{Holder, Idle, Risk, RiskKind, Risks},
         risk_remedies,
     },
     report::sentences,
 };
 
 /// Connections that nothing is wrong with, and that will be in limbo for a reason that can be seen today.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RiskBody {
     /// `idle_without_keepalive`, `keepalive_too_late` or `close_wait_leak`.
+    #[schemars(extend("enum" = RiskKind::ALL.map(RiskKind::name)))]
     pub kind: &'static str,
     /// What may go wrong, in sentences.
     pub text: String,
@@ -31,6 +33,7 @@ pub struct RiskBody {
     /// The port that names the service: the peer's of outgoing connections, this host's of accepted ones.
     pub service_port: u16,
     /// `outgoing` or `accepted`.
+    #[schemars(extend("enum" = ["outgoing", "accepted"]))]
     pub direction: &'static str,
     /// How many connections.
     pub connections: usize,
@@ -39,12 +42,14 @@ pub struct RiskBody {
     /// After how long without traffic they are taken to be forgotten on the way.
     pub limit_seconds: f64,
     /// Where the limit comes from: `idle_timeout` (the option) or `conntrack` (of this namespace).
+    #[schemars(extend("enum" = ["idle_timeout", "conntrack"]))]
     pub limit_set_by: &'static str,
     /// For how long the one has been idle that has been for longest.
     pub longest_idle_seconds: f64,
     /// Of `keepalive_too_late`: when keepalive would begin; `null` otherwise.
     pub keepalive: Option<KeepaliveTimesBody>,
     /// `iterator`, or `sock_diag`, which does not show keepalive probes of the peer.
+    #[schemars(extend("enum" = ["iterator", "sock_diag"]))]
     pub looked_by: &'static str,
     /// Some of the connections, those idle for longest first.
     pub examples: Vec<ExampleBody>,
@@ -55,7 +60,7 @@ pub struct RiskBody {
 }
 
 /// Idle times before the first keepalive probe.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct KeepaliveTimesBody {
     /// The shortest.
     pub shortest_seconds: f64,
@@ -66,13 +71,14 @@ pub struct KeepaliveTimesBody {
 }
 
 /// One of the connections.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ExampleBody {
     /// This host's endpoint.
     pub local: EndpointBody,
     /// The peer's.
     pub remote: EndpointBody,
     /// `established` or `close_wait`.
+    #[schemars(extend("enum" = ["established", "close_wait"]))]
     pub tcp_state: &'static str,
     /// Community ID v1, the same from both ends.
     pub community_id: String,
@@ -128,13 +134,14 @@ fn example(idle: &Idle) -> ExampleBody {
 }
 
 /// What the look for risks has brought as a whole.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RisksBody {
     /// Risks told.
     pub risks: usize,
     /// Connections in them.
     pub connections: usize,
     /// `iterator` or `sock_diag`.
+    #[schemars(extend("enum" = ["iterator", "sock_diag"]))]
     pub looked_by: &'static str,
     /// The idle timeout they were held against.
     pub idle_timeout_seconds: f64,

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::{Keepalive, SocketView};
 
 /// The socket's numbers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SocketBody {
     /// Oldest unacknowledged sequence number.
     pub snd_una: Option<u32>,
@@ -46,7 +47,7 @@ pub struct SocketBody {
 }
 
 /// Keepalive settings in force, the socket's own or the namespace's.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct KeepaliveBody {
     /// `SO_KEEPALIVE`.
     pub enabled: bool,

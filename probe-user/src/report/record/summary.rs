@@ -1,11 +1,12 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::risk::RisksBody;
+use super::{risk::RisksBody, schema::one_of_or_null};
 
-use crate::report::Summary;
+use crate::report::{HookCount, Summary};
 
 /// The end of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SummaryBody {
     /// How long was watched.
     pub watched_seconds: f64,
@@ -14,6 +15,7 @@ pub struct SummaryBody {
     /// Of those, still open or badly ended.
     pub unresolved: usize,
     /// `suspected` or `confirmed`: the highest among the unresolved; `null` when there are none.
+    #[schemars(extend("enum" = one_of_or_null(["suspected", "confirmed"])))]
     pub highest_confidence: Option<&'static str>,
     /// Events lost, at whatever place.
     pub lost: u64,
@@ -28,7 +30,7 @@ pub struct SummaryBody {
 }
 
 /// What one hook did: `seen` = `emitted` + `lost`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HookCountBody {
     /// The kernel's name for it.
     pub hook: &'static str,
@@ -55,18 +57,14 @@ impl SummaryBody {
             undecodable: summary.undecodable,
             unasked: summary.unasked,
             risks: summary.risks.as_ref().map(RisksBody::new),
-            hooks: summary
-                .hooks
-                .iter()
-                .map(|count| HookCountBody {
-                    hook: count.hook.name(),
-                    seen: count.seen,
-                    emitted: count.emitted,
-                    lost: count.lost,
-                    suppressed: count.suppressed,
-                    missed: count.missed,
-                })
-                .collect(),
+            hooks: summary.hooks.iter().map(HookCountBody::new).collect(),
         }
+    }
+}
+
+impl HookCountBody {
+    pub(super) const fn new(count: &HookCount) -> Self {
+        let HookCount { hook, seen, emitted, lost, suppressed, missed } = *count;
+        Self { hook: hook.name(), seen, emitted, lost, suppressed, missed }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::{dropped_for_that, latest_dropped, padding, span, time_of_day, why_invalid};
+use super::{dropped_for_that, dropping_rule, latest_dropped, padding, span, time_of_day, why_invalid};
 use crate::{
     case::{Finding, FlowView},
-    judge::Cause,
-    model::{Behind, Knowledge, MonoTime, Port},
+    judge::{Cause, Evidence, EvidenceKind, Verdict},
+    model::{Behind, ControlMessage, Knowledge, MonoTime, Port},
     report::WallClock,
 };
 
@@ -56,6 +56,9 @@ fn named(port: &Port) -> String {
 pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: MonoTime) -> String {
     let since = finding.ruling.since;
     let since = format!("since {} ({} ago)", time_of_day(clock.at(since)), span(now.since(since)));
+    if finding.ruling.verdict == Verdict::AsymmetricHandshake {
+        return handshake(finding, flow, &since);
+    }
     let segment = latest_dropped(finding);
     let name = segment.map_or("FIN", |segment| segment.message.name());
     let is_invalid = matches!(finding.ruling.cause, Cause::ConntrackBadChecksum | Cause::ConntrackInvalid);
@@ -74,6 +77,42 @@ pub(super) fn what(finding: &Finding, flow: &FlowView, clock: &WallClock, now: M
         flow.sender().ip(),
         waits(flow)
     )
+}
+
+/// What is wrong with the handshake.
+fn handshake(finding: &Finding, flow: &FlowView, since: &str) -> String {
+    let (sender, receiver) = (flow.sender().ip(), flow.receiver_socket().0.ip());
+    let latest = Evidence::segments_from(&finding.evidence, flow.packet.0).next_back().map(|(_, segment)| segment);
+    let why = latest.map_or("by this host", |segment| segment.reason.phrase());
+    let why = dropping_rule(finding).map_or(why.to_owned(), |rule| format!("{why}: {rule}"));
+    if latest.is_some_and(|segment| segment.message == ControlMessage::SynAck) {
+        return format!(
+            "{receiver} goes on asking for a connection: the SYN-ACKs that {sender} answers with are dropped on this host \
+             {since}, {why}."
+        );
+    }
+    let entry =
+        finding.evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
+        });
+    let half = match entry {
+        Some(entry) if !entry.replied => format!(
+            " Its connection tracking has seen the SYN and no answer: the answers of {receiver} take another way, and what \
+             follows belongs to no connection that it knows."
+        ),
+        Some(_) | None => String::new(),
+    };
+    if finding.ruling.cause == Cause::EmbryonicExpired {
+        format!(
+            "The connection is established at both ends, but what {sender} sends to {receiver} is dropped on this host \
+             {since}, {why}.{half}"
+        )
+    } else {
+        format!(
+            "{sender} holds the connection for established, and {receiver} may not: the ACKs and the data that {sender} sends are dropped \
+             on this host {since}, {why}.{half}"
+        )
+    }
 }
 
 fn waits(flow: &FlowView) -> String {

@@ -82,7 +82,9 @@ pub(super) fn ended(finding: &Finding, outcome: Outcome) -> Option<&'static str>
             Some("the handshake was completed")
         }
         Outcome::TimedOut if is_request => Some("the kernel gave the request up: the client was not answered again"),
-        Outcome::Unobserved if finding.socket.state.is_none() => Some("the client did not try again"),
+        Outcome::Unobserved if finding.flow.is_none() && finding.socket.state.is_none() => {
+            Some("the client did not try again")
+        }
         Outcome::Recovered
         | Outcome::TimedOut
         | Outcome::Unobserved

@@ -30,8 +30,10 @@ fn dropped(ms: u64) -> Evidence {
         stated_bytes: 40,
         actual_bytes: 46,
         data_bytes: 0,
-        checksum: Checksum::Wrong { carried: 0x1234, due: 0xabcd },
+        // Less by the length of the padding.
+        checksum: Checksum::Wrong { carried: 0xabc7, due: 0xabcd },
         is_tracked: Some(false),
+        destination_mac: None,
     };
     Evidence { at: at(ms), kind: EvidenceKind::SegmentDropped(Box::new(segment)) }
 }

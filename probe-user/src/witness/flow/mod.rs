@@ -4,6 +4,7 @@ mod ends;
 mod machine;
 mod path;
 mod peer;
+mod ports;
 
 pub(super) use ends::look_up_all as look_up_ends;
-pub(super) use path::look_up_all as look_up_paths;
+pub(super) use path::{Arrival, look_up_all as look_up_paths};

@@ -1,5 +1,5 @@
 //! The way of a forwarded packet: it came in by one interface, and the route from there says by which it leaves. What comes in by a port
-//! of a bridge or of Open vSwitch may leave by another port, which no route knows.
+//! of a bridge or of Open vSwitch leaves by another port, which no route knows but the address of the link layer tells ([`Ports`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,9 +19,10 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::{
     machine::{Machines, tap_behind},
     peer,
+    ports::Ports,
 };
 use crate::{
-    model::{Behind, ConnectionKey, ForwardPath, Interface, Port},
+    model::{Behind, ConnectionKey, ForwardPath, Interface, LinkAddress, Port},
     witness::{
         netlink::Netlink,
         netns::{Namespaces, Roster},
@@ -29,12 +30,15 @@ use crate::{
     },
 };
 
-/// Looks up the ways of these flows of one namespace, each with the interface its packet came in by.
+/// How a packet came in: by which interface, and for which address of the link layer.
+pub(in crate::witness) type Arrival = (u32, Option<LinkAddress>);
+
+/// Looks up the ways of these flows of one namespace, each with how its packet came in.
 pub(in crate::witness) fn look_up_all(
     namespaces: &mut Namespaces,
     roster: &mut Roster,
     netns: u32,
-    asked: &[(ConnectionKey, u32)],
+    asked: &[(ConnectionKey, Arrival)],
 ) -> Vec<Result<ForwardPath, String>> {
     let all = |why: String| vec![Err(why); asked.len()];
     if netns == 0 {
@@ -42,8 +46,8 @@ pub(in crate::witness) fn look_up_all(
     }
     let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
     let query_all = || {
-        let mut machines = Machines::default();
-        asked.iter().map(|(key, ingress)| query(key, *ingress, &mut machines)).collect::<Vec<_>>()
+        let (mut machines, mut ports) = (Machines::default(), Ports::default());
+        asked.iter().map(|(key, arrival)| query(key, *arrival, &mut machines, &mut ports)).collect::<Vec<_>>()
     };
     let found = match namespaces.open(netns).map(|netns| netns.run(query_all)) {
         Ok(Ok(found)) => found,
@@ -81,14 +85,21 @@ impl Found {
 }
 
 /// Looks up in the namespace this thread is in.
-fn query(key: &ConnectionKey, ingress: u32, machines: &mut Machines) -> io::Result<Found> {
+fn query(
+    key: &ConnectionKey,
+    (ingress, destination_mac): Arrival,
+    machines: &mut Machines,
+    ports: &mut Ports,
+) -> io::Result<Found> {
     let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE)?);
     let link = rtnetlink.link(ingress)?;
-    let is_bridged = link.as_ref().is_some_and(|link| link.is_port);
-    let (ends_here, egress) = rtnetlink.forward(key, if is_bridged { None } else { Some(ingress) })?;
-    let egress = match egress.filter(|_| !is_bridged && !ends_here) {
-        Some(index) => rtnetlink.link(index)?,
-        None => None,
+    let bridge = link.as_ref().and_then(|link| link.controller);
+    let (ends_here, by_route) = rtnetlink.forward(key, if bridge.is_some() { None } else { Some(ingress) })?;
+    let egress = match (bridge, by_route, destination_mac) {
+        _ if ends_here => None,
+        (None, Some(index), _) => rtnetlink.link(index)?,
+        (Some(bridge), _, Some(mac)) => ports.towards(&rtnetlink, bridge, ingress, mac)?,
+        (None, None, _) | (Some(_), _, None) => None,
     };
     let peer = |link: &Option<Link>| link.as_ref().and_then(|link| link.peer);
     let (ingress_peer, egress_peer) = (peer(&link), peer(&egress));
@@ -101,28 +112,37 @@ fn query(key: &ConnectionKey, ingress: u32, machines: &mut Machines) -> io::Resu
 }
 
 /// What is told of an interface.
-struct Link {
-    interface: Interface,
-    /// Whether a bridge, or Open vSwitch, has it as a port.
-    is_port: bool,
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) interface: Interface,
+    /// Its address of the link layer.
+    pub(super) mac: Option<LinkAddress>,
+    /// The bridge, or Open vSwitch, that has it as a port.
+    pub(super) controller: Option<u32>,
     kind: Option<InfoKind>,
-    /// The number that this namespace has for the one that the interface's other end is in.
-    peer: Option<i32>,
+    /// The number that this namespace has for the one that the other end of a veth pair is in.
+    pub(super) peer: Option<i32>,
+    /// The index that the other end has there.
+    pub(super) peer_index: Option<u32>,
 }
 
 impl Link {
-    fn of(message: &LinkMessage) -> Self {
+    pub(super) fn of(message: &LinkMessage) -> Self {
         let mut link = Self {
             interface: Interface { index: message.header.index, name: String::new() },
-            is_port: false,
+            mac: None,
+            controller: None,
             kind: None,
             peer: None,
+            peer_index: None,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.interface.name.clone_from(name),
                 LinkAttribute::LinkNetNsId(number) => link.peer = Some(*number),
-                LinkAttribute::Controller(index) => link.is_port = *index != 0,
+                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+                LinkAttribute::Link(index) => link.peer_index = Some(*index),
+                LinkAttribute::Controller(index) => link.controller = Some(*index).filter(|index| *index != 0),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.clone()),
@@ -144,13 +164,17 @@ impl Link {
     }
 }
 
-struct Rtnetlink(Netlink);
+pub(super) struct Rtnetlink(pub(super) Netlink);
 
 impl Rtnetlink {
     /// `None` when it has gone.
-    fn link(&self, index: u32) -> io::Result<Option<Link>> {
+    pub(super) fn link(&self, index: u32) -> io::Result<Option<Link>> {
         let mut request = LinkMessage::default();
         request.header.index = index;
+        self.ask_link(request)
+    }
+
+    pub(super) fn ask_link(&self, request: LinkMessage) -> io::Result<Option<Link>> {
         match self.0.ask(RouteNetlinkMessage::GetLink(request))? {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(answer)) => Ok(Some(Link::of(&answer))),
             _ => Ok(None),
@@ -194,7 +218,7 @@ mod tests {
     #[test]
     fn what_is_for_this_host_is_not_forwarded() {
         let key = ConnectionKey { netns: 1, local: ([127, 0, 0, 1], 1).into(), remote: ([127, 0, 0, 1], 2).into() };
-        let path = query(&key, 1, &mut Machines::default()).unwrap().path;
+        let path = query(&key, (1, None), &mut Machines::default(), &mut Ports::default()).unwrap().path;
         assert!(path.ends_here);
         assert_eq!((path.ingress.unwrap().interface.name.as_str(), path.egress), ("lo", None));
     }

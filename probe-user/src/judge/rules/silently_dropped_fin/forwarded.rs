@@ -27,7 +27,7 @@ const MANY_COPIES: usize = 3;
 /// Judges what was dropped on its way from either end: the surest, then the first.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     let mut best: Option<Ruling> = None;
-    for sender in senders(history.evidence) {
+    for sender in Evidence::senders(history.evidence) {
         let Some(ruling) = assess_from(history, sender) else { continue };
         if best.as_ref().is_none_or(|best| rank(&ruling) > rank(best)) {
             best = Some(ruling);
@@ -40,24 +40,11 @@ const fn rank(ruling: &Ruling) -> Confidence {
     ruling.confidence
 }
 
-/// Who has sent what was dropped, in the order of their first segments.
-fn senders(evidence: &[Evidence]) -> Vec<SocketAddr> {
-    let mut senders = Vec::new();
-    for evidence in evidence {
-        if let Some(sender) = evidence.segment().and_then(|segment| segment.origin.forwarded_sender())
-            && !senders.contains(&sender)
-        {
-            senders.push(sender);
-        }
-    }
-    senders
-}
-
 fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let dropped = Evidence::dropped_from(history.evidence, sender);
     let (since, _) = *dropped.first()?;
     let (latest_at, latest) = *dropped.last()?;
-    let waiting_at = receiver_waits_at(history.evidence, sender).filter(|at| *at >= since);
+    let waiting_at = Evidence::receiver_waits(history.evidence, sender).map(|(at, _)| at).filter(|at| *at >= since);
     let mut missing = match latest.message {
         ControlMessage::Fin => of_fin(&dropped, waiting_at, history)?,
         // TCP itself takes no RST that lies outside of its window (RFC 5961 section 3): it may be forged, or late.
@@ -139,16 +126,6 @@ fn of_reset(
     let is_open = |entry: &ConntrackEntry| entry.state == Some(ConntrackState::Established) && entry.replied;
     let holds_open = is_untracked(latest) && entry(conntrack).is_some_and(is_open);
     holds_open.then(|| vec![MissingEvidence::Receiver])
-}
-
-/// When the receiver was last seen to wait; `None` where it is not on this host any more.
-fn receiver_waits_at(evidence: &[Evidence], sender: SocketAddr) -> Option<MonoTime> {
-    evidence
-        .iter()
-        .rev()
-        .take_while(|evidence| !matches!(evidence.kind, EvidenceKind::SocketGone))
-        .find(|evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender))
-        .map(|evidence| evidence.at)
 }
 
 /// Whether connection tracking, which held the FIN for invalid, would have moved on had a copy got through.

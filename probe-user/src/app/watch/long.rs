@@ -1,0 +1,171 @@
+//! What a watch needs that goes on for months: heartbeats, and new settings on the way.
+
+use std::time::Duration;
+
+use nix::{
+    sys::resource::{UsageWho, getrusage},
+    sys::time::TimeValLike as _,
+};
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Instant, sleep_until},
+};
+
+use super::{Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
+use crate::{
+    app::{clock, losses::hook_counts, scan::Way},
+    kernel::{Facts, Plan, Probes},
+    model::Coverage,
+    report::{Cost, Heartbeat},
+    sink::SinkError,
+};
+
+/// How often a heartbeat comes, where nothing else is said.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
+
+/// What is to be watched from now on, and how.
+pub struct Reload {
+    /// The kernel.
+    pub facts: Facts,
+    /// How to attach to it.
+    pub plan: Plan,
+    /// Filter and scans.
+    pub options: WatchOptions,
+}
+
+/// Heartbeats and new settings.
+#[derive(Default)]
+pub(super) struct Long {
+    heartbeats: Option<(Duration, Instant)>,
+    reloads: Option<Receiver<Box<Reload>>>,
+}
+
+/// Something that is due in a long watch.
+pub(super) enum Due {
+    Heartbeat,
+    Reload(Box<Reload>),
+}
+
+impl Long {
+    /// Waits for the next thing to do; for ever where there is none.
+    pub(super) async fn next(&mut self) -> Due {
+        let heartbeat = self.heartbeats.map(|(_, at)| at);
+        let reload = async {
+            match &mut self.reloads {
+                Some(reloads) => reloads.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            Some(reload) = reload => Due::Reload(reload),
+            () = sleep_until(heartbeat.unwrap_or_else(Instant::now)), if heartbeat.is_some() => Due::Heartbeat,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Watch {
+    /// Tells every so often how it does.
+    #[must_use]
+    pub fn with_heartbeats(mut self, every: Duration) -> Self {
+        self.long.heartbeats = Some((every, Instant::now() + every));
+        self
+    }
+
+    /// Takes new settings on the way. Cases and findings stay.
+    #[must_use]
+    pub fn with_reloads(mut self, reloads: Receiver<Box<Reload>>) -> Self {
+        self.long.reloads = Some(reloads);
+        self
+    }
+
+    pub(super) fn do_due(
+        &mut self,
+        due: Due,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<(), WatchError> {
+        match due {
+            Due::Heartbeat => {
+                if let Some((every, at)) = &mut self.long.heartbeats {
+                    *at = Instant::now() + *every;
+                }
+                let heartbeat = self.heartbeat()?;
+                tell(Change::Heartbeat(heartbeat))?;
+            }
+            Due::Reload(reload) => {
+                self.count_losses(tell)?;
+                if self.reload(&reload) {
+                    tell(Change::Coverage(&self.coverage))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&mut self) -> Result<Heartbeat, WatchError> {
+        let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
+        let hooks = hook_counts(totals);
+        let (at, (findings, open_findings)) = (clock::now(), self.findings.count());
+        let undecodable = self.losses.undecodable_total();
+        Ok(Heartbeat {
+            at,
+            watched: at.since(self.started),
+            open_cases: self.tracker.open_cases(),
+            open_findings,
+            findings: u64::try_from(findings).unwrap_or(u64::MAX),
+            lost: hooks.iter().map(|hook| hook.lost + hook.missed).sum::<u64>() + undecodable,
+            undecodable,
+            questions_waiting: self.tracker.questions_waiting(),
+            hooks,
+            cost: cost(),
+            sinks: Vec::new(),
+        })
+    }
+
+    /// Attaches programs with the new settings before those with the old ones go. Where that fails, the old ones stay; `false` then.
+    fn reload(&mut self, reload: &Reload) -> bool {
+        let Reload { facts, plan, options } = reload;
+        let probes = match Probes::attach(facts, plan, &options.load) {
+            Ok(probes) => probes,
+            Err(error) => {
+                tracing::error!(%error, "the programs cannot be attached with the new settings; the old ones stay");
+                return false;
+            }
+        };
+        let way = probes.scanner().map_or(Way::SockDiag, Way::Iterator);
+        let scans = options.scan_every.map(|_| Scans::start(way, options.load.filter.clone())).transpose();
+        let scans = match scans {
+            Ok(scans) => scans,
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "no scan can be started with the new settings; the old ones stay"
+                );
+                return false;
+            }
+        };
+        self.findings.ask_about(options.load.filter.clone());
+        // What the old programs have told until now is not lost.
+        self.read_ring();
+        self.coverage = Coverage::clone(probes.coverage());
+        self.programs = Some(Programs { probes, units: units(facts) });
+        self.scans = scans;
+        self.scan_every = options.scan_every.unwrap_or(self.scan_every);
+        self.losses.begin_anew();
+        self.request_scan();
+        true
+    }
+}
+
+/// What this process has cost until now.
+fn cost() -> Cost {
+    let cpu = getrusage(UsageWho::RUSAGE_SELF).ok().map(|usage| {
+        let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+        Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
+    });
+    let rss_bytes = procfs::process::Process::myself()
+        .and_then(|process| process.statm())
+        .ok()
+        .map(|statm| statm.resident.saturating_mul(procfs::page_size()));
+    Cost { cpu, rss_bytes, bpf: None }
+}

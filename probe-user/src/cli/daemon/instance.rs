@@ -1,0 +1,62 @@
+//! One daemon a host: two would tell everything twice.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Seek as _, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+/// Held as long as this lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock, or says who has it.
+    pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
+        let cannot = || format!("the lock {} cannot be taken", path.display());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(cannot)?;
+        }
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+        let mut holder = String::new();
+        // Whatever is in it, it is only shown.
+        let _ = file.read_to_string(&mut holder);
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((_, Errno::EWOULDBLOCK)) => bail!(
+                "another daemon is at work on this host (pid {}): stop that one first, or give this one a lock of its own by --lock; \
+                 `connprobe diagnose` may run beside it",
+                holder.trim()
+            ),
+            Err((_, error)) => return Err(error).with_context(cannot),
+        };
+        file.set_len(0).and_then(|()| file.rewind()).with_context(cannot)?;
+        writeln!(file, "{}", std::process::id()).with_context(cannot)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_told_who_is_there_and_comes_in_when_that_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/daemon.lock");
+        let first = Lock::take(&path).unwrap();
+        let error = Lock::take(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(first);
+        Lock::take(&path).unwrap();
+    }
+}

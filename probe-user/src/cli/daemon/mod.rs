@@ -1,0 +1,203 @@
+//! `connprobe daemon`: watch all year, and write records to every sink.
+
+mod instance;
+mod service;
+mod settings;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use signal_hook::consts::SIGHUP;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::{Sender, channel},
+};
+
+use super::{
+    Exit, KernelArgs,
+    prepare::{load_options, prepare, runtime},
+};
+use crate::{
+    app::{Change, Reload, Watch, WatchOptions, clock, this_host},
+    case::FindingState,
+    report::{
+        Heartbeat, SinkHealth,
+        record::{Record, Recorder},
+    },
+    sink::{SinkError, Sinks, Stdout},
+};
+use settings::{Resolved, Settings};
+
+/// What was typed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  connprobe daemon --file /var/log/connprobe/events.ndjson\n  connprobe daemon --config /etc/connprobe/connprobe.toml\n  \
+    connprobe daemon --config /etc/connprobe/connprobe.toml --check-config\n\n\
+    Every setting may also be a key of the configuration file, with underscores (`ports` and `peers` are lists there). SIGHUP reads the file \
+    again, and opens files anew for logrotate; cases stay. SIGTERM ends the watch: findings that are open are written as left_open.\n\n\
+    Exit code: 0 ended by a signal, 2 trouble."
+)]
+pub(super) struct DaemonArgs {
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "PATH", env = "CONNPROBE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Only say whether the settings are right
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl DaemonArgs {
+    /// Everything that was said, as it is now.
+    fn resolve(&self) -> anyhow::Result<Resolved> {
+        let file = self.config.as_deref().map(Settings::read).transpose()?;
+        let resolved = self.settings.clone().or(file.unwrap_or_default()).resolve();
+        match &self.config {
+            Some(path) => resolved.with_context(|| format!("with {}", path.display())),
+            None => resolved,
+        }
+    }
+}
+
+pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit> {
+    let resolved = args.resolve()?;
+    if args.check_config {
+        Stdout.text(&format!("the settings are right\n{resolved}"))?;
+        return Ok(Exit::Clean);
+    }
+    service::give_up_privileges()?;
+    let prepared = prepare(kernel)?;
+    let _instance = instance::Lock::take(&resolved.lock)?;
+    let sinks = Sinks::start(&resolved.sinks)?;
+    // From here on SIGHUP does not end the process.
+    let hangup = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, Arc::clone(&hangup)).context("SIGHUP cannot be waited for")?;
+    runtime()?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
+        let (reloads, receiver) = channel(1);
+        let watch = Watch::start(&prepared.facts, &prepared.plan, &watch_options(kernel, &resolved))?
+            .telling_only(resolved.filter.clone(), Vec::new())
+            .with_heartbeats(resolved.heartbeat_every)
+            .with_reloads(receiver);
+        let recorder = Recorder::new(this_host()?, clock::wall_clock());
+        let mut daemon = Daemon { kernel, args, resolved, sinks, recorder, hangup, reloads };
+        let record = daemon.recorder.coverage(clock::now(), watch.coverage());
+        daemon.publish(record)?;
+        service::ready();
+        let stop = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            service::stopping();
+        };
+        let ended = watch.run(stop, |change| daemon.change(change)).await;
+        daemon.end(ended.map(|ended| ended.summary))
+    })
+}
+
+fn watch_options(kernel: &KernelArgs, resolved: &Resolved) -> WatchOptions {
+    WatchOptions { load: load_options(kernel, resolved.filter.clone(), false), scan_every: resolved.scan_every }
+}
+
+/// What a daemon works with while it watches.
+struct Daemon<'a> {
+    kernel: &'a KernelArgs,
+    args: &'a DaemonArgs,
+    resolved: Resolved,
+    sinks: Sinks,
+    recorder: Recorder,
+    /// Whether SIGHUP has come.
+    hangup: Arc<AtomicBool>,
+    reloads: Sender<Box<Reload>>,
+}
+
+impl Daemon<'_> {
+    fn change(&mut self, change: Change<'_>) -> Result<(), SinkError> {
+        let record = match change {
+            Change::Finding(finding) => self.recorder.finding(finding),
+            Change::Lost { at, place, count } => self.recorder.loss(at, place, count),
+            Change::Coverage(coverage) => self.recorder.coverage(clock::now(), coverage),
+            Change::Heartbeat(heartbeat) => {
+                let heartbeat = Heartbeat { sinks: self.health(), ..heartbeat };
+                self.recorder.heartbeat(&heartbeat)
+            }
+            Change::Progress { .. } => {
+                // The wall clock may be set, and the host suspended.
+                if let Some((mono, wall)) = clock::both() {
+                    self.recorder.follow(mono, wall);
+                }
+                service::alive();
+                if self.hangup.swap(false, Ordering::Relaxed) {
+                    self.reload();
+                }
+                return if self.sinks.all_have_ended() { Err(SinkError::Closed) } else { Ok(()) };
+            }
+        };
+        Ok(self.publish(record)?)
+    }
+
+    fn publish(&self, record: Record) -> serde_json::Result<()> {
+        self.sinks.publish(record)
+    }
+
+    fn health(&self) -> Vec<SinkHealth> {
+        let health = |(spec, health): (&crate::sink::SinkSpec, &crate::sink::Health)| SinkHealth {
+            sink: spec.to_string(),
+            written: health.counts.written(),
+            dropped: health.counts.dropped(),
+            errors: health.counts.errors(),
+            failing: health.failing(),
+        };
+        self.sinks.health().map(health).collect()
+    }
+
+    /// Reads the settings anew. Those that are wrong change nothing, and a daemon goes on.
+    fn reload(&mut self) {
+        if let Err(error) = self.try_reload() {
+            tracing::error!("the settings are not taken, the old ones stay: {error:#}");
+        }
+    }
+
+    fn try_reload(&mut self) -> anyhow::Result<()> {
+        let new = self.args.resolve()?;
+        self.sinks.apply(&new.sinks)?;
+        if (&new.filter, new.scan_every) != (&self.resolved.filter, self.resolved.scan_every) {
+            let prepared = prepare(self.kernel)?;
+            let options = watch_options(self.kernel, &new);
+            let reload = Reload { facts: prepared.facts, plan: prepared.plan, options };
+            if self.reloads.try_send(Box::new(reload)).is_err() {
+                bail!("the settings before these are not taken in yet: send SIGHUP again");
+            }
+        }
+        self.resolved = new;
+        tracing::info!("the settings were read anew");
+        Ok(())
+    }
+
+    /// Writes the end, and waits until the sinks have it.
+    fn end(mut self, summary: Result<crate::report::Summary, crate::app::WatchError>) -> anyhow::Result<Exit> {
+        if let Ok(summary) = &summary {
+            let now = clock::now();
+            let is_open = |state| matches!(state, FindingState::Opened | FindingState::Updated);
+            for finding in summary.findings.iter().filter(|finding| is_open(finding.state)) {
+                let record = self.recorder.left_open(now, finding);
+                self.publish(record)?;
+            }
+            let record = self.recorder.summary(now, summary);
+            self.publish(record)?;
+        }
+        self.sinks.finish();
+        summary?;
+        Ok(Exit::Clean)
+    }
+}

@@ -1,0 +1,225 @@
+//! What a daemon may be told: by a file, by environment variables and by flags, each of the same name. A flag counts for more than a
+//! variable, and that for more than the file.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::{
+    app::{HEARTBEAT_EVERY, SCAN_EVERY},
+    cli::values::{PeerPrefix, Period, ScanEvery, Size, port},
+    kernel::Filter,
+    sink::{FileSpec, SinkSpec},
+    witness::netns,
+};
+
+/// Everything a daemon may be told; `None` where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    /// Only this network namespace: a name under /run/netns, a path, an inode number, or all [default: all]
+    #[arg(long, value_name = "NAME|PATH|INODE|all", env = "CONNPROBE_NETNS")]
+    netns: Option<String>,
+    /// Only connections with one of these ports at either end; may be given several times
+    #[arg(long = "port", value_name = "N", value_delimiter = ',', env = "CONNPROBE_PORTS", value_parser = port)]
+    #[serde(deserialize_with = "ports")]
+    ports: Option<Vec<u16>>,
+    /// Only connections to peers in one of these prefixes; may be given several times
+    #[arg(long = "peer", value_name = "CIDR", value_delimiter = ',', env = "CONNPROBE_PEERS")]
+    peers: Option<Vec<PeerPrefix>>,
+    /// How often all sockets are scanned for those that wait, or never [default: 5s]
+    #[arg(long, value_name = "TIME|never", env = "CONNPROBE_SCAN_EVERY")]
+    #[serde(deserialize_with = "parsed")]
+    scan_every: Option<ScanEvery>,
+    /// How often a heartbeat is written [default: 1m]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_HEARTBEAT_EVERY")]
+    #[serde(deserialize_with = "parsed")]
+    heartbeat_every: Option<Period>,
+    /// Write records to standard output [default: true, where no other sink is named]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_STDOUT")]
+    stdout: Option<bool>,
+    /// Write records to this file
+    #[arg(long, value_name = "PATH", env = "CONNPROBE_FILE")]
+    file: Option<PathBuf>,
+    /// At which size the file is turned over, such as 100MiB, or never, where logrotate does it [default: 100MiB]
+    #[arg(long, value_name = "SIZE|never", env = "CONNPROBE_FILE_MAX_SIZE")]
+    #[serde(deserialize_with = "parsed")]
+    file_max_size: Option<Size>,
+    /// How many older files are kept [default: 5]
+    #[arg(long, value_name = "N", env = "CONNPROBE_FILE_KEEP")]
+    file_keep: Option<u32>,
+    /// Write records to the readers of this Unix domain socket
+    #[arg(long, value_name = "PATH", env = "CONNPROBE_UNIX_SOCKET")]
+    unix_socket: Option<PathBuf>,
+    /// Write records to systemd's journal
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_JOURNALD")]
+    journald: Option<bool>,
+    /// The file that a second daemon on this host finds locked [default: /run/connprobe/daemon.lock]
+    #[arg(long, value_name = "PATH", env = "CONNPROBE_LOCK")]
+    lock: Option<PathBuf>,
+}
+
+/// What it comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Resolved {
+    pub(super) filter: Filter,
+    /// `None` for never.
+    pub(super) scan_every: Option<Duration>,
+    pub(super) heartbeat_every: Duration,
+    pub(super) sinks: Vec<SinkSpec>,
+    pub(super) lock: PathBuf,
+}
+
+impl Settings {
+    /// Reads a file.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Takes from `other` what is not said here.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            netns: self.netns.or(other.netns),
+            ports: self.ports.or(other.ports),
+            peers: self.peers.or(other.peers),
+            scan_every: self.scan_every.or(other.scan_every),
+            heartbeat_every: self.heartbeat_every.or(other.heartbeat_every),
+            stdout: self.stdout.or(other.stdout),
+            file: self.file.or(other.file),
+            file_max_size: self.file_max_size.or(other.file_max_size),
+            file_keep: self.file_keep.or(other.file_keep),
+            unix_socket: self.unix_socket.or(other.unix_socket),
+            journald: self.journald.or(other.journald),
+            lock: self.lock.or(other.lock),
+        }
+    }
+
+    /// What it comes to on this host.
+    pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
+        const MAX_SIZE: u64 = 100 << 20;
+        const KEEP: u32 = 5;
+        if self.file.is_none() && (self.file_max_size.is_some() || self.file_keep.is_some()) {
+            bail!("file_max_size and file_keep say how `file` is turned over: name that, too");
+        }
+        let netns = match self.netns.as_deref() {
+            None | Some("all") => None,
+            Some(spec) => Some(netns::resolve(spec)?.inode),
+        };
+        let peers = self.peers.unwrap_or_default().into_iter().map(|peer| peer.0).collect();
+        let filter = Filter { netns, ports: self.ports.unwrap_or_default(), peers };
+        filter.check()?;
+        let file = self.file.map(|path| {
+            let max_bytes = self.file_max_size.map_or(Some(MAX_SIZE), |size| size.0);
+            SinkSpec::File(FileSpec { path, max_bytes, keep: self.file_keep.unwrap_or(KEEP) })
+        });
+        let journald = self.journald.unwrap_or(false).then_some(SinkSpec::Journald);
+        let mut sinks: Vec<_> = [file, self.unix_socket.map(SinkSpec::Unix), journald].into_iter().flatten().collect();
+        if self.stdout.unwrap_or(sinks.is_empty()) {
+            sinks.push(SinkSpec::Stdout);
+        }
+        if sinks.is_empty() {
+            bail!("no sink is left: with `stdout = false` name a file, a unix_socket or journald");
+        }
+        Ok(Resolved {
+            filter,
+            scan_every: self.scan_every.map_or(Some(SCAN_EVERY), |every| every.0),
+            heartbeat_every: self.heartbeat_every.map_or(HEARTBEAT_EVERY, |period| period.0),
+            sinks,
+            lock: self.lock.unwrap_or_else(|| PathBuf::from("/run/connprobe/daemon.lock")),
+        })
+    }
+}
+
+impl fmt::Display for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| if items.is_empty() { "all".to_owned() } else { items.join(", ") };
+        let Filter { netns, ports, peers } = &self.filter;
+        writeln!(f, "  network namespaces  {}", netns.map_or("all".to_owned(), |inode| inode.to_string()))?;
+        writeln!(f, "  ports               {}", list(ports.iter().map(ToString::to_string).collect()))?;
+        writeln!(f, "  peers               {}", list(peers.iter().map(ToString::to_string).collect()))?;
+        let scan = self.scan_every.map_or("never".to_owned(), |time| humantime::format_duration(time).to_string());
+        writeln!(f, "  scan every          {scan}")?;
+        writeln!(f, "  heartbeat every     {}", humantime::format_duration(self.heartbeat_every))?;
+        for sink in &self.sinks {
+            writeln!(f, "  sink                {sink}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Written as text: what it must look like is said by the type.
+fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = String>,
+{
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u16>>, D::Error> {
+    let ports = Vec::<u16>::deserialize(deserializer)?;
+    if ports.contains(&0) { Err(D::Error::custom("a port is a number from 1 to 65535")) } else { Ok(Some(ports)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> anyhow::Result<Settings> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("connprobe.toml");
+        fs::write(&path, text).unwrap();
+        Settings::read(&path)
+    }
+
+    #[test]
+    fn a_flag_counts_for_more_than_the_file_and_the_file_for_more_than_the_default() {
+        let file =
+            read("ports = [5672, 443]\nscan_every = \"10s\"\nfile = \"/var/log/connprobe/events\"\nstdout = true\n")
+                .unwrap();
+        let flags = Settings { scan_every: Some("never".parse().unwrap()), ..Settings::default() };
+        let resolved = flags.or(file).resolve().unwrap();
+        assert_eq!((resolved.scan_every, resolved.heartbeat_every), (None, HEARTBEAT_EVERY));
+        assert_eq!(resolved.filter.ports, [5672, 443]);
+        let file = FileSpec { path: "/var/log/connprobe/events".into(), max_bytes: Some(100 << 20), keep: 5 };
+        assert_eq!(resolved.sinks, [SinkSpec::File(file), SinkSpec::Stdout]);
+        assert_eq!(Settings::default().resolve().unwrap().sinks, [SinkSpec::Stdout]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_line_and_key() {
+        for (text, line, what) in [
+            ("\nprots = [1]\n", "line 2", "unknown field `prots`"),
+            ("scan_every = \"5\"\n", "line 1", "scan_every"),
+            ("scan_every = 5\n", "line 1", "scan_every"),
+            ("stdout = true\nports = [0]\n", "line 2", "from 1 to 65535"),
+            ("ports = [70000]\n", "line 1", "ports"),
+            ("peers = [\"10.0.0.0/8\", \"nowhere\"]\n", "line 1", "not an address prefix"),
+            ("heartbeat_every = \"10ms\"\n", "line 1", "at least 1s"),
+            ("file_max_size = \"a lot\"\n", "line 1", "not a size"),
+            ("stdout = \"yes\"\n", "line 1", "stdout"),
+            ("file_keep = -1\n", "line 1", "file_keep"),
+            ("[sinks]\n", "line 1", "unknown field `sinks`"),
+            ("stdout = ", "line 1", "stdout"),
+        ] {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.contains("connprobe.toml"), "{error}");
+            assert!(error.contains(line) && error.contains(what), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let refused = |text: &str| read(text).unwrap().resolve().unwrap_err().to_string();
+        assert!(refused("stdout = false\n").contains("no sink is left"));
+        assert!(refused("file_keep = 3\n").contains("name that, too"));
+    }
+}

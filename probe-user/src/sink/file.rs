@@ -1,0 +1,150 @@
+//! A file of records, which turns itself over at a size, or is turned over by `logrotate`.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Readable by its owner and group: records name addresses and processes.
+const MODE: u32 = 0o640;
+
+/// Where to, and when to turn it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// At which size it is turned over; `None` for never.
+    pub max_bytes: Option<u64>,
+    /// How many older ones are kept, as `PATH.1` (the latest) and so on.
+    pub keep: u32,
+}
+
+/// The file, open.
+#[derive(Debug)]
+pub(super) struct Lines {
+    spec: FileSpec,
+    file: File,
+    /// Its size, with whole lines only.
+    bytes: u64,
+}
+
+impl Lines {
+    pub(super) fn open(spec: FileSpec) -> io::Result<Self> {
+        let (file, bytes) = open(&spec.path)?;
+        Ok(Self { spec, file, bytes })
+    }
+
+    /// Opens the path anew, after somebody has moved the file away.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        (self.file, self.bytes) = open(&self.spec.path)?;
+        Ok(())
+    }
+
+    /// Writes whole lines: what could be written in part only, as on a full disk, is taken back.
+    pub(super) fn write(&mut self, lines: &str) -> io::Result<()> {
+        let more = lines.len() as u64;
+        if self.bytes > 0 && self.spec.max_bytes.is_some_and(|max| self.bytes + more > max) {
+            self.turn_over()?;
+        }
+        if let Err(error) = self.file.write_all(lines.as_bytes()) {
+            let _ = self.file.set_len(self.bytes);
+            return Err(error);
+        }
+        self.bytes += more;
+        Ok(())
+    }
+
+    fn turn_over(&mut self) -> io::Result<()> {
+        let older = |number: u32| PathBuf::from(format!("{}.{number}", self.spec.path.display()));
+        if self.spec.keep == 0 {
+            self.file.set_len(0)?;
+            self.bytes = 0;
+            return Ok(());
+        }
+        for number in (1..self.spec.keep).rev() {
+            match fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        fs::rename(&self.spec.path, older(1))?;
+        self.reopen()
+    }
+}
+
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().append(true).create(true).read(true).mode(MODE).open(path)?;
+    let bytes = end_last_line(&mut file)?;
+    Ok((file, bytes))
+}
+
+/// Ends a line that was written in part when the program was killed, so that the next is whole. Gives the size.
+fn end_last_line(file: &mut File) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt as _;
+    let bytes = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if bytes > 0 && file.metadata()?.is_file() {
+        file.read_exact_at(&mut last, bytes - 1)?;
+    }
+    if last == *b"\n" {
+        return Ok(bytes);
+    }
+    file.write_all(b"\n")?;
+    Ok(bytes + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(folder: &tempfile::TempDir, max_bytes: Option<u64>, keep: u32) -> FileSpec {
+        FileSpec { path: folder.path().join("events"), max_bytes, keep }
+    }
+
+    fn read(path: &Path, suffix: &str) -> Option<String> {
+        fs::read_to_string(format!("{}{suffix}", path.display())).ok()
+    }
+
+    #[test]
+    fn it_is_turned_over_before_it_would_grow_beyond_its_size_and_so_many_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = spec(&folder, Some(10), 2);
+        let mut file = Lines::open(spec.clone()).unwrap();
+        for number in 0..7 {
+            file.write(&format!("{number}234\n")).unwrap();
+        }
+        assert_eq!(read(&spec.path, "").unwrap(), "6234\n");
+        assert_eq!(read(&spec.path, ".1").unwrap(), "4234\n5234\n");
+        assert_eq!(read(&spec.path, ".2").unwrap(), "2234\n3234\n");
+        assert_eq!(read(&spec.path, ".3"), None);
+        file.write("a line that is longer than the whole file\n").unwrap();
+        assert_eq!(read(&spec.path, "").unwrap(), "a line that is longer than the whole file\n");
+    }
+
+    #[test]
+    fn none_is_kept_where_none_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = spec(&folder, Some(10), 0);
+        let mut file = Lines::open(spec.clone()).unwrap();
+        (0..3).for_each(|_| file.write("1234\n").unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(read(&spec.path, "").unwrap(), "1234\n");
+    }
+
+    #[test]
+    fn one_that_was_moved_away_is_made_anew_and_a_line_that_was_cut_off_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = spec(&folder, None, 0);
+        fs::write(&spec.path, "half a li").unwrap();
+        let mut file = Lines::open(spec.clone()).unwrap();
+        file.write("1\n").unwrap();
+        fs::rename(&spec.path, folder.path().join("moved")).unwrap();
+        file.write("2\n").unwrap();
+        file.reopen().unwrap();
+        file.write("3\n").unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("moved")).unwrap(), "half a li\n1\n2\n");
+        assert_eq!(read(&spec.path, "").unwrap(), "3\n");
+    }
+}

@@ -1,0 +1,317 @@
+//! The daemon: its sinks, its settings and its life.
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use connprobe_tests::{
+    findings::wait as finding,
+    labs::routed::Routed,
+    netns::Netns,
+    peer::Options,
+    probe::Probe,
+    runner::{Test, TestContext},
+    wire::{self, Body, Heartbeat, Record},
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::watching::{SOON, WATCHING, attached, connect, cut_and_write};
+
+pub(crate) fn tests() -> Vec<Test> {
+    let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
+    vec![
+        test("a daemon writes each failure and its recovery once, while its file is turned over", three_failures),
+        test("a daemon takes new settings and keeps its cases", reload),
+        test("a daemon survives a full disk and says what it could not write", full_disk),
+        test("a reader that stops reading, and one that is killed, keep nobody waiting", bad_readers),
+        test("findings that are open when a daemon is stopped are left open", left_open),
+        test("settings that are wrong are named, and a second daemon is told of the first", refusals),
+    ]
+}
+
+/// A daemon with a folder of its own.
+struct Daemon {
+    probe: Probe,
+    folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts one on a namespace, with more settings.
+    fn start(netns: &Netns, settings: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let config = folder.path().join("connprobe.toml");
+        write_settings(folder.path(), netns, settings)?;
+        let config = config.to_str().context("a path that is no text")?;
+        let probe = Probe::start(&["daemon", "--config", config])?;
+        Ok(Self { probe, folder })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.probe.pid().cast_signed()), signal)?)
+    }
+
+    /// Waits for a heartbeat that is wanted.
+    fn heartbeat(&self, wanted: impl Fn(&Heartbeat) -> bool) -> Result<Heartbeat> {
+        let start = Instant::now();
+        while start.elapsed() < SOON {
+            let record = wire::read(&self.probe.wait_type("heartbeat", SOON)?)?;
+            let Body::Heartbeat(heartbeat) = record.body else { bail!("no heartbeat") };
+            if wanted(&heartbeat) {
+                return Ok(heartbeat);
+            }
+        }
+        bail!("no such heartbeat has come")
+    }
+
+    /// Ends it as a service manager does.
+    fn stop(self) -> Result<(Vec<Record>, TempDir, String)> {
+        self.signal(Signal::SIGTERM)?;
+        let finished = self.probe.finish(SOON)?;
+        ensure!(finished.code == Some(0), "exit code {:?}\n{}", finished.code, finished.stderr);
+        Ok((wire::read_all(&finished.records)?, self.folder, finished.stderr))
+    }
+}
+
+fn write_settings(folder: &Path, netns: &Netns, settings: &str) -> Result<()> {
+    let (inode, lock) = (netns.inode(), folder.join("lock"));
+    let text = format!("netns = \"{inode}\"\nlock = {lock:?}\nheartbeat_every = \"1s\"\nstdout = true\n{settings}\n");
+    Ok(fs::write(folder.join("connprobe.toml"), text.replace("FOLDER", &folder.display().to_string()))?)
+}
+
+/// The records in a file, each whole.
+fn records_in(path: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    ensure!(text.is_empty() || text.ends_with('\n'), "the last line of {} is not whole", path.display());
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// What became of each finding: its states in order, by cause.
+fn stories(records: &[Record]) -> Vec<(String, Vec<String>)> {
+    let mut stories: Vec<(String, String, Vec<String>)> = Vec::new();
+    for record in records {
+        let Body::Finding(finding) = &record.body else { continue };
+        let state = finding.outcome.clone().unwrap_or_else(|| finding.state.clone());
+        match stories.iter_mut().find(|(id, ..)| *id == finding.finding_id) {
+            Some((_, _, states)) => states.push(state),
+            None => stories.push((finding.finding_id.clone(), finding.cause.clone(), vec![state])),
+        }
+    }
+    stories.into_iter().map(|(_, cause, states)| (cause, states)).collect()
+}
+
+/// A connection stalls, is found, and recovers.
+fn stall_and_recover(daemon: &Daemon, lab: &Routed) -> Result<()> {
+    let (_server, client) = connect(lab, &Options::default())?;
+    cut_and_write(lab, &client)?;
+    finding(&daemon.probe, "opened", SOON)?;
+    lab.heal()?;
+    let closed = finding(&daemon.probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    Ok(())
+}
+
+fn three_failures(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    // So small that it is turned over with every few records; all of them are kept.
+    let daemon = Daemon::start(&lab.client, "file = \"FOLDER/events\"\nfile_max_size = \"20kB\"\nfile_keep = 100")?;
+    attached(&daemon.probe)?;
+    for round in 0..3 {
+        stall_and_recover(&daemon, &lab)?;
+        if round == 1 {
+            // As logrotate does.
+            fs::rename(daemon.path("events"), daemon.path("events.moved"))?;
+            daemon.signal(Signal::SIGHUP)?;
+        }
+    }
+    let (records, folder, stderr) = daemon.stop()?;
+    ensure!(stderr.is_empty(), "{stderr}");
+    for (cause, states) in stories(&records) {
+        ensure!(cause == "peer_silent", "{cause}");
+        let [first, .., last] = states.as_slice() else { bail!("{states:?}") };
+        ensure!((first.as_str(), last.as_str()) == ("opened", "recovered"), "{states:?}");
+        // Confidence, owner and deadline change a few times; it is no stream of repeats.
+        ensure!(states.len() < 8, "{states:?}");
+    }
+    ensure!(stories(&records).len() == 3, "{:?}", stories(&records));
+    ensure!(matches!(records.last().map(|record| &record.body), Some(Body::Summary(_))), "{:?}", records.last());
+    // Every record is in one of the files, once, and in order within each.
+    let mut files: Vec<Vec<Value>> = Vec::new();
+    for entry in fs::read_dir(folder.path())? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events")) {
+            ensure!(fs::metadata(&path)?.permissions().mode() & 0o777 == 0o640, "{}", path.display());
+            files.push(records_in(&path)?);
+        }
+    }
+    ensure!(files.len() > 2, "it was turned over");
+    let mut written = files.concat();
+    written.sort_by_key(|record| record.get("seq").and_then(Value::as_u64));
+    ensure!(wire::read_all(&written)?.len() == records.len(), "{} of {}", written.len(), records.len());
+    Ok(())
+}
+
+fn reload(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let daemon = Daemon::start(&lab.client, "ports = [1]")?;
+    attached(&daemon.probe)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    cut_and_write(&lab, &client)?;
+    sleep(Duration::from_secs(6));
+    // Wrong settings change nothing.
+    write_settings(daemon.folder.path(), &lab.client, "ports = [5672]\nprots = [1]")?;
+    daemon.signal(Signal::SIGHUP)?;
+    daemon.probe.wait_stderr("unknown field `prots`", SOON)?;
+    write_settings(daemon.folder.path(), &lab.client, "ports = [5672]\nfile = \"FOLDER/events\"")?;
+    daemon.signal(Signal::SIGHUP)?;
+    attached(&daemon.probe)?;
+    // It is found although it began to wait before the filter let it through.
+    finding(&daemon.probe, "opened", SOON)?;
+    write_settings(daemon.folder.path(), &lab.client, "ports = [5672, 1]\nfile = \"FOLDER/events\"")?;
+    daemon.signal(Signal::SIGHUP)?;
+    attached(&daemon.probe)?;
+    lab.heal()?;
+    let closed = finding(&daemon.probe, "closed", SOON)?;
+    ensure!(closed.outcome.as_deref() == Some("recovered"), "the case was kept: {closed:?}");
+    let (records, folder, _) = daemon.stop()?;
+    ensure!(stories(&records).len() == 1, "{:?}", stories(&records));
+    let written = records_in(&folder.path().join("events"))?;
+    ensure!(written.len() > 3 && written.len() < records.len(), "it writes from its first settings on");
+    Ok(())
+}
+
+/// A file system of its own size, gone with this.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf, size: &str) -> Result<Self> {
+        fs::create_dir(&path)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn full_disk(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let small = tempfile::tempdir()?;
+    let disk = SmallDisk::mount(small.path().join("disk"), "16k")?;
+    let daemon = Daemon::start(&lab.client, &format!("file = \"{}/events\"", disk.0.display()))?;
+    let is_failing = |heartbeat: &Heartbeat| heartbeat.sinks.iter().any(|sink| sink.failing.is_some());
+    let heartbeat = daemon.heartbeat(is_failing)?;
+    let sink = heartbeat.sinks.iter().find(|sink| sink.sink.starts_with("file ")).context("no file")?;
+    ensure!(sink.failing.as_ref().is_some_and(|why| why.contains("No space left")), "{sink:?}");
+    let other = heartbeat.sinks.iter().find(|sink| sink.sink == "stdout").context("no stdout")?;
+    ensure!(other.dropped == 0 && other.failing.is_none(), "{other:?}");
+    let before = records_in(&disk.0.join("events"))?;
+    run(Command::new("mount").args(["-o", "remount,size=1m"]).arg(&disk.0))?;
+    daemon.heartbeat(|heartbeat| !is_failing(heartbeat))?;
+    let path = disk.0.join("events");
+    let (_, _, stderr) = daemon.stop()?;
+    ensure!(stderr.lines().count() == 2, "one word when it fails and one when it is over: {stderr}");
+    let after = records_in(&path)?;
+    let seq = |record: &Value| record.get("seq").and_then(Value::as_u64);
+    let loss = after.get(before.len()).context("nothing was written any more")?;
+    ensure!(loss.get("place").is_some_and(|place| place == "sink"), "{loss}");
+    let (lost, last) = (loss.get("count").and_then(Value::as_u64), before.last().and_then(seq));
+    ensure!(lost.is_some() && seq(loss) == last.zip(lost).map(|(last, lost)| last + lost), "{last:?}: {loss}");
+    for record in &after {
+        wire::read(record)?;
+    }
+    Ok(())
+}
+
+fn bad_readers(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let daemon = Daemon::start(&lab.client, "unix_socket = \"FOLDER/socket\"")?;
+    attached(&daemon.probe)?;
+    let socket = daemon.path("socket");
+    ensure!(fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o660, "its owner's and its group's");
+    // One that never reads, one that is killed, one that reads.
+    let _silent = UnixStream::connect(&socket)?;
+    let mut killed =
+        Command::new("sleep").arg("60").stdin(std::os::fd::OwnedFd::from(UnixStream::connect(&socket)?)).spawn()?;
+    let mut reader = UnixStream::connect(&socket)?;
+    daemon.heartbeat(|_| true)?;
+    killed.kill()?;
+    killed.wait()?;
+    stall_and_recover(&daemon, &lab)?;
+    let (records, _folder, _) = daemon.stop()?;
+    ensure!(!socket.exists(), "the socket is left behind");
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    let read = text.lines().map(|line| wire::read(&serde_json::from_str(line)?)).collect::<Result<Vec<_>>>()?;
+    let first = read.first().context("nothing was read")?.seq;
+    let expected: Vec<_> = records.iter().map(|record| record.seq).filter(|seq| *seq >= first).collect();
+    ensure!(read.iter().map(|record| record.seq).eq(expected), "it has read everything from when it connected");
+    ensure!(stories(&read).len() == 1, "{:?}", stories(&read));
+    Ok(())
+}
+
+fn left_open(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let daemon = Daemon::start(&lab.client, "")?;
+    attached(&daemon.probe)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    cut_and_write(&lab, &client)?;
+    finding(&daemon.probe, "opened", SOON)?;
+    let heartbeat = daemon.heartbeat(|heartbeat| heartbeat.open_findings == 1)?;
+    ensure!(heartbeat.findings == 1 && heartbeat.open_cases == 1, "{heartbeat:?}");
+    ensure!(heartbeat.cost.rss_bytes.is_some_and(|bytes| bytes > 1 << 20), "{:?}", heartbeat.cost);
+    let (records, ..) = daemon.stop()?;
+    let stories = stories(&records);
+    let [(_, states)] = stories.as_slice() else { bail!("{stories:?}") };
+    ensure!(states.last().is_some_and(|state| state == "left_open"), "{states:?}");
+    let Some(Body::Summary(summary)) = records.last().map(|record| &record.body) else { bail!("no summary") };
+    ensure!((summary.findings, summary.unresolved) == (1, 1), "{summary:?}");
+    Ok(())
+}
+
+fn refusals(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let daemon = Daemon::start(&lab.client, "")?;
+    attached(&daemon.probe)?;
+    let config = daemon.path("connprobe.toml");
+    let config = config.to_str().context("a path that is no text")?;
+    let second = Probe::run(&["daemon", "--config", config], SOON)?;
+    let first = format!("another daemon is at work on this host (pid {})", daemon.probe.pid());
+    ensure!(second.code == Some(2) && second.stderr.contains(&first), "{second:?}");
+    let checked = Probe::run(&["daemon", "--config", config, "--check-config", "--port", "443"], SOON)?;
+    ensure!(checked.code == Some(0) && checked.stdout.contains("443"), "{checked:?}");
+    write_settings(daemon.folder.path(), &lab.client, "scan_every = \"fast\"")?;
+    let wrong = Probe::run(&["daemon", "--config", config, "--check-config"], SOON)?;
+    ensure!(wrong.code == Some(2) && wrong.stderr.contains("line 5"), "{wrong:?}");
+    let nowhere = Probe::run(&["daemon", "--file", "/nowhere/at/all", "--lock", &format!("{config}.lock")], SOON)?;
+    ensure!(nowhere.code == Some(2) && nowhere.stderr.contains("/nowhere/at/all"), "{nowhere:?}");
+    daemon.stop()?;
+    Ok(())
+}

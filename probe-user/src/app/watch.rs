@@ -14,6 +14,7 @@ use super::{
 use crate::{
     case::{Finding, Output, Tracker},
     decode::{Units, decode},
+    judge::Verdict,
     kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Coverage, Event, LossPlace, MonoTime},
     report::{Heartbeat, Summary},
@@ -212,6 +213,12 @@ impl Watch {
         self
     }
 
+    /// Tells only these connections with these verdicts; an empty list means all.
+    #[must_use]
+    pub fn telling_only(self, filter: Filter, verdicts: Vec<Verdict>) -> Self {
+        Self { findings: Findings::only(filter, verdicts), ..self }
+    }
+
     /// What is observed.
     pub const fn coverage(&self) -> &Coverage {
         &self.coverage
@@ -346,9 +353,11 @@ impl Watch {
                     self.tracker.put_back(question);
                     break;
                 }
-                Output::Finding(finding) => {
-                    tell(Change::Finding(&finding))?;
-                    self.findings.take(*finding);
+                Output::Finding(mut finding) => {
+                    if self.findings.wants(&mut finding) {
+                        tell(Change::Finding(&finding))?;
+                        self.findings.take(*finding);
+                    }
                 }
             }
         }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::{
     app::{Change, Watch, WatchError, clock, this_host},
-    judge::Confidence,
+    judge::{Confidence, Verdict},
     kernel::Filter,
     model::Coverage,
     report::{
@@ -37,9 +40,12 @@ pub(super) struct ObserveArgs {
     /// Only connections with this port at either end; may be given several times
     #[arg(long = "port", value_name = "N", value_parser = port)]
     ports: Vec<u16>,
-    /// Only connections to peers in this prefix; may be given several times
+    /// Only connections to peers in this prefix, of those that are only forwarded to or from; may be given several times
     #[arg(long = "peer", value_name = "CIDR")]
     peers: Vec<PeerPrefix>,
+    /// Only these verdicts, as silently_dropped_fin,half_open; the exit code counts only these
+    #[arg(long = "verdict", value_name = "VERDICT", value_delimiter = ',', value_parser = verdict())]
+    verdicts: Vec<Verdict>,
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -97,6 +103,12 @@ fn idle_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A verdict by its name.
+fn verdict() -> impl TypedValueParser<Value = Verdict> {
+    PossibleValuesParser::new(Verdict::ALL.map(Verdict::name))
+        .try_map(|name| Verdict::ALL.into_iter().find(|verdict| verdict.name() == name).ok_or("no such verdict"))
+}
+
 /// What was meant.
 pub(super) struct Observation {
     pub(super) filter: Filter,
@@ -104,6 +116,7 @@ pub(super) struct Observation {
     pub(super) risks: Option<Duration>,
     /// How long; `None` until interrupted, with each finding told as it happens.
     duration: Option<Duration>,
+    verdicts: Vec<Verdict>,
     format: Format,
     fail_on: FailOn,
 }
@@ -124,7 +137,8 @@ impl Observation {
                 bail!("--idle-timeout is what --risks holds idle connections against: give --risks, too")
             }
         };
-        Ok(Self { filter, risks, duration, format: args.format, fail_on: args.fail_on })
+        let (verdicts, format, fail_on) = (args.verdicts, args.format, args.fail_on);
+        Ok(Self { filter, risks, duration, verdicts, format, fail_on })
     }
 
     const fn follows(&self) -> bool {
@@ -140,7 +154,7 @@ pub(super) async fn observe(
     // Before anything is attached, so that an early Ctrl-C still ends in a report.
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
-    let mut watch = start()?;
+    let mut watch = start()?.telling_only(observation.filter.clone(), observation.verdicts.clone());
     if let Some(idle_timeout) = observation.risks {
         watch = watch.with_risks(idle_timeout, observation.filter.clone());
     }
@@ -174,6 +188,15 @@ fn exit(summary: &Summary, fail_on: FailOn) -> Exit {
     if summary.highest_confidence() >= Some(least) { Exit::Found } else { Exit::Clean }
 }
 
+/// Says what was asked for, where that is not everything.
+fn only(verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = verdicts.iter().copied().map(Verdict::name).collect();
+    format!("\nOnly what is {} is told (--verdict).\n", names.join(" or "))
+}
+
 /// Tells what happens in the format asked for.
 struct Output {
     format: Format,
@@ -183,6 +206,8 @@ struct Output {
     told: Told,
     progress: Option<ProgressBar>,
     collected: Vec<Record>,
+    /// What else was left out, to stand below the report.
+    only: String,
     stdout: Stdout,
 }
 
@@ -197,6 +222,7 @@ impl Output {
             progress: (observation.format == Format::Text && stderr().is_terminal())
                 .then(|| progress(observation.duration)),
             collected: Vec::new(),
+            only: only(&observation.verdicts),
             stdout: Stdout,
         }
     }
@@ -259,7 +285,7 @@ impl Output {
                 let report = text::report(summary, coverage, self.recorder.clock(), now, self.layout);
                 // What was told while it happened is set apart from the whole.
                 let gap = if self.follow && !summary.findings.is_empty() { "\n" } else { "" };
-                self.stdout.text(&format!("{gap}{report}"))
+                self.stdout.text(&format!("{gap}{report}{}", self.only))
             }
             Format::Json => self.stdout.array(&self.collected),
             Format::Ndjson => Ok(()),

@@ -32,6 +32,7 @@ pub(super) fn load_options(args: &KernelArgs, filter: Filter, risks: bool) -> Lo
     LoadOptions {
         filter,
         ring_bytes: args.ring_bytes,
+        suspects: args.test_suspects,
         object: args.bpf_object.clone(),
         scan_by_sock_diag: args.test_scan_by_sock_diag,
         risks,

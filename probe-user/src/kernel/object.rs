@@ -28,6 +28,8 @@ pub struct LoadOptions {
     pub filter: Filter,
     /// Size of the ring in bytes, a power of two and a multiple of the page size; the programs' own default otherwise.
     pub ring_bytes: Option<u32>,
+    /// Of how many established connections any dropped segment is told; the programs' own default otherwise.
+    pub suspects: Option<u32>,
     /// Another object file than the built-in one, for testing a rebuilt object.
     pub object: Option<PathBuf>,
     /// Whether the scan goes through `NETLINK_SOCK_DIAG` also where there are iterators, to try it.
@@ -52,6 +54,9 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenErr
     );
     if let Some(bytes) = options.ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
+    }
+    if let Some(entries) = options.suspects {
+        loader.map_max_entries("SUSPECTS", entries);
     }
     Ok(loader.load(&bytes)?)
 }

@@ -145,6 +145,7 @@ impl Watch {
                 return false;
             }
         };
+        self.findings.ask_about(options.load.filter.clone());
         // What the old programs have told until now is not lost.
         self.read_ring();
         self.coverage = Coverage::clone(probes.coverage());

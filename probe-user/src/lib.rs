@@ -12,6 +12,7 @@
 //! | [`case`] | no | the tracker: connections under suspicion, their evidence and timers |
 //! | [`judge`] | no | verdicts, causes, confidence; one file per verdict |
 //! | [`witness`] | yes | answers to the tracker's questions |
+//! | [`recording`] | no | what was taken in, as a file, and without what it should not tell |
 //! | [`report`] | no | the public records and the text report |
 //! | [`sink`] | yes | where records go |
 //! | [`model`] | no | the words all of them share |
@@ -23,6 +24,7 @@ pub mod decode;
 pub mod judge;
 pub mod kernel;
 pub mod model;
+pub mod recording;
 pub mod report;
 pub mod sink;
 pub mod witness;

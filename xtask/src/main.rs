@@ -16,6 +16,7 @@ mod debs;
 mod demo;
 mod ebpf;
 mod generate;
+mod golden;
 mod kernels;
 mod packages;
 mod project;
@@ -49,6 +50,8 @@ enum Task {
     Demo(demo::Arguments),
     /// Write the files that the program itself describes, or check them
     Generate(generate::Arguments),
+    /// Renew what is expected of the golden recordings, or record them anew
+    Golden(golden::Arguments),
     /// Make the document of what each kernel offers from committed facts, or check it, or renew the facts
     Kernels(kernels::Arguments),
     /// Run the kernel tests, a command or a shell on other kernels, in guests
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::main(&project),
         Task::Demo(arguments) => demo::main(&project, &arguments),
         Task::Generate(arguments) => generate::main(&project, &arguments),
+        Task::Golden(arguments) => golden::main(&project, &arguments),
         Task::Kernels(arguments) => kernels::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{model::MonoTime, report::WallClock};
+use crate::{model::MonoTime, recording::SameMoment, report::WallClock};
 
 /// Now, by the clock the kernel programs stamp their events with.
 pub fn now() -> MonoTime {
@@ -18,15 +18,21 @@ pub fn now() -> MonoTime {
 
 /// Aligns the kernel's clock with the wall clock, as they are now.
 pub fn wall_clock() -> WallClock {
+    let aligned = aligned();
+    WallClock::aligned(aligned.mono, aligned.wall())
+}
+
+/// The same moment by both clocks, however long reading them took.
+pub fn aligned() -> SameMoment {
     let (mono, wall, _) = read_both();
-    WallClock::aligned(mono, wall)
+    SameMoment::new(mono, wall)
 }
 
 /// The same moment by the kernel's clock and by the wall clock; `None` when this thread was held up between the readings.
-pub fn both() -> Option<(MonoTime, Timestamp)> {
+pub fn both() -> Option<SameMoment> {
     const LONGEST_READING: Duration = Duration::from_millis(1);
     let (mono, wall, took) = read_both();
-    (took <= LONGEST_READING).then_some((mono, wall))
+    (took <= LONGEST_READING).then(|| SameMoment::new(mono, wall))
 }
 
 /// Reads the wall clock between two readings of the kernel's, and how far these are apart.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use crate::{
     case::{Finding, FindingId, FindingState, Outcome},
     judge::Verdict,
-    kernel::Filter,
+    model::Filter,
     report::Forgotten,
 };
 
@@ -111,7 +111,7 @@ mod tests {
     use crate::{
         case::OwnerKnowledge,
         judge::{Cause, Confidence, Ruling},
-        model::{ConnectionKey, Knowledge, MonoTime, SocketView},
+        model::{ConnectionKey, Filter, Knowledge, MonoTime, SocketView},
     };
 
     fn finding(case: u64, state: FindingState, verdict: Verdict) -> Finding {

@@ -4,12 +4,16 @@ pub mod clock;
 mod findings;
 mod host;
 mod losses;
+mod recording;
+mod replay;
 mod risks;
 mod scan;
 mod self_test;
 mod watch;
 
 pub use host::this_host;
+pub use recording::{Recorded, Recording, RecordingOptions};
+pub use replay::{Replay, ReplayError, Replayed};
 pub use scan::SCAN_EVERY;
 pub use self_test::self_test;
 pub use watch::{Change, Ended, HEARTBEAT_EVERY, Reload, Watch, WatchError, WatchOptions};

@@ -1,27 +1,31 @@
+mod ending;
 mod long;
 
 use std::{future::Future, io, pin::pin, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
     clock,
     findings::Findings,
-    losses::{Losses, hook_counts},
+    losses::Losses,
+    recording::{Intake, Recording},
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
-    case::{Finding, Output, Tracker},
+    case::{Finding, Output},
     decode::{Units, decode},
     judge::Verdict,
-    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
-    model::{Coverage, Event, LossPlace, MonoTime},
-    report::{Heartbeat, Summary},
+    kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
+    model::{Coverage, Event, Filter, LossPlace, MonoTime},
+    recording::{Input, Opening, SameMoment},
+    report::Heartbeat,
     sink::SinkError,
     witness::Witnesses,
 };
 use connprobe_common::abi::SocketRecord;
+pub use ending::Ended;
 use long::Long;
 pub use long::{HEARTBEAT_EVERY, Reload};
 
@@ -31,9 +35,6 @@ const READ_EVERY: Duration = Duration::from_millis(50);
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A scan that has brought nothing by then is asked for again.
 const LONGEST_SCAN: Duration = Duration::from_secs(60);
-/// How long answers that are on their way are waited for at the end.
-/// Searches for owners and entries rest for half a second at most.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The next scan's result; never ready when there are no scans.
 async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
@@ -92,7 +93,12 @@ pub enum Change<'a> {
         count: u64,
     },
     /// Something was loaded into the kernel that is not observed, or the programs were attached anew.
-    Coverage(&'a Coverage),
+    Coverage {
+        /// When that was noticed.
+        at: MonoTime,
+        /// What is observed now.
+        coverage: &'a Coverage,
+    },
     /// How the watch does, where it was asked to tell every so often.
     Heartbeat(Heartbeat),
     /// Nothing new, but time has passed: so many findings so far, so many of them not over.
@@ -101,6 +107,8 @@ pub enum Change<'a> {
         findings: usize,
         /// Of those, not over.
         open: usize,
+        /// Both clocks, where they could be read together.
+        clocks: Option<SameMoment>,
     },
 }
 
@@ -131,7 +139,7 @@ pub struct Watch {
     coverage: Coverage,
     scans: Option<Scans>,
     scan_every: Duration,
-    tracker: Tracker,
+    tracker: Intake,
     witnesses: Witnesses,
     losses: Losses,
     findings: Findings,
@@ -139,16 +147,6 @@ pub struct Watch {
     /// To be looked for at the end.
     risks: Option<RiskLook>,
     long: Long,
-}
-
-/// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
-/// kernel each time, which the report need not wait for.
-pub struct Ended {
-    /// What was found.
-    pub summary: Summary,
-    /// What was observed.
-    pub coverage: Coverage,
-    _programs: Option<Programs>,
 }
 
 impl Watch {
@@ -191,7 +189,7 @@ impl Watch {
             coverage,
             scans: scans.transpose().map_err(|error| WatchError::Scan(format!("{error:#}")))?,
             scan_every,
-            tracker: Tracker::new(),
+            tracker: Intake::default(),
             witnesses,
             losses: Losses::default(),
             findings: Findings::default(),
@@ -217,6 +215,14 @@ impl Watch {
     #[must_use]
     pub fn telling_only(self, filter: Filter, verdicts: Vec<Verdict>) -> Self {
         Self { findings: Findings::only(filter, verdicts), ..self }
+    }
+
+    /// Records everything from here on that what is told follows from.
+    #[must_use]
+    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
+        recording.put(Input::Opening(Box::new(opening)));
+        self.tracker.recording = Some(recording);
+        self
     }
 
     /// What is observed.
@@ -267,10 +273,16 @@ impl Watch {
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
-                        tell(Change::Coverage(&self.coverage))?;
+                        let (at, coverage) = (clock::now(), &self.coverage);
+                        self.tracker.record(|| Input::Coverage { at, coverage: Box::new(coverage.clone()) });
+                        tell(Change::Coverage { at, coverage })?;
                     }
                     let (findings, open) = self.findings.count();
-                    tell(Change::Progress { findings, open })?;
+                    let clocks = clock::both();
+                    if let Some(clocks) = clocks {
+                        self.tracker.record(|| Input::Clocks(clocks));
+                    }
+                    tell(Change::Progress { findings, open, clocks })?;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     // What is on the ring may be what the timer waits for.
@@ -362,41 +374,5 @@ impl Watch {
             }
         }
         Ok(())
-    }
-
-    async fn finish(mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<Ended, WatchError> {
-        self.read_ring();
-        self.hand_on(tell)?;
-        let ended = clock::now();
-        let _ = timeout(LAST_ANSWERS, async {
-            while self.witnesses.in_flight() > 0 {
-                let Some(answer) = self.witnesses.next_answer().await else { break };
-                self.tracker.handle_answer(clock::now(), answer);
-                // An answer about the socket leads to a question about its owner.
-                if self.hand_on(tell).is_err() {
-                    break;
-                }
-            }
-        })
-        .await;
-        self.hand_on(tell)?;
-        self.count_losses(tell)?;
-        let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
-        // Last, for it may take seconds in which nobody reads the ring.
-        let risks = match self.risks {
-            Some(look) => Some(look.run().await),
-            None => None,
-        };
-        let (findings, forgotten) = self.findings.finish();
-        let summary = Summary {
-            watched: ended.since(self.started),
-            findings,
-            forgotten,
-            hooks: hook_counts(totals),
-            undecodable: self.losses.undecodable_total(),
-            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
-            risks,
-        };
-        Ok(Ended { summary, coverage: self.coverage, _programs: self.programs })
     }
 }

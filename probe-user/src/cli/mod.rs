@@ -6,6 +6,8 @@ mod diagnose;
 mod explain;
 mod observe;
 mod prepare;
+mod record;
+mod replay;
 mod schema;
 mod snapshot;
 mod values;
@@ -48,6 +50,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Say what a verdict or a cause means, which evidence it takes, what it is not, and what to do
     Explain(explain::ExplainArgs),
+    /// Watch for a while and write what was seen to a file, to be replayed elsewhere
+    Record(record::RecordArgs),
+    /// Report once more what a recorded run found
+    Replay(replay::ReplayArgs),
     /// Print the JSON Schema of the records
     Schema,
 }
@@ -185,6 +191,8 @@ pub fn run() -> Exit {
         Command::Snapshot(args) => snapshot::run(args),
         Command::Check(args) => check::run(&cli.kernel, &args),
         Command::Explain(args) => explain::run(&args),
+        Command::Record(args) => record::run(&cli.kernel, args),
+        Command::Replay(args) => replay::run(&args),
         Command::Schema => schema::run(),
     };
     result.unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! What `diagnose` and `snapshot` share: which connections, how to report, and the course of a watch.
+//! What `diagnose`, `snapshot` and `record` share: which connections, how to report, and the course of a watch.
 
 use std::{
     io::{IsTerminal as _, stderr},
@@ -18,12 +18,13 @@ use super::{
     values::{PeerPrefix, port},
 };
 use crate::{
-    app::{Change, Watch, WatchError, clock, this_host},
+    app::{Change, Ended, Recording, RecordingOptions, Watch, WatchError, clock, this_host},
     judge::{Confidence, Verdict},
-    kernel::Filter,
-    model::Coverage,
+    kernel::check_filter,
+    model::{Coverage, Filter, MonoTime},
+    recording::{Opening, SameMoment},
     report::{
-        Summary,
+        Summary, WallClock,
         record::{Record, Recorder},
         text::{self, Layout, Told},
     },
@@ -31,9 +32,9 @@ use crate::{
     witness::netns,
 };
 
-/// Which connections, and how to report.
+/// Which connections.
 #[derive(Debug, Args)]
-pub(super) struct ObserveArgs {
+pub(super) struct SelectArgs {
     /// Only this network namespace: a name under /run/netns, a path, an inode number, or all
     #[arg(long, value_name = "NAME|PATH|INODE|all", default_value = ALL)]
     pub(super) netns: String,
@@ -43,6 +44,13 @@ pub(super) struct ObserveArgs {
     /// Only connections to peers in this prefix, of those that are only forwarded to or from; may be given several times
     #[arg(long = "peer", value_name = "CIDR")]
     peers: Vec<PeerPrefix>,
+}
+
+/// Which connections, and how to report.
+#[derive(Debug, Args)]
+pub(super) struct ObserveArgs {
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
     /// Only these verdicts, as silently_dropped_fin,half_open; the exit code counts only these
     #[arg(long = "verdict", value_name = "VERDICT", value_delimiter = ',', value_parser = verdict())]
     verdicts: Vec<Verdict>,
@@ -65,7 +73,10 @@ pub(super) struct ObserveArgs {
 pub(super) const ALL: &str = "all";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
+    /// Nothing
+    #[value(skip)]
+    Silent,
     /// For people
     Text,
     /// One JSON array of records at the end
@@ -75,7 +86,7 @@ enum Format {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum FailOn {
+pub(super) enum FailOn {
     /// Any finding
     Suspected,
     /// Only findings that admit no other explanation
@@ -104,7 +115,7 @@ fn idle_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// A verdict by its name.
-fn verdict() -> impl TypedValueParser<Value = Verdict> {
+pub(super) fn verdict() -> impl TypedValueParser<Value = Verdict> {
     PossibleValuesParser::new(Verdict::ALL.map(Verdict::name))
         .try_map(|name| Verdict::ALL.into_iter().find(|verdict| verdict.name() == name).ok_or("no such verdict"))
 }
@@ -119,17 +130,26 @@ pub(super) struct Observation {
     verdicts: Vec<Verdict>,
     format: Format,
     fail_on: FailOn,
+    /// Where what is taken in is recorded.
+    pub(super) recording: Option<RecordingOptions>,
+}
+
+impl SelectArgs {
+    fn resolve(self) -> anyhow::Result<Filter> {
+        let netns = match self.netns.as_str() {
+            ALL => None,
+            spec => Some(netns::resolve(spec)?.inode),
+        };
+        let filter = Filter { netns, ports: self.ports, peers: self.peers.into_iter().map(|peer| peer.0).collect() };
+        check_filter(&filter)?;
+        Ok(filter)
+    }
 }
 
 impl Observation {
     /// Resolves what was typed.
     pub(super) fn resolve(args: ObserveArgs, duration: Option<Duration>) -> anyhow::Result<Self> {
-        let netns = match args.netns.as_str() {
-            ALL => None,
-            spec => Some(netns::resolve(spec)?.inode),
-        };
-        let filter = Filter { netns, ports: args.ports, peers: args.peers.into_iter().map(|peer| peer.0).collect() };
-        filter.check()?;
+        let filter = args.select.resolve()?;
         let risks = match (args.risks, args.idle_timeout) {
             (true, time) => Some(time.unwrap_or(IDLE_TIMEOUT)),
             (false, None) => None,
@@ -138,11 +158,20 @@ impl Observation {
             }
         };
         let (verdicts, format, fail_on) = (args.verdicts, args.format, args.fail_on);
-        Ok(Self { filter, risks, duration, verdicts, format, fail_on })
+        Ok(Self { filter, risks, duration, verdicts, format, fail_on, recording: None })
     }
 
-    const fn follows(&self) -> bool {
-        self.duration.is_none()
+    /// A watch of these connections that writes what it takes in to a file, and reports only where a format is given.
+    pub(super) fn recorded(
+        select: SelectArgs,
+        duration: Option<Duration>,
+        format: Option<Format>,
+        fail_on: FailOn,
+        recording: RecordingOptions,
+    ) -> anyhow::Result<Self> {
+        let (filter, format) = (select.resolve()?, format.unwrap_or(Format::Silent));
+        let (risks, verdicts, recording) = (None, Vec::new(), Some(recording));
+        Ok(Self { filter, risks, duration, verdicts, format, fail_on, recording })
     }
 }
 
@@ -151,6 +180,15 @@ pub(super) async fn observe(
     observation: &Observation,
     start: impl FnOnce() -> Result<Watch, WatchError>,
 ) -> anyhow::Result<Exit> {
+    let ended = watch(observation, start).await?;
+    Ok(exit(&ended.summary, observation.fail_on))
+}
+
+/// The same; how it ended.
+pub(super) async fn watch(
+    observation: &Observation,
+    start: impl FnOnce() -> Result<Watch, WatchError>,
+) -> anyhow::Result<Ended> {
     // Before anything is attached, so that an early Ctrl-C still ends in a report.
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
@@ -158,9 +196,17 @@ pub(super) async fn observe(
     if let Some(idle_timeout) = observation.risks {
         watch = watch.with_risks(idle_timeout, observation.filter.clone());
     }
-    let coverage = watch.coverage().clone();
-    let mut output = Output::new(observation, Recorder::new(this_host()?, clock::wall_clock()));
-    output.begin(&coverage)?;
+    let (host, clocks, coverage) = (this_host()?, clock::aligned(), watch.coverage().clone());
+    let filter = observation.filter.clone();
+    let opening = Opening { host, clocks, at: clock::now(), coverage, filter, is_anonymized: false };
+    let shows_progress = matches!(observation.format, Format::Text | Format::Silent) && stderr().is_terminal();
+    let mut output = Output::new(observation.format, observation.duration.is_none(), &opening);
+    output.only = only(&observation.verdicts);
+    output.progress = shows_progress.then(|| progress(observation.duration));
+    output.begin(&opening)?;
+    if let Some(options) = &observation.recording {
+        watch = watch.with_recording(Recording::create(options)?, opening);
+    }
     let stop = async {
         let end = async {
             match observation.duration {
@@ -175,11 +221,12 @@ pub(super) async fn observe(
         }
     };
     let ended = watch.run(stop, |change| output.change(&change)).await?;
-    output.end(&ended.summary, &ended.coverage)?;
-    Ok(exit(&ended.summary, observation.fail_on))
+    output.end(&ended.summary, &ended.coverage, ended.at, ended.clocks)?;
+    Ok(ended)
 }
 
-fn exit(summary: &Summary, fail_on: FailOn) -> Exit {
+/// The exit code for what was found.
+pub(super) fn exit(summary: &Summary, fail_on: FailOn) -> Exit {
     let least = match fail_on {
         FailOn::Suspected => Confidence::Suspected,
         FailOn::Confirmed => Confidence::Confirmed,
@@ -198,7 +245,7 @@ fn only(verdicts: &[Verdict]) -> String {
 }
 
 /// Tells what happens in the format asked for.
-struct Output {
+pub(super) struct Output {
     format: Format,
     follow: bool,
     recorder: Recorder,
@@ -212,27 +259,28 @@ struct Output {
 }
 
 impl Output {
-    fn new(observation: &Observation, recorder: Recorder) -> Self {
+    /// `follow`: also in text, each finding is told as it happens.
+    pub(super) fn new(format: Format, follow: bool, opening: &Opening) -> Self {
+        let Opening { host, clocks, .. } = opening;
         Self {
-            format: observation.format,
-            follow: observation.follows(),
-            recorder,
+            format,
+            follow,
+            recorder: Recorder::new(host.clone(), WallClock::aligned(clocks.mono, clocks.wall())),
             layout: layout(),
             told: Told::default(),
-            progress: (observation.format == Format::Text && stderr().is_terminal())
-                .then(|| progress(observation.duration)),
+            progress: None,
             collected: Vec::new(),
-            only: only(&observation.verdicts),
+            only: String::new(),
             stdout: Stdout,
         }
     }
 
-    fn begin(&mut self, coverage: &Coverage) -> Result<(), SinkError> {
-        let record = self.recorder.coverage(clock::now(), coverage);
+    pub(super) fn begin(&mut self, opening: &Opening) -> Result<(), SinkError> {
+        let record = self.recorder.coverage(opening.at, &opening.coverage);
         self.record(record)
     }
 
-    fn change(&mut self, change: &Change<'_>) -> Result<(), SinkError> {
+    pub(super) fn change(&mut self, change: &Change<'_>) -> Result<(), SinkError> {
         match change {
             Change::Finding(finding) => {
                 let record = self.recorder.finding(finding);
@@ -249,14 +297,14 @@ impl Output {
                 let record = self.recorder.loss(*at, *place, *count);
                 self.record(record)?;
             }
-            Change::Coverage(coverage) => {
-                let record = self.recorder.coverage(clock::now(), coverage);
+            Change::Coverage { at, coverage } => {
+                let record = self.recorder.coverage(*at, coverage);
                 self.record(record)?;
             }
             // Only a daemon asks for them.
             Change::Heartbeat(_) => {}
-            Change::Progress { findings, open } => {
-                self.follow_wall_clock();
+            Change::Progress { findings, open, clocks } => {
+                self.follow_wall_clock(*clocks);
                 if let Some(progress) = &self.progress {
                     progress.set_message(format!("{open} in limbo, {findings} found so far"));
                     progress.tick();
@@ -266,12 +314,18 @@ impl Output {
         Ok(())
     }
 
-    fn end(mut self, summary: &Summary, coverage: &Coverage) -> Result<(), SinkError> {
+    /// Tells how it ended, at `now`.
+    pub(super) fn end(
+        mut self,
+        summary: &Summary,
+        coverage: &Coverage,
+        now: MonoTime,
+        clocks: Option<SameMoment>,
+    ) -> Result<(), SinkError> {
         if let Some(progress) = self.progress.take() {
             progress.finish_and_clear();
         }
-        self.follow_wall_clock();
-        let now = clock::now();
+        self.follow_wall_clock(clocks);
         if let Some(risks) = &summary.risks {
             for risk in &risks.risks {
                 let record = self.recorder.risk(risks, risk);
@@ -288,20 +342,20 @@ impl Output {
                 self.stdout.text(&format!("{gap}{report}{}", self.only))
             }
             Format::Json => self.stdout.array(&self.collected),
-            Format::Ndjson => Ok(()),
+            Format::Ndjson | Format::Silent => Ok(()),
         }
     }
 
     /// A wall clock may be set while a watch goes on for days, and a host suspended.
-    fn follow_wall_clock(&mut self) {
-        if let Some((mono, wall)) = clock::both() {
-            self.recorder.follow(mono, wall);
+    fn follow_wall_clock(&mut self, clocks: Option<SameMoment>) {
+        if let Some(clocks) = clocks {
+            self.recorder.follow(clocks.mono, clocks.wall());
         }
     }
 
     fn record(&mut self, record: Record) -> Result<(), SinkError> {
         match self.format {
-            Format::Text => Ok(()),
+            Format::Text | Format::Silent => Ok(()),
             Format::Json => {
                 self.collected.push(record);
                 Ok(())

@@ -4,8 +4,8 @@ use anyhow::{Context as _, bail};
 
 use super::KernelArgs;
 use crate::{
-    kernel::{Facts, Filter, LoadOptions, Plan, Privileges, plan},
-    model::Mechanism,
+    kernel::{Facts, LoadOptions, Plan, Privileges, plan},
+    model::{Filter, Mechanism},
 };
 
 /// A kernel that can be observed, and how.

@@ -33,8 +33,8 @@ pub(super) struct SnapshotArgs {
 }
 
 pub(super) fn run(mut args: SnapshotArgs) -> anyhow::Result<Exit> {
-    if args.observe.netns == ALL && !privileges()?.enter_namespaces {
-        args.observe.netns = OWN.to_owned();
+    if args.observe.select.netns == ALL && !privileges()?.enter_namespaces {
+        args.observe.select.netns = OWN.to_owned();
     }
     let observation = Observation::resolve(args.observe, Some(args.duration))?;
     let filter = observation.filter.clone();

@@ -12,11 +12,8 @@ use connprobe_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{
-    facts::Facts,
-    filter::{Filter, prefix},
-};
-use crate::model::{DropReason, Hook};
+use super::{facts::Facts, filter::prefix};
+use crate::model::{DropReason, Filter, Hook};
 
 /// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/connprobe.bpf.o"));

@@ -4,13 +4,14 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
 /// Which connection: the network namespace and the two TCP endpoints, seen from this host.
 ///
 /// The namespace is part of the identity: over loopback and veth both ends of one connection live on one host, and without
 /// it they would be confused. Addresses are canonical (an IPv4-mapped IPv6 address is the IPv4 address it maps).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionKey {
     /// Inode number of the network namespace, as `stat -L /proc/PID/ns/net` shows it; 0 where the hook cannot tell.
     pub netns: u32,
@@ -75,11 +76,11 @@ fn endpoint_bytes(endpoint: SocketAddr) -> (Vec<u8>, u16) {
 }
 
 /// The kernel's name for one socket, never reused while the host is up (`sock_gen_cookie`, `net/core/sock_diag.c`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SocketCookie(pub u64);
 
 /// A TCP connection state (RFC 9293 section 3.3.2), with the kernel's two additions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are RFC 9293's")]
 pub enum TcpState {
     Established,

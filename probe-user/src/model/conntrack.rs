@@ -1,7 +1,9 @@
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What connection tracking (`nf_conntrack`) of a connection's namespace knows of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConntrackStatus {
     /// It has an entry.
     Tracked(ConntrackEntry, ConntrackSettings),
@@ -12,7 +14,7 @@ pub enum ConntrackStatus {
 }
 
 /// A connection's entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackEntry {
     /// The state of the connection as conntrack sees it pass; `None` where the entry has none.
     pub state: Option<ConntrackState>,
@@ -27,7 +29,7 @@ pub struct ConntrackEntry {
 }
 
 /// What decides how long conntrack remembers and what it does then; `None` where a setting cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackSettings {
     /// `net.netfilter.nf_conntrack_tcp_loose`: whether a connection seen first in its middle is tracked. Else its packets are
     /// invalid.
@@ -55,7 +57,7 @@ impl ConntrackSettings {
 /// `enum tcp_conntrack` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`).
 ///
 /// In the order in which a connection goes through them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are conntrack's states")]
 pub enum ConntrackState {
     None,

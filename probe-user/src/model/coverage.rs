@@ -1,9 +1,11 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Hook, KernelModule, ModuleStatus};
 
 /// How a program is attached to a hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Mechanism {
     /// A BTF tracepoint (`tp_btf`, from Linux 5.5): the arguments themselves, cheapest.
     TpBtf,
@@ -39,7 +41,7 @@ impl fmt::Display for Mechanism {
 }
 
 /// What became of one hook.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HookStatus {
     /// Its program is attached.
     Attached(Mechanism),
@@ -52,7 +54,7 @@ pub enum HookStatus {
 }
 
 /// A kernel field that cannot be read here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingField {
     /// C spelling.
     pub field: String,
@@ -63,7 +65,7 @@ pub struct MissingField {
 }
 
 /// What is observed of what could be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Kernel release.
     pub kernel_release: String,
@@ -82,7 +84,7 @@ pub struct Coverage {
 }
 
 /// How often a hook's programs ran, and for how long, for whatever connection of this host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCost {
     /// Runs.
     pub runs: u64,
@@ -99,7 +101,7 @@ impl RunCost {
 }
 
 /// How the sockets of a namespace are scanned for those that wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScanStatus {
     /// By a BPF iterator.
     Iterator,
@@ -122,7 +124,7 @@ pub const COST_OF_SOCK_DIAG: &str =
     "it tells neither TCP_USER_TIMEOUT nor how keepalive is set, so that there is no deadline, and no ICMP errors";
 
 /// What was told of a connection that was made to stall and was reset, in a network namespace of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SelfTest {
     /// The events came, and what they said was right.
     Passed {

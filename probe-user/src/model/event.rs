@@ -1,7 +1,9 @@
+use serde::{Deserialize, Serialize};
+
 use super::{ConnectionKey, DroppedSegment, InvalidSegment, MonoTime, SocketView, TcpState};
 
 /// What the tracker is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "losses are rare, and boxing would cost every event an allocation")]
 pub enum Event {
     /// Something suspicious happened on a connection.
@@ -18,7 +20,7 @@ pub enum Event {
 }
 
 /// Something that does not happen on a healthy connection, as the kernel programs saw it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionEvent {
     /// When it happened, by the kernel's clock.
     pub at: MonoTime,
@@ -31,7 +33,7 @@ pub struct ConnectionEvent {
 }
 
 /// What happened on a connection. Matched exhaustively everywhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     /// The retransmission timer fired and the oldest segment was sent again, or an attempt was made
     /// (`tcp:tcp_retransmit_skb` with `icsk_retransmits` above 0: neither fast retransmit nor tail loss probe).
@@ -77,7 +79,7 @@ pub enum EventKind {
 }
 
 /// A place in the kernel that raises events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are the kernel's tracepoints and functions")]
 pub enum Hook {
     InetSockSetState,
@@ -146,7 +148,7 @@ impl Hook {
 }
 
 /// Where an event can be lost between the kernel and the tracker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LossPlace {
     /// The ring buffer was full when this hook wanted to write.
     Ring(Hook),

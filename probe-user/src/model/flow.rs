@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     CommunityId, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackStatus, Interface, SocketStatus, TcpState,
 };
@@ -60,7 +62,7 @@ impl fmt::Display for FlowKey {
 pub type Tuple = (SocketAddr, SocketAddr);
 
 /// An entry of connection tracking for a forwarded connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrackedFlow {
     /// The entry.
     pub entry: ConntrackEntry,
@@ -73,7 +75,7 @@ pub struct TrackedFlow {
 }
 
 /// One of the two directions of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
     /// From who began it.
     Original,
@@ -136,7 +138,7 @@ impl Translation {
 }
 
 /// What connection tracking of the namespace knows of a forwarded connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FlowConntrack {
     /// These entries, one a zone, and none is an empty list: it knows others over the same IP version.
     Active(Vec<TrackedFlow>, ConntrackSettings),
@@ -166,7 +168,7 @@ impl FlowConntrack {
 }
 
 /// The way of a forwarded packet through the namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardPath {
     /// Whether it ends here: its destination is an address of this namespace.
     pub ends_here: bool,
@@ -177,7 +179,7 @@ pub struct ForwardPath {
 }
 
 /// An interface with what is behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// The interface.
     pub interface: Interface,
@@ -186,7 +188,7 @@ pub struct Port {
 }
 
 /// What is behind an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Behind {
     /// A virtual machine.
     Machine(Machine),
@@ -195,7 +197,7 @@ pub enum Behind {
 }
 
 /// A virtual machine, by the command line of the process that runs it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Process id.
     pub pid: u32,
@@ -206,7 +208,7 @@ pub struct Machine {
 }
 
 /// The ends of a forwarded connection that are sockets of other network namespaces of this host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEnds {
     /// Who was to receive the segment that was dropped.
     pub receiver: Option<HostEnd>,
@@ -215,7 +217,7 @@ pub struct FlowEnds {
 }
 
 /// A socket of another network namespace of this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostEnd {
     /// Inode number of its namespace.
     pub netns: u32,

@@ -1,9 +1,11 @@
 //! A segment that connection tracking holds for invalid. It drops nothing itself: a rule may, or Open vSwitch.
 
+use serde::{Deserialize, Serialize};
+
 use super::{DropReason, DroppedSegment, Origin};
 
 /// A FIN or a RST that connection tracking holds for invalid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvalidSegment {
     /// The segment. Whether it was dropped is not known from this: its reason is [`DropReason::Unseen`].
     pub segment: DroppedSegment,
@@ -46,7 +48,7 @@ impl InvalidSegment {
 }
 
 /// A hook of netfilter (`enum nf_inet_hooks`, `include/uapi/linux/netfilter.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are netfilter's")]
 pub enum NetfilterHook {
     Prerouting,

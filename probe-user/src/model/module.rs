@@ -1,5 +1,7 @@
+use serde::{Deserialize, Serialize};
+
 /// A part of the kernel that is looked at once, when a watch begins, and that may be loaded later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum KernelModule {
     /// Connection tracking: the functions on its error paths, and where it keeps the zone.
     Conntrack,
@@ -41,7 +43,7 @@ impl KernelModule {
 }
 
 /// A module that was not there when the watch began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModuleStatus {
     /// It is not loaded, or this kernel has none: nothing is missed.
     NotLoaded,

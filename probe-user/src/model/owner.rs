@@ -1,5 +1,7 @@
+use serde::{Deserialize, Serialize};
+
 /// The process that holds a socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// Process id in the initial namespace of this program.
     pub pid: u32,
@@ -17,7 +19,7 @@ pub struct Owner {
 }
 
 /// What a cgroup path names by the conventions of those who make such paths; `None` for what it does not name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The container: 64 hexadecimal digits, or the name where the runtime identifies containers by name.
     pub container_id: Option<String>,
@@ -32,7 +34,7 @@ pub struct Place {
 }
 
 /// What runs a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ContainerRuntime {
     /// Docker Engine.
     Docker,

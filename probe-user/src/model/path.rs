@@ -1,7 +1,9 @@
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// The way from a connection's namespace to its peer, as rtnetlink shows it now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathStatus {
     /// Whether the local address is one of the namespace: on an interface, or local by a route (`ip route add local`).
     pub local_address: bool,
@@ -38,7 +40,7 @@ impl PathStatus {
 
 /// What of a socket decides on the way of its segments besides their addresses and ports (`ip_route_output_ports`,
 /// `include/net/route.h`). `None` is not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketRouting {
     /// `SO_MARK`; 0 stands for none.
     pub mark: Option<u32>,
@@ -49,7 +51,7 @@ pub struct SocketRouting {
 }
 
 /// Where a packet to the peer would go now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The interface it leaves by.
     pub egress: Interface,
@@ -60,7 +62,7 @@ pub struct Route {
 }
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// Its index in its namespace.
     pub index: u32,
@@ -69,7 +71,7 @@ pub struct Interface {
 }
 
 /// Whether a neighbour's link address is known (`NUD_*`, `include/uapi/linux/neighbour.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NeighbourState {
     /// It is known, or none is needed.
     Resolved,

@@ -1,6 +1,7 @@
 //! Where in the kernel, and by which rule, a packet was dropped.
 
 use connprobe_common::abi::MAX_STACK_FRAMES;
+use serde::{Deserialize, Serialize};
 
 use super::{Knowledge, NetfilterHook};
 
@@ -23,7 +24,7 @@ pub struct DropTrace {
 }
 
 /// Where a packet was dropped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropPlace {
     /// The part of the kernel; `None` where the calls do not tell.
     pub site: Option<Site>,
@@ -34,7 +35,7 @@ pub struct DropPlace {
 }
 
 /// A part of the kernel in which packets are dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Site {
     /// A hook of netfilter, of IP packets.
     Netfilter(NetfilterHook),
@@ -106,7 +107,7 @@ impl Site {
 }
 
 /// The rules that can have dropped a packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterRules {
     /// In the order in which they are passed.
     pub candidates: Vec<FilterRule>,
@@ -123,7 +124,7 @@ impl FilterRules {
 }
 
 /// A rule of nftables, or the policy of a chain. What iptables-nft sets up shows up as the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterRule {
     /// The table's family, as `nft` names it.
     pub family: String,

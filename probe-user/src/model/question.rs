@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, LinkAddress,
     NeighbourState, Owner, PathStatus, Route, SocketCookie, TcpState, Tuple,
@@ -99,7 +101,7 @@ impl Question {
 }
 
 /// What a witness said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Question::Socket`].
     Socket {
@@ -176,7 +178,7 @@ pub enum Answer {
 }
 
 /// What is known of something a witness was asked about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Knowledge<T> {
     /// Not asked, or not answered yet.
     #[default]
@@ -222,7 +224,7 @@ impl Knowledge<PathStatus> {
 }
 
 /// The result of looking a socket up by its tuple.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketLookup {
     /// It is there.
     Found(SocketStatus),
@@ -233,7 +235,7 @@ pub enum SocketLookup {
 }
 
 /// A full socket as `NETLINK_SOCK_DIAG` shows it (`inet_sk_diag_fill`, `net/ipv4/inet_diag.c`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketStatus {
     /// State.
     pub state: TcpState,
@@ -258,7 +260,7 @@ impl SocketStatus {
 }
 
 /// What this host serves on the local port of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     /// `sockfs` inode number of the socket that listens there; `None` when none does.
     pub listener_inode: Option<u32>,
@@ -267,7 +269,7 @@ pub struct ServiceStatus {
 }
 
 /// A pending socket timer as `ss` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketTimer {
     /// Retransmission, loss probe or reordering timer (`on`).
     Retransmission,

@@ -2,10 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{SocketStatus, Stack, TcpState};
 
 /// A segment that the kernel dropped: a FIN, a RST, one of a handshake, or any of a connection under suspicion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedSegment {
     /// What it would have said.
     pub message: ControlMessage,
@@ -104,7 +106,7 @@ impl DroppedSegment {
 }
 
 /// What a segment says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlMessage {
     /// The sender has nothing more to say (FIN).
     Fin,
@@ -153,7 +155,7 @@ impl ControlMessage {
 }
 
 /// From where a packet came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// It came in by the interface with this index.
     Received {
@@ -172,7 +174,7 @@ pub enum Origin {
 }
 
 /// What a TCP checksum turned out to be (RFC 9293 section 3.1), computed anew from the headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Checksum {
     /// As it should be.
     Right,
@@ -203,7 +205,7 @@ impl Checksum {
 
 /// Why the kernel dropped a packet: those of its reasons (`enum skb_drop_reason`, `include/net/dropreason-core.h`) that keep a segment
 /// from a receiver who waits for it. All others are ordinary: duplicates, closed ports, shut windows, torn-down queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DropReason {
     /// A rule of nftables or iptables.
     NetfilterDrop,

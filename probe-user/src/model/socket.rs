@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::{SocketCookie, SocketTimer, TcpState};
 
@@ -11,7 +12,7 @@ const RTO_MAX: Duration = Duration::from_secs(120);
 
 /// What the kernel held in one TCP socket at the moment of an event. `None` always means *unavailable* (this kernel or this
 /// hook cannot say), never zero.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketView {
     /// The state at the time of the event.
     pub state: Option<TcpState>,
@@ -203,7 +204,7 @@ impl SocketView {
 }
 
 /// A timer of a socket that is running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingTimer {
     /// Which.
     pub kind: SocketTimer,
@@ -212,7 +213,7 @@ pub struct PendingTimer {
 }
 
 /// A moment as the kernel's timers count it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticks {
     /// Ticks since some moment around boot (`jiffies_64`).
     pub jiffies: u64,
@@ -221,7 +222,7 @@ pub struct Ticks {
 }
 
 /// A socket's keepalive settings (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keepalive {
     /// Whether `SO_KEEPALIVE` is set.
     pub enabled: bool,

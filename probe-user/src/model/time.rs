@@ -1,10 +1,12 @@
 use std::{fmt, ops::Add, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// A moment on the kernel's `CLOCK_MONOTONIC`, in nanoseconds since boot without suspend.
 ///
 /// This is the clock of `bpf_ktime_get_ns()`, of `tcp_sock.retrans_stamp` and of every timer of the tracker. Wall-clock
 /// times appear only in `report`, converted by the offsets that `app::clock` finds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MonoTime(u64);
 
 impl MonoTime {

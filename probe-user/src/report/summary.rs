@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     case::{Finding, FindingState},
     judge::{Confidence, risk::Risks},
@@ -7,7 +9,7 @@ use crate::{
 };
 
 /// What one hook's programs did while watching.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookCount {
     /// The hook.
     pub hook: Hook,

@@ -19,6 +19,7 @@ mod loss;
 mod mechanisms;
 mod openvswitch;
 mod padded;
+mod recording;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         mechanisms::tests(),
         coverage::tests(),
         loss::tests(),
+        recording::tests(),
         command_line::tests(),
     ]
     .into_iter()

@@ -3,7 +3,7 @@
 use super::{Offence, Source, paths};
 
 /// Below `probe-user/src`.
-const PURE_ROOMS: [&str; 5] = ["case", "decode", "judge", "model", "report"];
+const PURE_ROOMS: [&str; 6] = ["case", "decode", "judge", "model", "recording", "report"];
 /// Rooms of the same crate that do input and output.
 const ACTIVE_ROOMS: [&str; 6] = ["app", "cli", "kernel", "main", "sink", "witness"];
 /// Crates and modules outside it that do.

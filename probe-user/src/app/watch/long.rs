@@ -96,7 +96,8 @@ impl Watch {
             Due::Reload(reload) => {
                 self.count_losses(tell)?;
                 if self.reload(&reload) {
-                    tell(Change::Coverage(&self.coverage))?;
+                    let at = clock::now();
+                    tell(Change::Coverage { at, coverage: &self.coverage })?;
                 }
             }
         }

@@ -126,15 +126,15 @@ impl Daemon<'_> {
         let record = match change {
             Change::Finding(finding) => self.recorder.finding(finding),
             Change::Lost { at, place, count } => self.recorder.loss(at, place, count),
-            Change::Coverage(coverage) => self.recorder.coverage(clock::now(), coverage),
+            Change::Coverage { at, coverage } => self.recorder.coverage(at, coverage),
             Change::Heartbeat(heartbeat) => {
                 let heartbeat = Heartbeat { sinks: self.health(), ..heartbeat };
                 self.recorder.heartbeat(&heartbeat)
             }
-            Change::Progress { .. } => {
+            Change::Progress { clocks, .. } => {
                 // The wall clock may be set, and the host suspended.
-                if let Some((mono, wall)) = clock::both() {
-                    self.recorder.follow(mono, wall);
+                if let Some(clocks) = clocks {
+                    self.recorder.follow(clocks.mono, clocks.wall());
                 }
                 service::alive();
                 if self.hangup.swap(false, Ordering::Relaxed) {

@@ -16,7 +16,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use crate::{
     app::{HEARTBEAT_EVERY, SCAN_EVERY},
     cli::values::{Listen, PeerPrefix, Period, ScanEvery, Size, port},
-    kernel::Filter,
+    kernel::check_filter,
+    model::Filter,
     sink::{FileSpec, MetricsSpec, SinkSpec},
     witness::netns,
 };
@@ -123,7 +124,7 @@ impl Settings {
         };
         let peers = self.peers.unwrap_or_default().into_iter().map(|peer| peer.0).collect();
         let filter = Filter { netns, ports: self.ports.unwrap_or_default(), peers };
-        filter.check()?;
+        check_filter(&filter)?;
         let file = self.file.map(|path| {
             let max_bytes = self.file_max_size.map_or(Some(MAX_SIZE), |size| size.0);
             SinkSpec::File(FileSpec { path, max_bytes, keep: self.file_keep.unwrap_or(KEEP) })

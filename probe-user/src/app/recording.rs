@@ -1,0 +1,246 @@
+//! Writing a recording while the watch goes on: a slow disk never holds up the event loop, and a full one does not end it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    ops::Deref,
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    case::{Output, Tracker},
+    model::{Answer, Event, MonoTime, Question},
+    recording::{Closing, FrameWriter, Hider, Input, header},
+};
+
+/// Inputs that may wait for the disk, about half a kilobyte each. As many come within some seconds of the worst storm.
+const MOST_WAITING: usize = 16_384;
+/// A crash loses at most what came since.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// How long the end waits for the disk.
+const LONGEST_FINISH: Duration = Duration::from_secs(10);
+
+/// Where to record, and how.
+#[derive(Clone, Debug)]
+pub struct RecordingOptions {
+    /// The file.
+    pub file: PathBuf,
+    /// Whether a file that is there already is written over.
+    pub overwrite: bool,
+    /// Whether addresses and names are replaced.
+    pub anonymize: bool,
+}
+
+/// What became of a recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Inputs in the file.
+    pub inputs: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Inputs that are missing because the disk was too slow.
+    pub missed: u64,
+    /// Why the recording ends before its end.
+    pub error: Option<String>,
+}
+
+/// A recording that is being written, by a thread of its own.
+#[derive(Debug)]
+pub struct Recording {
+    sender: SyncSender<Input>,
+    written: Receiver<Recorded>,
+    /// Missed since the last gap was told.
+    gap: u64,
+    missed: u64,
+}
+
+impl Recording {
+    /// Creates the file, which only its owner may read: it tells who talks to whom.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be created or written, or is there already.
+    pub fn create(options: &RecordingOptions) -> anyhow::Result<Self> {
+        let shown = options.file.display();
+        let hider = options.anonymize.then(random_hider).transpose()?;
+        let mut open = OpenOptions::new();
+        open.write(true).mode(0o600);
+        if options.overwrite {
+            open.create(true).truncate(true)
+        } else {
+            open.create_new(true)
+        };
+        let file = match open.open(&options.file) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("{shown} is there already; give another name, or --force to write over it")
+            }
+            opened => opened.with_context(|| format!("{shown} cannot be created"))?,
+        };
+        let mut writer = Writer { file, hider, frames: FrameWriter::default(), done: Recorded::NOTHING };
+        writer.append(header().as_bytes()).with_context(|| format!("{shown} cannot be written"))?;
+        let (sender, receiver) = sync_channel(MOST_WAITING);
+        let (done, written) = sync_channel(1);
+        thread::Builder::new()
+            .name("recording".to_owned())
+            // Nobody listens any more when the end has not been waited for.
+            .spawn(move || done.send(writer.run(&receiver)))
+            .context("no thread could be started to write the recording")?;
+        Ok(Self { sender, written, gap: 0, missed: 0 })
+    }
+
+    /// Takes in an input. Without room it is counted, and told as soon as there is room again.
+    pub(super) fn put(&mut self, input: Input) {
+        if self.gap > 0 && self.sender.try_send(Input::Gap { inputs: self.gap }).is_ok() {
+            self.gap = 0;
+        }
+        if self.gap > 0 || self.sender.try_send(input).is_err() {
+            self.gap += 1;
+            self.missed += 1;
+        }
+    }
+
+    /// Writes how the run ended, and waits until everything is written, but not for ever.
+    pub(super) fn finish(self, closing: Closing) -> Recorded {
+        let until = Instant::now() + LONGEST_FINISH;
+        let gap = (self.gap > 0).then_some(Input::Gap { inputs: self.gap });
+        for mut input in gap.into_iter().chain([Input::Closing(Box::new(closing))]) {
+            while let Err(TrySendError::Full(back)) = self.sender.try_send(input) {
+                if Instant::now() >= until {
+                    break;
+                }
+                input = back;
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        drop(self.sender);
+        let written = self.written.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let recorded = written.unwrap_or_else(|_| Recorded {
+            error: Some(format!("it was not written within {} s", LONGEST_FINISH.as_secs())),
+            ..Recorded::NOTHING
+        });
+        Recorded { missed: self.missed, ..recorded }
+    }
+}
+
+impl Recorded {
+    const NOTHING: Self = Self { inputs: 0, bytes: 0, missed: 0, error: None };
+}
+
+fn random_hider() -> anyhow::Result<Hider> {
+    let mut secret = [0; Hider::SECRET_BYTES];
+    getrandom::fill(&mut secret).context("the kernel gives no random numbers to hide addresses by")?;
+    Hider::new(&secret).context("the kernel's random numbers are not random")
+}
+
+/// What the thread has.
+struct Writer {
+    file: File,
+    hider: Option<Hider>,
+    frames: FrameWriter,
+    done: Recorded,
+}
+
+impl Writer {
+    fn run(mut self, inputs: &Receiver<Input>) -> Recorded {
+        if let Err(error) = self.write_all(inputs) {
+            tracing::error!("the recording ends here, the watch goes on: {error}");
+            self.done.error = Some(error.to_string());
+        }
+        self.done
+    }
+
+    fn write_all(&mut self, inputs: &Receiver<Input>) -> io::Result<()> {
+        let mut written = Instant::now();
+        loop {
+            match inputs.recv_timeout(WRITE_EVERY.saturating_sub(written.elapsed())) {
+                Ok(mut input) => {
+                    if let Some(hider) = &self.hider {
+                        hider.hide(&mut input);
+                    }
+                    self.frames.add(&input).map_err(io::Error::other)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.write_frame()?;
+                    return self.file.sync_all();
+                }
+            }
+            if self.frames.is_full() || written.elapsed() >= WRITE_EVERY {
+                self.write_frame()?;
+                written = Instant::now();
+            }
+        }
+    }
+
+    fn write_frame(&mut self) -> io::Result<()> {
+        if let Some((frame, inputs)) = self.frames.take() {
+            self.append(&frame)?;
+            self.done.inputs += inputs;
+        }
+        Ok(())
+    }
+
+    /// Appends all of it, or nothing.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(bytes) {
+            // What is no file cannot be shortened; its reader finds the frame incomplete.
+            let _ = self.file.set_len(self.done.bytes);
+            return Err(error);
+        }
+        self.done.bytes = self.done.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        Ok(())
+    }
+}
+
+/// The tracker; where a recording was asked for, everything that it takes in is recorded.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    tracker: Tracker,
+    pub(super) recording: Option<Recording>,
+}
+
+impl Intake {
+    /// Records an input of the report.
+    pub(super) fn record(&mut self, input: impl FnOnce() -> Input) {
+        if let Some(recording) = &mut self.recording {
+            recording.put(input());
+        }
+    }
+
+    pub(super) fn handle_event(&mut self, event: Event) {
+        self.record(|| Input::Event(Box::new(event.clone())));
+        self.tracker.handle_event(event);
+    }
+
+    pub(super) fn handle_answer(&mut self, now: MonoTime, answer: Answer) {
+        self.record(|| Input::Answer { at: now, answer: Box::new(answer.clone()) });
+        self.tracker.handle_answer(now, answer);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: MonoTime) {
+        self.record(|| Input::Timeout { at: now });
+        self.tracker.handle_timeout(now);
+    }
+
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        self.tracker.poll_output()
+    }
+
+    pub(super) fn put_back(&mut self, question: Question) {
+        self.tracker.put_back(question);
+    }
+}
+
+impl Deref for Intake {
+    type Target = Tracker;
+
+    fn deref(&self) -> &Tracker {
+        &self.tracker
+    }
+}

@@ -1,0 +1,245 @@
+//! Inputs of every kind that holds an address or a name, at random.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use proptest::{collection::vec, option, prelude::*};
+use uuid::Uuid;
+
+use super::{Closing, Input, Opening, SameMoment};
+use crate::{
+    model::{
+        Answer, Behind, Checksum, ConnectionEvent, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState,
+        ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind, Filter,
+        FilterRule, FilterRules, FlowConntrack, ForwardPath, Hook, HookStatus, Interface, InvalidSegment, KernelModule,
+        Knowledge, LossPlace, Machine, Mechanism, MissingField, ModuleStatus, MonoTime, NeighbourState, NetfilterHook,
+        Origin, Owner, PathStatus, Place, Port, Route, RunCost, SelfTest, Site, SocketCookie, SocketRouting,
+        SocketView, TcpState, TrackedFlow,
+    },
+    report::{HookCount, Host},
+};
+
+/// Names that must be hidden hold this.
+pub(super) const SECRET: &str = "secret";
+
+pub(super) fn inputs() -> impl Strategy<Value = Vec<Input>> {
+    vec(input(), 0..40)
+}
+
+pub(super) fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        1 => opening(),
+        5 => event().prop_map(|event| Input::Event(Box::new(event))),
+        5 => (at(), answer()).prop_map(|(at, answer)| Input::Answer { at, answer: Box::new(answer) }),
+        1 => at().prop_map(|at| Input::Timeout { at }),
+        1 => clocks().prop_map(Input::Clocks),
+        1 => any::<u64>().prop_map(|inputs| Input::Gap { inputs }),
+        1 => closing(),
+    ]
+}
+
+fn at() -> impl Strategy<Value = MonoTime> {
+    any::<u64>().prop_map(MonoTime::from_ns)
+}
+
+fn clocks() -> impl Strategy<Value = SameMoment> {
+    (at(), any::<i32>()).prop_map(|(mono, us)| SameMoment::new(mono, Timestamp::from_microsecond(us.into()).unwrap()))
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z]{0,8}".prop_map(|name| format!("{SECRET}-{name}"))
+}
+
+/// What a witness may say that cannot answer.
+fn why() -> impl Strategy<Value = String> {
+    address().prop_map(|address| format!("nothing is known of {address}."))
+}
+
+fn end() -> impl Strategy<Value = SocketAddr> {
+    (address(), any::<u16>()).prop_map(SocketAddr::from)
+}
+
+fn key() -> impl Strategy<Value = ConnectionKey> {
+    (any::<u32>(), end(), end()).prop_map(|(netns, local, remote)| ConnectionKey { netns, local, remote })
+}
+
+fn opening() -> impl Strategy<Value = Input> {
+    let host = (name(), option::of(name()), any::<u128>()).prop_map(|(name, machine_id, boot_id)| Host {
+        name,
+        machine_id,
+        boot_id: Uuid::from_u128(boot_id),
+    });
+    (host, clocks(), at(), why(), why(), any::<bool>()).prop_map(|(host, clocks, at, why, other, is_anonymized)| {
+        let coverage = Coverage {
+            hooks: vec![
+                (Hook::KfreeSkb, HookStatus::Attached(Mechanism::TpBtf)),
+                (Hook::TcpSendReset, HookStatus::Broken(why.clone())),
+                (Hook::NfCtLogInvalid, HookStatus::NotLoaded(KernelModule::Conntrack)),
+            ],
+            missing_fields: vec![MissingField { field: "sk_buff._nfct".to_owned(), why, harmless: false }],
+            self_test: Some(SelfTest::Wrong(vec![other.clone()])),
+            modules: vec![(KernelModule::Conntrack, ModuleStatus::NotLoaded)],
+            costs: [(Hook::KfreeSkb, RunCost { runs: 3, time: Duration::from_nanos(7) })].into(),
+            ..Coverage::of_sock_diag_alone("6.1.0".to_owned(), &other)
+        };
+        if !is_anonymized {
+            return Input::Coverage { at, coverage: Box::new(coverage) };
+        }
+        Input::Opening(Box::new(Opening { host, clocks, at, coverage, filter: Filter::default(), is_anonymized }))
+    })
+}
+
+fn closing() -> impl Strategy<Value = Input> {
+    (at(), option::of(clocks()), any::<u64>(), any::<[u64; 4]>()).prop_map(
+        |(at, clocks, ns, [seen, emitted, lost, unasked])| {
+            let count = HookCount { hook: Hook::KfreeSkb, seen, emitted, lost, suppressed: 0, missed: 0 };
+            let (watched, hooks) = (Duration::from_nanos(ns), vec![count]);
+            Input::Closing(Box::new(Closing { at, clocks, watched, hooks, undecodable: 0, unasked }))
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        1 => (at(), any::<u64>()).prop_map(|(at, count)| Event::Lost { at, place: LossPlace::Ring(Hook::KfreeSkb), count }),
+        9 => (at(), key(), socket(), kind())
+            .prop_map(|(at, key, socket, kind)| Event::Connection(ConnectionEvent { at, key, socket, kind })),
+    ]
+}
+
+fn socket() -> impl Strategy<Value = SocketView> {
+    (option::of(any::<u32>()), option::of(any::<u8>()), option::of(any::<u64>())).prop_map(
+        |(snd_una, retransmits, number)| SocketView {
+            state: Some(TcpState::Established),
+            snd_una,
+            retransmits,
+            cookie: number.map(SocketCookie),
+            rto: number.map(Duration::from_micros),
+            ..SocketView::default()
+        },
+    )
+}
+
+fn kind() -> impl Strategy<Value = EventKind> {
+    prop_oneof![
+        option::of(any::<i32>()).prop_map(|send_result| EventKind::RetransmissionTimeout { send_result }),
+        Just(EventKind::StateChange { from: TcpState::Established, to: TcpState::FinWait1 }),
+        Just(EventKind::Scanned),
+        segment().prop_map(|segment| EventKind::SegmentDropped(Box::new(segment))),
+        (segment(), why()).prop_map(|(segment, why)| {
+            let invalid = InvalidSegment { segment, why, zone: Some(7), hook: Some(NetfilterHook::Forward) };
+            EventKind::SegmentInvalid(Box::new(invalid))
+        }),
+    ]
+}
+
+fn segment() -> impl Strategy<Value = DroppedSegment> {
+    (end(), any::<u32>(), any::<u64>(), any::<u16>()).prop_map(|(sender, sequence, location, carried)| DroppedSegment {
+        message: ControlMessage::Fin,
+        origin: Origin::Forwarded { ifindex: 3, sender },
+        sequence,
+        reason: DropReason::NetfilterDrop,
+        location,
+        stack: std::array::from_fn(|frame| if frame < 4 { location } else { 0 }),
+        function: Some("nf_hook_slow".to_owned()),
+        stated_bytes: 40,
+        actual_bytes: 46,
+        data_bytes: 0,
+        checksum: Checksum::Wrong { carried, due: 1 },
+        is_tracked: Some(false),
+        destination_mac: Some([2, 0, 0, 0, 0, 1]),
+    })
+}
+
+/// An answer, or the lack of one.
+fn told<T: std::fmt::Debug>(answer: impl Strategy<Value = T>) -> impl Strategy<Value = Result<T, String>> {
+    prop_oneof![4 => answer.prop_map(Ok), 1 => why().prop_map(Err)]
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        (key(), told(option::of(owner()))).prop_map(|(key, owner)| Answer::Owner { key, owner }),
+        (key(), told(path())).prop_map(|(key, path)| Answer::Path { key, path }),
+        (key(), told(forward_path())).prop_map(|(key, path)| Answer::ForwardPath { key, path }),
+        (key(), told(flows())).prop_map(|(key, conntrack)| Answer::FlowConntrack { key, conntrack }),
+        (key(), told(place())).prop_map(|(key, place)| Answer::DropPlace { key, place }),
+        (key(), any::<u64>(), told(Just(None))).prop_map(|(key, address, function)| Answer::Function {
+            key,
+            address,
+            function
+        }),
+    ]
+}
+
+fn owner() -> impl Strategy<Value = Owner> {
+    (any::<u32>(), [name(), name(), name()]).prop_map(|(pid, [cgroup, unit, vm])| Owner {
+        pid,
+        comm: "haproxy".to_owned(),
+        other_holders: 0,
+        exe: Some(format!("/home/{SECRET}/bin/haproxy")),
+        cgroup: Some(cgroup.clone()),
+        place: Place { container_id: Some(cgroup), runtime: None, pod_uid: None, unit: Some(unit), vm: Some(vm) },
+    })
+}
+
+fn interface() -> Interface {
+    Interface { index: 2, name: "eth0".to_owned() }
+}
+
+fn path() -> impl Strategy<Value = PathStatus> {
+    option::of(address()).prop_map(|gateway| PathStatus {
+        local_address: true,
+        socket: SocketRouting::default(),
+        route: Ok(Route { egress: interface(), gateway, neighbour: Some(NeighbourState::Resolved) }),
+        ingress: None,
+        reverse_path_filter: Some(2),
+    })
+}
+
+fn forward_path() -> impl Strategy<Value = ForwardPath> {
+    (name(), name()).prop_map(|(name, uuid)| {
+        let machine = Machine { pid: 7, name: Some(name), uuid: Some(uuid) };
+        let port = Port { interface: interface(), behind: Some(Behind::Machine(machine)) };
+        ForwardPath { ends_here: false, ingress: None, egress: Some(port) }
+    })
+}
+
+fn flows() -> impl Strategy<Value = FlowConntrack> {
+    let flow = (end(), end(), end()).prop_map(|(one, two, three)| TrackedFlow {
+        entry: ConntrackEntry {
+            state: Some(ConntrackState::Established),
+            replied: true,
+            assured: true,
+            expires_in: Some(Duration::from_secs(300)),
+            zone: 0,
+        },
+        original: (one, two),
+        reply: (three, one),
+        closed_by: Some(Direction::Reply),
+    });
+    vec(flow, 0..3).prop_map(|flows| FlowConntrack::Active(flows, ConntrackSettings::default()))
+}
+
+fn place() -> impl Strategy<Value = DropPlace> {
+    (address(), any::<u64>()).prop_map(|(address, handle)| {
+        let rule = FilterRule {
+            family: "inet".to_owned(),
+            table: "filter".to_owned(),
+            chain: format!("for-{address}"),
+            handle: Some(handle),
+            text: format!("ip saddr {address} drop # {SECRET}"),
+        };
+        DropPlace {
+            site: Some(Site::Netfilter(NetfilterHook::Forward)),
+            functions: vec!["nf_hook_slow".to_owned(), "ip_forward".to_owned()],
+            rules: Knowledge::Known(FilterRules { candidates: vec![rule], left_out: 0 }),
+        }
+    })
+}

@@ -4,7 +4,10 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
@@ -17,7 +20,8 @@ use connprobe_tests::{
     labs::routed::Routed,
     netns::Netns,
     peer::Options,
-    probe::Probe,
+    probe::{Probe, program},
+    require::Requirement::SystemdAnalyze,
     runner::{Test, TestContext},
     wire::{self, Body, Heartbeat, Record},
 };
@@ -35,6 +39,11 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a daemon survives a full disk and says what it could not write", full_disk),
         test("a reader that stops reading, and one that is killed, keep nobody waiting", bad_readers),
         test("Prometheus is told what is found and how the daemon does", metrics),
+        test(
+            "the service manager is told when the programs are attached, that the daemon lives, and that it ends",
+            notifies,
+        ),
+        Test::new("the unit for systemd is right, and leaves the daemon little", &[SystemdAnalyze], unit).not_shared(),
         test("findings that are open when a daemon is stopped are left open", left_open),
         test("settings that are wrong are named, and a second daemon is told of the first", refusals),
     ]
@@ -279,6 +288,49 @@ fn bad_readers(test: &TestContext) -> Result<()> {
     let expected: Vec<_> = records.iter().map(|record| record.seq).filter(|seq| *seq >= first).collect();
     ensure!(read.iter().map(|record| record.seq).eq(expected), "it has read everything from when it connected");
     ensure!(stories(&read).len() == 1, "{:?}", stories(&read));
+    Ok(())
+}
+
+fn notifies(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let folder = tempfile::tempdir()?;
+    let manager = UnixDatagram::bind(folder.path().join("notify"))?;
+    manager.set_read_timeout(Some(SOON))?;
+    write_settings(folder.path(), &lab.client, "")?;
+    let mut command = Command::new(program()?);
+    command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
+    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "30000000");
+    let probe = Probe::start_command(command)?;
+    let said = || -> Result<String> {
+        let mut buffer = [0; 1024];
+        let bytes = manager.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(buffer.get(..bytes).unwrap_or_default()).trim().to_owned())
+    };
+    let first = said()?;
+    ensure!(first == "READY=1", "{first}");
+    attached(&probe)?;
+    ensure!(said()? == "WATCHDOG=1" && said()? == "WATCHDOG=1", "it lives");
+    probe.interrupt()?;
+    while said()? != "STOPPING=1" {}
+    ensure!(probe.finish(SOON)?.code == Some(0), "it ends");
+    Ok(())
+}
+
+fn unit(_: &TestContext) -> Result<()> {
+    /// In tenths: systemd's own scale, of which 10 is what has no limits at all. Root with these capabilities has 3 by itself.
+    const MOST_EXPOSED: &str = "42";
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("connprobe.service");
+    let text = include_str!("../../../probe-user/service/connprobe.service");
+    ensure!(text.contains("ExecStart=/usr/bin/connprobe daemon"), "where packages put it");
+    fs::write(&path, text.replace("/usr/bin/connprobe", &program()?.display().to_string()))?;
+    run(Command::new("systemd-analyze").args(["verify", "--man=no", "--recursive-errors=no"]).arg(&path))?;
+    let threshold = format!("--threshold={MOST_EXPOSED}");
+    run(Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager", &threshold]).arg(&path))?;
+    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/../probe-user/service/connprobe.toml");
+    let checked = Probe::run(&["daemon", "--config", settings, "--check-config"], SOON)?;
+    ensure!(checked.code == Some(0) && checked.stdout.contains("/var/log/connprobe/events.ndjson"), "{checked:?}");
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use connprobe_common::{
 
 use crate::{
     filter,
-    limit::{self, PerCpu, Timeout},
+    limit::{self, PerCpu, Stage, Timeout},
     packet::Segment,
     socket::{self, Address, Tuple, state},
 };
@@ -111,7 +111,8 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
     }
     // What waits for an answer, or answers what should not come any more, may do so because segments of it are dropped here.
     if event.kind == Kind::Request || matches!(event.hook, hook::TCP_RETRANSMIT_SKB | hook::KFREE_SKB) {
-        limit::suspect(&tuple, now_ns);
+        let is_embryonic = event.kind == Kind::Request || event.new_state == state::SYN_SENT;
+        limit::suspect(&tuple, now_ns, if is_embryonic { Stage::Embryonic } else { Stage::Established });
     }
 
     let cookie = match sk.read::<u64>(Field::SkCookie) {
@@ -141,7 +142,7 @@ pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
         counters.suppressed += 1;
         return;
     }
-    limit::suspect(tuple, now_ns);
+    limit::suspect(tuple, now_ns, Stage::Established);
     counters.seen += 1;
     let event = SocketEvent { segment_flags, ..SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE) };
     if write(&event, tuple, Address(0), now_ns, 0) {
@@ -200,11 +201,10 @@ pub fn drop_event(drop: &Drop, segment: Segment) {
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
     let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
-    if !filter::passes(&tuple) {
-        return;
-    }
     // A socket of this host that has sent it sends it again, and is told of then.
-    if drop.part == Part::Other && !limit::take_from_dropped(&tuple, now_ns, ingress_ifindex != 0) {
+    if !filter::passes_packet(&tuple)
+        || drop.part == Part::Other && !limit::take_from_dropped(&tuple, now_ns, ingress_ifindex != 0)
+    {
         return;
     }
     if drop.part != Part::Other && !limit::take(budget, now_ns) {
@@ -212,7 +212,7 @@ pub fn drop_event(drop: &Drop, segment: Segment) {
         return;
     }
     if drop.part == Part::Beginning {
-        limit::suspect(&tuple, now_ns);
+        limit::suspect(&tuple, now_ns, Stage::Embryonic);
     }
     // Where routing has found the socket already (`ip_rcv_finish_core`, early demux), its state changes are told from now on.
     if let Some(sk) = drop.skb.follow(Field::SkbSk) {
@@ -279,7 +279,7 @@ pub fn invalid_event(invalid: &Invalid, segment: Segment, is_reset: bool) {
     let ingress_ifindex: u32 = invalid.skb.read(Field::SkbSkbIif).unwrap_or(0);
     // Who has made it is its sender.
     let Some(tuple) = segment.tuple(ingress_ifindex == 0) else { return };
-    if !filter::passes(&tuple) {
+    if !filter::passes_packet(&tuple) {
         return;
     }
     if !limit::take(budget, now_ns) {

@@ -13,6 +13,13 @@ pub fn passes(tuple: &Tuple) -> bool {
     passes_netns(tuple) && passes_port(tuple) && passes_peer(tuple)
 }
 
+/// The same of a packet, which may be only forwarded: then either end may be the peer. Where it is for a socket of this host, user space
+/// leaves out what is not from the peer.
+#[inline(never)]
+pub fn passes_packet(tuple: &Tuple) -> bool {
+    passes_netns(tuple) && passes_port(tuple) && (passes_peer(tuple) || passes_prefix(&tuple.local_address))
+}
+
 #[inline(always)]
 fn passes_netns(tuple: &Tuple) -> bool {
     // SAFETY: points into the settings.
@@ -44,12 +51,17 @@ fn passes_port(tuple: &Tuple) -> bool {
 
 #[inline(always)]
 fn passes_peer(tuple: &Tuple) -> bool {
+    passes_prefix(&tuple.remote_address)
+}
+
+#[inline(always)]
+fn passes_prefix(address: &[u8; 16]) -> bool {
     // SAFETY: points into the settings.
     let count = unsafe { read(&raw const (*settings()).prefix_count) };
     if count == 0 {
         return true;
     }
-    let address = u128::from_ne_bytes(tuple.remote_address);
+    let address = u128::from_ne_bytes(*address);
     // SAFETY: points at the first of `MAX_FILTER_PREFIXES` prefixes.
     let prefixes = unsafe { &raw const (*settings()).prefixes } as *const Prefix;
     for index in 0..MAX_FILTER_PREFIXES {

@@ -15,9 +15,12 @@ const MAX_WATCHED: u32 = 16_384;
 const PER_CONNECTION_PER_SECOND: u32 = 8;
 /// The same of one of which only that is known.
 const PER_STRAY_PER_SECOND: u32 = 2;
-/// Connections of which any dropped segment is told. About 2 MB of kernel memory; a flood of handshakes that are repeated takes some
-/// seconds to push one out.
+/// Established connections of which any dropped segment is told. About 2 MB of kernel memory; user space may set another number before
+/// loading.
 const MAX_SUSPECTS: u32 = 16_384;
+/// The same of connections that are not established yet. A flood of handshakes that are repeated pushes out its own in some seconds, and
+/// none that is established.
+const MAX_EMBRYONIC: u32 = 4_096;
 
 /// Connections of which nothing is known but that a packet filter drops what they send: about half a megabyte of kernel memory. The
 /// budget of looks lets through what fills it in a second; until then a sender has sent again.
@@ -94,23 +97,44 @@ struct Suspect {
 #[map]
 static SUSPECTS: LruHashMap<Tuple, Suspect> = LruHashMap::with_max_entries(MAX_SUSPECTS, 0);
 
+/// The same for handshakes.
+#[map]
+static EMBRYONIC: LruHashMap<Tuple, Suspect> = LruHashMap::with_max_entries(MAX_EMBRYONIC, 0);
+
+/// How far a connection under suspicion has got.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its handshake is not over, or is not known to be.
+    Embryonic,
+    /// It is established, or was.
+    Established,
+}
+
 /// When the latest of them raised an event; 0 for never.
 #[map]
 static LATEST_SUSPECT_NS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// From now on any dropped segment of the connection is told. A function of its own, as the next, for its caller's stack is full.
 #[inline(never)]
-pub fn suspect(tuple: &Tuple, now_ns: u64) {
+pub fn suspect(tuple: &Tuple, now_ns: u64, stage: Stage) {
     if let Some(latest) = LATEST_SUSPECT_NS.get_ptr_mut(0) {
         // SAFETY: a map value stays valid while the program runs, and one word is written.
         unsafe { *latest = now_ns };
     }
-    match SUSPECTS.get_ptr_mut(tuple) {
+    match stage {
+        Stage::Embryonic => note(&EMBRYONIC, tuple, now_ns),
+        Stage::Established => note(&SUSPECTS, tuple, now_ns),
+    }
+}
+
+#[inline(always)]
+fn note(suspects: &LruHashMap<Tuple, Suspect>, tuple: &Tuple, now_ns: u64) {
+    match suspects.get_ptr_mut(tuple) {
         // SAFETY: a map value stays valid while the program runs, and one word is written.
         Some(suspect) => unsafe { (*suspect).latest_ns = now_ns },
         None => {
             let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
-            let _ = SUSPECTS.insert(tuple, &Suspect { budget, latest_ns: now_ns }, 0);
+            let _ = suspects.insert(tuple, &Suspect { budget, latest_ns: now_ns }, 0);
         }
     }
 }
@@ -159,7 +183,11 @@ pub fn take_from_dropped(tuple: &Tuple, now_ns: u64, may_be_forwarded: bool) -> 
 
 #[inline(always)]
 fn take_from_suspect(tuple: &Tuple, now_ns: u64) -> bool {
-    match SUSPECTS.get_ptr_mut(tuple) {
+    let suspect = match SUSPECTS.get_ptr_mut(tuple) {
+        Some(suspect) => Some(suspect),
+        None => EMBRYONIC.get_ptr_mut(tuple),
+    };
+    match suspect {
         Some(suspect) => {
             // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one.
             let suspect = unsafe { &mut *suspect };

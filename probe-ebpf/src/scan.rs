@@ -126,7 +126,7 @@ pub(crate) fn fill<'a>(
     };
     socket::fill_common(record, sk);
     if state == state::NEW_SYN_RECV {
-        limit::suspect(&tuple, now_ns);
+        limit::suspect(&tuple, now_ns, limit::Stage::Embryonic);
         socket::fill_request(record, sk);
     } else {
         socket::fill_full(record, sk);

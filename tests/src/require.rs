@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub enum Requirement {
     Servers,
     /// Open vSwitch's programs are there, and the kernel has its datapath and Geneve tunnels.
     OpenVswitch,
+    /// `systemd-analyze` judges units.
+    SystemdAnalyze,
     /// The kernel is one of the matrix, in a guest.
     Guest,
 }
@@ -108,6 +111,7 @@ impl Requirement {
             Self::OpenVswitch => {
                 "needs Open vSwitch, which `cargo xtask test` unpacks, and a kernel with its datapath and Geneve tunnels"
             }
+            Self::SystemdAnalyze => "needs systemd-analyze",
             Self::Guest => "needs a guest of the kernel matrix",
         }
     }
@@ -147,6 +151,10 @@ impl Requirement {
                     netns.run(openvswitch::check_kernel)?
                 })?;
             }
+            Self::SystemdAnalyze => {
+                let output = Command::new("systemd-analyze").arg("--version").output()?;
+                ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+            }
             Self::Guest => ensure!(is_guest(), ""),
         }
         Ok(())
@@ -169,6 +177,8 @@ impl Requirement {
     fn may_be_lacking(self) -> bool {
         match self {
             Self::Guest | Self::SendResult => !is_guest(),
+            // Not every distribution has it.
+            Self::SystemdAnalyze => true,
             // They are unpacked for this architecture alone.
             Self::Servers => cfg!(not(target_arch = "x86_64")),
             Self::OpenVswitch => cfg!(not(target_arch = "x86_64")) || !is_guest(),

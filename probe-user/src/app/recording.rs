@@ -16,8 +16,7 @@ use anyhow::{Context as _, bail};
 use crate::{
     case::{Output, Tracker},
     model::{Answer, Event, MonoTime, Question},
-    recording::{Closing, FrameWriter, Hider, Input, SameMoment, header},
-    report::Summary,
+    recording::{Closing, FrameWriter, Hider, Input, header},
 };
 
 /// Inputs that may wait for the disk, about half a kilobyte each. As many come within some seconds of the worst storm.
@@ -107,7 +106,7 @@ impl Recording {
     }
 
     /// Writes how the run ended, and waits until everything is written, but not for ever.
-    fn finish(self, closing: Closing) -> Recorded {
+    pub(super) fn finish(self, closing: Closing) -> Recorded {
         let until = Instant::now() + LONGEST_FINISH;
         let gap = (self.gap > 0).then_some(Input::Gap { inputs: self.gap });
         for mut input in gap.into_iter().chain([Input::Closing(Box::new(closing))]) {
@@ -212,14 +211,6 @@ impl Intake {
         if let Some(recording) = &mut self.recording {
             recording.put(input());
         }
-    }
-
-    /// Ends the recording with how the watch ended.
-    pub(super) fn finish(&mut self, at: MonoTime, clocks: Option<SameMoment>, summary: &Summary) -> Option<Recorded> {
-        let Summary { watched, hooks, undecodable, unasked, .. } = summary;
-        let (watched, undecodable, unasked) = (*watched, *undecodable, *unasked);
-        let closing = Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked };
-        self.recording.take().map(|recording| recording.finish(closing))
     }
 
     pub(super) fn handle_event(&mut self, event: Event) {

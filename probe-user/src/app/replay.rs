@@ -5,6 +5,7 @@ use std::{io::Read, thread::sleep, time::Instant};
 use super::{findings::Findings, watch::Change};
 use crate::{
     case::{Output, Tracker},
+    judge::Verdict,
     model::{Coverage, Event, MonoTime},
     recording::{Closing, Damage, Input, Opening, Reader, SameMoment},
     report::Summary,
@@ -72,7 +73,7 @@ impl<R: Read> Replay<R> {
     }
 
     /// Hands in everything as it was taken in, and tells every change as it was told. `speed`: so many times as fast as it was; `None`
-    /// for as fast as can be.
+    /// for as fast as can be. Only findings with these verdicts are told; an empty list means all.
     ///
     /// # Errors
     ///
@@ -80,11 +81,12 @@ impl<R: Read> Replay<R> {
     pub fn run(
         mut self,
         speed: Option<f64>,
+        verdicts: Vec<Verdict>,
         mut tell: impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<Replayed, ReplayError> {
         let mut run = Run {
             tracker: Tracker::new(),
-            findings: Findings::default(),
+            findings: Findings::only(self.opening.filter.clone(), verdicts),
             coverage: self.opening.coverage.clone(),
             latest: self.opening.at,
         };
@@ -178,9 +180,11 @@ impl Run {
             match output {
                 // Its answer is in the recording.
                 Output::Question(_) => {}
-                Output::Finding(finding) => {
-                    tell(Change::Finding(&finding))?;
-                    self.findings.take(*finding);
+                Output::Finding(mut finding) => {
+                    if self.findings.wants(&mut finding) {
+                        tell(Change::Finding(&finding))?;
+                        self.findings.take(*finding);
+                    }
                 }
             }
         }
@@ -206,6 +210,7 @@ mod tests {
             clocks: SameMoment::new(MonoTime::from_ns(1), Timestamp::UNIX_EPOCH),
             at: MonoTime::from_ns(1),
             coverage: Coverage::of_sock_diag_alone("6.1.0".to_owned(), ""),
+            filter: crate::model::Filter::default(),
             is_anonymized: false,
         }
     }
@@ -223,7 +228,7 @@ mod tests {
             let replay = Replay::new(Reader::new(bytes.as_slice()).unwrap()).unwrap();
             let Opening { host, clocks, .. } = replay.opening().clone();
             let mut recorder = Recorder::new(host, WallClock::aligned(clocks.mono, clocks.wall()));
-            let replayed = replay.run(None, |change| {
+            let replayed = replay.run(None, Vec::new(), |change| {
                 match change {
                     Change::Finding(finding) => drop(serde_json::to_vec(&recorder.finding(finding))?),
                     Change::Lost { at, place, count } => drop(serde_json::to_vec(&recorder.loss(at, place, count))?),

@@ -12,8 +12,8 @@ use super::clock;
 use crate::{
     decode::{Units, decode},
     judge::risk::{Groups, Holder, Idle, LookedBy, Probing, Risks, Risky, idle_from, limit, service},
-    kernel::{Filter, IdleScanner},
-    model::{ConnectionEvent, LocalConntrack},
+    kernel::IdleScanner,
+    model::{ConnectionEvent, Filter, LocalConntrack},
     witness::{
         idle,
         netns::{Netns, Roster},

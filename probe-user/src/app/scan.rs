@@ -11,8 +11,8 @@ use anyhow::Context as _;
 
 use super::clock;
 use crate::{
-    kernel::{Filter, Scanner},
-    model::ConnectionEvent,
+    kernel::Scanner,
+    model::{ConnectionEvent, Filter},
     witness::{
         netns::{Netns, Roster},
         sockets,

@@ -1,32 +1,33 @@
+mod ending;
 mod long;
-mod tell;
 
 use std::{future::Future, io, pin::pin, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
     clock,
     findings::Findings,
-    losses::{Losses, hook_counts},
-    recording::Intake,
+    losses::Losses,
+    recording::{Intake, Recording},
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
     case::{Finding, Output},
     decode::{Units, decode},
-    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Totals, is_loaded},
-    model::{Coverage, Event, LossPlace, MonoTime},
-    recording::SameMoment,
-    report::{Heartbeat, Summary},
+    judge::Verdict,
+    kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
+    model::{Coverage, Event, Filter, LossPlace, MonoTime},
+    recording::{Input, Opening, SameMoment},
+    report::Heartbeat,
     sink::SinkError,
     witness::Witnesses,
 };
 use connprobe_common::abi::SocketRecord;
+pub use ending::Ended;
 use long::Long;
 pub use long::{HEARTBEAT_EVERY, Reload};
-pub use tell::Ended;
 
 /// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
 const READ_EVERY: Duration = Duration::from_millis(50);
@@ -34,9 +35,6 @@ const READ_EVERY: Duration = Duration::from_millis(50);
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A scan that has brought nothing by then is asked for again.
 const LONGEST_SCAN: Duration = Duration::from_secs(60);
-/// How long answers that are on their way are waited for at the end.
-/// Searches for owners and entries rest for half a second at most.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The next scan's result; never ready when there are no scans.
 async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
@@ -213,6 +211,20 @@ impl Watch {
         self
     }
 
+    /// Tells only these connections with these verdicts; an empty list means all.
+    #[must_use]
+    pub fn telling_only(self, filter: Filter, verdicts: Vec<Verdict>) -> Self {
+        Self { findings: Findings::only(filter, verdicts), ..self }
+    }
+
+    /// Records everything from here on that what is told follows from.
+    #[must_use]
+    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
+        recording.put(Input::Opening(Box::new(opening)));
+        self.tracker.recording = Some(recording);
+        self
+    }
+
     /// What is observed.
     pub const fn coverage(&self) -> &Coverage {
         &self.coverage
@@ -261,9 +273,16 @@ impl Watch {
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
-                        self.tell_coverage(&mut tell)?;
+                        let (at, coverage) = (clock::now(), &self.coverage);
+                        self.tracker.record(|| Input::Coverage { at, coverage: Box::new(coverage.clone()) });
+                        tell(Change::Coverage { at, coverage })?;
                     }
-                    self.tell_progress(&mut tell)?;
+                    let (findings, open) = self.findings.count();
+                    let clocks = clock::both();
+                    if let Some(clocks) = clocks {
+                        self.tracker.record(|| Input::Clocks(clocks));
+                    }
+                    tell(Change::Progress { findings, open, clocks })?;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     // What is on the ring may be what the timer waits for.
@@ -346,50 +365,14 @@ impl Watch {
                     self.tracker.put_back(question);
                     break;
                 }
-                Output::Finding(finding) => {
-                    tell(Change::Finding(&finding))?;
-                    self.findings.take(*finding);
+                Output::Finding(mut finding) => {
+                    if self.findings.wants(&mut finding) {
+                        tell(Change::Finding(&finding))?;
+                        self.findings.take(*finding);
+                    }
                 }
             }
         }
         Ok(())
-    }
-
-    async fn finish(mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<Ended, WatchError> {
-        self.read_ring();
-        self.hand_on(tell)?;
-        let ended = clock::now();
-        let _ = timeout(LAST_ANSWERS, async {
-            while self.witnesses.in_flight() > 0 {
-                let Some(answer) = self.witnesses.next_answer().await else { break };
-                self.tracker.handle_answer(clock::now(), answer);
-                // An answer about the socket leads to a question about its owner.
-                if self.hand_on(tell).is_err() {
-                    break;
-                }
-            }
-        })
-        .await;
-        self.hand_on(tell)?;
-        self.count_losses(tell)?;
-        let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
-        // Last, for it may take seconds in which nobody reads the ring.
-        let risks = match self.risks {
-            Some(look) => Some(look.run().await),
-            None => None,
-        };
-        let (findings, forgotten) = self.findings.finish();
-        let summary = Summary {
-            watched: ended.since(self.started),
-            findings,
-            forgotten,
-            hooks: hook_counts(totals),
-            undecodable: self.losses.undecodable_total(),
-            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
-            risks,
-        };
-        let (clocks, at) = (clock::both(), clock::now());
-        let recorded = self.tracker.finish(at, clocks, &summary);
-        Ok(Ended { summary, at, clocks, recorded, coverage: self.coverage, _programs: self.programs })
     }
 }

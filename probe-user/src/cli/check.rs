@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     app::{clock, self_test, this_host},
-    kernel::{Filter, Privileges},
-    model::{COST_OF_SOCK_DIAG, Coverage, Hook, HookStatus, ScanStatus, cost_of_missing, runs_for},
+    kernel::Privileges,
+    model::{COST_OF_SOCK_DIAG, Coverage, Filter, Hook, HookStatus, ScanStatus, cost_of_missing, runs_for},
     report::record::Recorder,
     sink::Stdout,
 };

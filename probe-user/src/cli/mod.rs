@@ -79,6 +79,9 @@ struct KernelArgs {
     /// Tests: scan through NETLINK_SOCK_DIAG, as where there are no iterators
     #[arg(long, global = true, hide = true)]
     test_scan_by_sock_diag: bool,
+    /// Tests: tell any dropped segment of so many established connections at most
+    #[arg(long, value_name = "COUNT", global = true, hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    test_suspects: Option<u32>,
     /// Size of the ring between kernel and user space, in bytes
     #[arg(long, value_name = "BYTES", global = true, hide = true, value_parser = ring_bytes)]
     ring_bytes: Option<u32>,

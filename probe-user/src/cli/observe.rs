@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,9 +19,9 @@ use super::{
 };
 use crate::{
     app::{Change, Ended, Recording, RecordingOptions, Watch, WatchError, clock, this_host},
-    judge::Confidence,
-    kernel::Filter,
-    model::{Coverage, MonoTime},
+    judge::{Confidence, Verdict},
+    kernel::check_filter,
+    model::{Coverage, Filter, MonoTime},
     recording::{Opening, SameMoment},
     report::{
         Summary, WallClock,
@@ -38,7 +41,7 @@ pub(super) struct SelectArgs {
     /// Only connections with this port at either end; may be given several times
     #[arg(long = "port", value_name = "N", value_parser = port)]
     ports: Vec<u16>,
-    /// Only connections to peers in this prefix; may be given several times
+    /// Only connections to peers in this prefix, of those that are only forwarded to or from; may be given several times
     #[arg(long = "peer", value_name = "CIDR")]
     peers: Vec<PeerPrefix>,
 }
@@ -48,6 +51,9 @@ pub(super) struct SelectArgs {
 pub(super) struct ObserveArgs {
     #[command(flatten)]
     pub(super) select: SelectArgs,
+    /// Only these verdicts, as silently_dropped_fin,half_open; the exit code counts only these
+    #[arg(long = "verdict", value_name = "VERDICT", value_delimiter = ',', value_parser = verdict())]
+    verdicts: Vec<Verdict>,
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -108,6 +114,12 @@ fn idle_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A verdict by its name.
+pub(super) fn verdict() -> impl TypedValueParser<Value = Verdict> {
+    PossibleValuesParser::new(Verdict::ALL.map(Verdict::name))
+        .try_map(|name| Verdict::ALL.into_iter().find(|verdict| verdict.name() == name).ok_or("no such verdict"))
+}
+
 /// What was meant.
 pub(super) struct Observation {
     pub(super) filter: Filter,
@@ -115,6 +127,7 @@ pub(super) struct Observation {
     pub(super) risks: Option<Duration>,
     /// How long; `None` until interrupted, with each finding told as it happens.
     duration: Option<Duration>,
+    verdicts: Vec<Verdict>,
     format: Format,
     fail_on: FailOn,
     /// Where what is taken in is recorded.
@@ -128,7 +141,7 @@ impl SelectArgs {
             spec => Some(netns::resolve(spec)?.inode),
         };
         let filter = Filter { netns, ports: self.ports, peers: self.peers.into_iter().map(|peer| peer.0).collect() };
-        filter.check()?;
+        check_filter(&filter)?;
         Ok(filter)
     }
 }
@@ -144,7 +157,8 @@ impl Observation {
                 bail!("--idle-timeout is what --risks holds idle connections against: give --risks, too")
             }
         };
-        Ok(Self { filter, risks, duration, format: args.format, fail_on: args.fail_on, recording: None })
+        let (verdicts, format, fail_on) = (args.verdicts, args.format, args.fail_on);
+        Ok(Self { filter, risks, duration, verdicts, format, fail_on, recording: None })
     }
 
     /// A watch of these connections that writes what it takes in to a file, and reports only where a format is given.
@@ -156,7 +170,8 @@ impl Observation {
         recording: RecordingOptions,
     ) -> anyhow::Result<Self> {
         let (filter, format) = (select.resolve()?, format.unwrap_or(Format::Silent));
-        Ok(Self { filter, risks: None, duration, format, fail_on, recording: Some(recording) })
+        let (risks, verdicts, recording) = (None, Vec::new(), Some(recording));
+        Ok(Self { filter, risks, duration, verdicts, format, fail_on, recording })
     }
 }
 
@@ -177,14 +192,16 @@ pub(super) async fn watch(
     // Before anything is attached, so that an early Ctrl-C still ends in a report.
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
-    let mut watch = start()?;
+    let mut watch = start()?.telling_only(observation.filter.clone(), observation.verdicts.clone());
     if let Some(idle_timeout) = observation.risks {
         watch = watch.with_risks(idle_timeout, observation.filter.clone());
     }
     let (host, clocks, coverage) = (this_host()?, clock::aligned(), watch.coverage().clone());
-    let opening = Opening { host, clocks, at: clock::now(), coverage, is_anonymized: false };
+    let filter = observation.filter.clone();
+    let opening = Opening { host, clocks, at: clock::now(), coverage, filter, is_anonymized: false };
     let shows_progress = matches!(observation.format, Format::Text | Format::Silent) && stderr().is_terminal();
     let mut output = Output::new(observation.format, observation.duration.is_none(), &opening);
+    output.only = only(&observation.verdicts);
     output.progress = shows_progress.then(|| progress(observation.duration));
     output.begin(&opening)?;
     if let Some(options) = &observation.recording {
@@ -218,6 +235,15 @@ pub(super) fn exit(summary: &Summary, fail_on: FailOn) -> Exit {
     if summary.highest_confidence() >= Some(least) { Exit::Found } else { Exit::Clean }
 }
 
+/// Says what was asked for, where that is not everything.
+fn only(verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = verdicts.iter().copied().map(Verdict::name).collect();
+    format!("\nOnly what is {} is told (--verdict).\n", names.join(" or "))
+}
+
 /// Tells what happens in the format asked for.
 pub(super) struct Output {
     format: Format,
@@ -227,6 +253,8 @@ pub(super) struct Output {
     told: Told,
     progress: Option<ProgressBar>,
     collected: Vec<Record>,
+    /// What else was left out, to stand below the report.
+    only: String,
     stdout: Stdout,
 }
 
@@ -242,6 +270,7 @@ impl Output {
             told: Told::default(),
             progress: None,
             collected: Vec::new(),
+            only: String::new(),
             stdout: Stdout,
         }
     }
@@ -310,7 +339,7 @@ impl Output {
                 let report = text::report(summary, coverage, self.recorder.clock(), now, self.layout);
                 // What was told while it happened is set apart from the whole.
                 let gap = if self.follow && !summary.findings.is_empty() { "\n" } else { "" };
-                self.stdout.text(&format!("{gap}{report}"))
+                self.stdout.text(&format!("{gap}{report}{}", self.only))
             }
             Format::Json => self.stdout.array(&self.collected),
             Format::Ndjson | Format::Silent => Ok(()),

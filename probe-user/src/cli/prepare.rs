@@ -4,8 +4,8 @@ use anyhow::{Context as _, bail};
 
 use super::KernelArgs;
 use crate::{
-    kernel::{Facts, Filter, LoadOptions, Plan, Privileges, plan},
-    model::Mechanism,
+    kernel::{Facts, LoadOptions, Plan, Privileges, plan},
+    model::{Filter, Mechanism},
 };
 
 /// A kernel that can be observed, and how.
@@ -32,6 +32,7 @@ pub(super) fn load_options(args: &KernelArgs, filter: Filter, risks: bool) -> Lo
     LoadOptions {
         filter,
         ring_bytes: args.ring_bytes,
+        suspects: args.test_suspects,
         object: args.bpf_object.clone(),
         scan_by_sock_diag: args.test_scan_by_sock_diag,
         risks,

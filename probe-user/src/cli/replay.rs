@@ -7,10 +7,11 @@ use clap::Args;
 
 use super::{
     Exit, complain,
-    observe::{FailOn, Format, Output, exit},
+    observe::{FailOn, Format, Output, exit, verdict},
 };
 use crate::{
     app::{Replay, Replayed},
+    judge::Verdict,
     recording::Reader,
 };
 
@@ -32,6 +33,9 @@ pub(super) struct ReplayArgs {
     /// In text, report each finding as it happens, too
     #[arg(long)]
     follow: bool,
+    /// Only these verdicts, as silently_dropped_fin,half_open; the exit code counts only these
+    #[arg(long = "verdict", value_name = "VERDICT", value_delimiter = ',', value_parser = verdict())]
+    verdicts: Vec<Verdict>,
     /// How fast, for example 1x or 10x as it happened, or max
     #[arg(long, value_name = "Nx|max", default_value = "max", value_parser = speed)]
     speed: Speed,
@@ -63,7 +67,7 @@ pub(super) fn run(args: &ReplayArgs) -> anyhow::Result<Exit> {
     let mut output = Output::new(args.format, args.follow, replay.opening());
     output.begin(replay.opening())?;
     let Replayed { summary, at, clocks, coverage, remarks } =
-        replay.run(args.speed.0, |change| output.change(&change))?;
+        replay.run(args.speed.0, args.verdicts.clone(), |change| output.change(&change))?;
     output.end(&summary, &coverage, at, clocks)?;
     for remark in remarks {
         complain(&format!("{shown}: {remark}"));

@@ -1,6 +1,10 @@
 //! Values as they are typed, on the command line and in a file of settings alike.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -65,6 +69,24 @@ impl FromStr for Period {
             Ok(_) => Err("at least 1s".to_owned()),
             Err(error) => Err(format!("{error}; give a number with a unit, for example 30s or 5m")),
         }
+    }
+}
+
+/// Where to listen; `None` for nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listen(pub(super) Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let address = text.parse().map_err(|_| {
+            "not an address and a port; give for example 127.0.0.1:9758, [::1]:9758, or none".to_owned()
+        })?;
+        Ok(Self(Some(address)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use connprobe_common::settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix};
 use ipnet::IpNet;
 
-use crate::model::ConnectionKey;
+use crate::model::Filter;
 
 /// Why a filter cannot be put into the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,40 +18,19 @@ pub enum FilterError {
     TooManyPrefixes(usize),
 }
 
-/// Which connections to observe. An empty list means all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Network namespace by inode number.
-    pub netns: Option<u32>,
-    /// Ports, at either end.
-    pub ports: Vec<u16>,
-    /// Prefixes of the remote address.
-    pub peers: Vec<IpNet>,
-}
-
-impl Filter {
-    /// Checks that the filter fits the programs.
-    ///
-    /// # Errors
-    ///
-    /// When it names more ports or prefixes than they have room for.
-    pub fn check(&self) -> Result<(), FilterError> {
-        if self.ports.len() > MAX_FILTER_PORTS {
-            return Err(FilterError::TooManyPorts(self.ports.len()));
-        }
-        if self.peers.len() > MAX_FILTER_PREFIXES {
-            return Err(FilterError::TooManyPrefixes(self.peers.len()));
-        }
-        Ok(())
+/// Checks that the filter fits the programs.
+///
+/// # Errors
+///
+/// When it names more ports or prefixes than they have room for.
+pub fn check_filter(filter: &Filter) -> Result<(), FilterError> {
+    if filter.ports.len() > MAX_FILTER_PORTS {
+        return Err(FilterError::TooManyPorts(filter.ports.len()));
     }
-
-    /// Whether the operator has asked about this connection: the same test as the kernel programs make.
-    pub fn passes(&self, key: &ConnectionKey) -> bool {
-        self.netns.is_none_or(|netns| netns == key.netns)
-            && (self.ports.is_empty()
-                || self.ports.iter().any(|port| [key.local.port(), key.remote.port()].contains(port)))
-            && (self.peers.is_empty() || self.peers.iter().any(|peers| peers.contains(&key.remote.ip())))
+    if filter.peers.len() > MAX_FILTER_PREFIXES {
+        return Err(FilterError::TooManyPrefixes(filter.peers.len()));
     }
+    Ok(())
 }
 
 /// The prefix as the programs compare it: IPv4 mapped into IPv6, masked.
@@ -73,6 +52,7 @@ pub(super) fn prefix(net: &IpNet) -> Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ConnectionKey;
 
     fn matches(net: &str, address: &str) -> bool {
         let prefix = prefix(&net.parse().unwrap());
@@ -114,6 +94,6 @@ mod tests {
     #[test]
     fn more_than_fits_is_refused_by_name() {
         let filter = Filter { ports: vec![1; MAX_FILTER_PORTS + 1], ..Filter::default() };
-        assert_eq!(filter.check(), Err(FilterError::TooManyPorts(17)));
+        assert_eq!(check_filter(&filter), Err(FilterError::TooManyPorts(17)));
     }
 }

@@ -23,7 +23,7 @@ pub use attach::{AttachError, Probes};
 pub use btf::{BtfError, Layout, TracepointArguments};
 pub use facts::{Facts, FactsError, Faults, Privileges};
 pub use fields::field_named;
-pub use filter::{Filter, FilterError};
+pub use filter::{FilterError, check_filter};
 pub use function::{Function, Point};
 pub use modules::{ConntrackLayout, Modules, is_loaded};
 pub use names::Names;

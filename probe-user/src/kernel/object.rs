@@ -12,11 +12,8 @@ use connprobe_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{
-    facts::Facts,
-    filter::{Filter, prefix},
-};
-use crate::model::{DropReason, Hook};
+use super::{facts::Facts, filter::prefix};
+use crate::model::{DropReason, Filter, Hook};
 
 /// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/connprobe.bpf.o"));
@@ -28,6 +25,8 @@ pub struct LoadOptions {
     pub filter: Filter,
     /// Size of the ring in bytes, a power of two and a multiple of the page size; the programs' own default otherwise.
     pub ring_bytes: Option<u32>,
+    /// Of how many established connections any dropped segment is told; the programs' own default otherwise.
+    pub suspects: Option<u32>,
     /// Another object file than the built-in one, for testing a rebuilt object.
     pub object: Option<PathBuf>,
     /// Whether the scan goes through `NETLINK_SOCK_DIAG` also where there are iterators, to try it.
@@ -52,6 +51,9 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenErr
     );
     if let Some(bytes) = options.ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
+    }
+    if let Some(entries) = options.suspects {
+        loader.map_max_entries("SUSPECTS", entries);
     }
     Ok(loader.load(&bytes)?)
 }

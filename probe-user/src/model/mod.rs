@@ -8,6 +8,7 @@ mod connection;
 mod conntrack;
 mod coverage;
 mod event;
+mod filter;
 mod flow;
 mod invalid;
 mod local;
@@ -28,6 +29,7 @@ pub use coverage::{
     runs_for,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
+pub use filter::Filter;
 pub use flow::{
     Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Translation,
     Tuple, Vantage, WaitingEnd,

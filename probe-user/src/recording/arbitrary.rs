@@ -13,11 +13,11 @@ use super::{Closing, Input, Opening, SameMoment};
 use crate::{
     model::{
         Answer, Behind, Checksum, ConnectionEvent, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState,
-        ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind, FilterRule,
-        FilterRules, FlowConntrack, ForwardPath, Hook, HookStatus, Interface, InvalidSegment, Keepalive, KernelModule,
-        Knowledge, LossPlace, Machine, Mechanism, MissingField, ModuleStatus, MonoTime, NeighbourState, NetfilterHook,
-        Origin, Owner, PathStatus, PendingTimer, Place, Port, Route, RunCost, SelfTest, Site, SocketCookie,
-        SocketRouting, SocketTimer, SocketView, TcpState, Ticks, TrackedFlow,
+        ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind, Filter,
+        FilterRule, FilterRules, FlowConntrack, ForwardPath, Hook, HookStatus, Interface, InvalidSegment, Keepalive,
+        KernelModule, Knowledge, LossPlace, Machine, Mechanism, MissingField, ModuleStatus, MonoTime, NeighbourState,
+        NetfilterHook, Origin, Owner, PathStatus, PendingTimer, Place, Port, Route, RunCost, SelfTest, Site,
+        SocketCookie, SocketRouting, SocketTimer, SocketView, TcpState, Ticks, TrackedFlow,
     },
     report::{HookCount, Host},
 };
@@ -101,7 +101,7 @@ fn opening() -> BoxedStrategy<Input> {
             if !is_anonymized {
                 return Input::Coverage { at, coverage: Box::new(coverage) };
             }
-            Input::Opening(Box::new(Opening { host, clocks, at, coverage, is_anonymized }))
+            Input::Opening(Box::new(Opening { host, clocks, at, coverage, filter: Filter::default(), is_anonymized }))
         })
         .boxed()
 }

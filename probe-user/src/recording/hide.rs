@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipcrypt_rs::IpcryptPfx;
+use ipnet::IpNet;
 use sha1::{Digest as _, Sha1};
 use uuid::Uuid;
 
@@ -78,6 +79,14 @@ impl Hider {
         replaced
     }
 
+    /// Prefixes stay prefixes; but of those that are shorter than the blocks of addresses that stay, some are moved out of them.
+    pub(super) fn prefix(&self, prefix: &mut IpNet) {
+        const SHORTEST: u8 = 8;
+        let bits = if prefix.prefix_len() < SHORTEST { 0 } else { prefix.prefix_len() };
+        let hidden = IpNet::new(self.address(prefix.network()), bits);
+        *prefix = hidden.map_or(*prefix, |hidden| hidden.trunc());
+    }
+
     fn digest(&self, text: &[u8]) -> [u8; 20] {
         Sha1::new().chain_update(self.names).chain_update(text).finalize().into()
     }
@@ -128,7 +137,8 @@ impl Hider {
     pub fn hide(&self, input: &mut Input) {
         match input {
             Input::Opening(opening) => {
-                let Opening { host, clocks: _, at: _, coverage, is_anonymized } = opening.as_mut();
+                let Opening { host, clocks: _, at: _, coverage, filter, is_anonymized } = opening.as_mut();
+                filter.peers.iter_mut().for_each(|peer| self.prefix(peer));
                 *is_anonymized = true;
                 self.host(host);
                 self.coverage(coverage);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Answer, Coverage, Event, MonoTime},
+    model::{Answer, Coverage, Event, Filter, MonoTime},
     report::{HookCount, Host},
 };
 
@@ -79,6 +79,9 @@ pub struct Opening {
     pub at: MonoTime,
     /// What is observed.
     pub coverage: Coverage,
+    /// Which connections were asked for.
+    #[serde(default)]
+    pub filter: Filter,
     /// Whether addresses and names are replaced.
     pub is_anonymized: bool,
 }

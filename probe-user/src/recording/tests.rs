@@ -141,6 +141,16 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_prefix_that_is_hidden_still_holds_its_addresses(address in address(), bits in 0_u8..=128) {
+        let hider = hider(3);
+        let Ok(mut prefix) = ipnet::IpNet::new(address, bits) else { return Ok(()) };
+        hider.prefix(&mut prefix);
+        prop_assert!(prefix.contains(&hider.address(address)), "{prefix} {address}");
+    }
+}
+
 /// Every address in a text as `Debug` writes it.
 fn addresses(text: &str) -> BTreeSet<IpAddr> {
     let found = std::cell::RefCell::new(BTreeSet::new());
@@ -181,7 +191,9 @@ fn names_are_the_same_for_the_same_and_say_nothing() {
         let coverage = Coverage::of_sock_diag_alone("6.1.0".to_owned(), "");
         let at = MonoTime::from_ns(1);
         let clocks = SameMoment::new(at, jiff::Timestamp::UNIX_EPOCH);
-        let mut input = Input::Opening(Box::new(Opening { host, clocks, at, coverage, is_anonymized: false }));
+        let peers = vec!["10.3.0.0/16".parse().unwrap()];
+        let filter = crate::model::Filter { peers, ..crate::model::Filter::default() };
+        let mut input = Input::Opening(Box::new(Opening { host, clocks, at, coverage, filter, is_anonymized: false }));
         hider(seed).hide(&mut input);
         let Input::Opening(opening) = input else { panic!("{input:?}") };
         *opening
@@ -189,6 +201,9 @@ fn names_are_the_same_for_the_same_and_say_nothing() {
     let hidden = opening(1, "compute-3");
     assert!(hidden.is_anonymized && hidden.host.name.starts_with("hidden-"));
     assert_eq!(hidden.host.machine_id.as_ref().unwrap().len(), 32);
+    assert_ne!(hidden.filter.peers, ["10.3.0.0/16".parse().unwrap()]);
+    let [peer] = *hidden.filter.peers else { panic!("{:?}", hidden.filter) };
+    assert!(peer.contains(&hider(1).address([10, 3, 7, 7].into())) && peer.prefix_len() == 16);
     assert_eq!(hidden, opening(1, "compute-3"));
     assert_ne!(hidden.host.name, opening(1, "compute-4").host.name);
     assert_ne!(hidden.host, opening(2, "compute-3").host);

@@ -17,6 +17,7 @@ use tokio::sync::{
 use super::{
     file::{FileSpec, Lines},
     journald,
+    metrics::{MetricsSpec, Server},
     queue::{Counts, Next, Queue, Reader},
     unix::Listener,
 };
@@ -36,6 +37,8 @@ pub enum SinkSpec {
     Unix(PathBuf),
     /// systemd's journal.
     Journald,
+    /// Prometheus.
+    Metrics(MetricsSpec),
 }
 
 impl SinkSpec {
@@ -46,6 +49,7 @@ impl SinkSpec {
             Self::File(_) => "file",
             Self::Unix(_) => "unix_socket",
             Self::Journald => "journald",
+            Self::Metrics(_) => "metrics",
         }
     }
 }
@@ -54,6 +58,7 @@ impl fmt::Display for SinkSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout | Self::Journald => f.write_str(self.name()),
+            Self::Metrics(MetricsSpec { listen, .. }) => write!(f, "{} {listen}", self.name()),
             Self::File(FileSpec { path, .. }) | Self::Unix(path) => write!(f, "{} {}", self.name(), path.display()),
         }
     }
@@ -170,6 +175,10 @@ impl Sinks {
             SinkSpec::File(file) => {
                 let lines = Lines::open(file.clone()).map_err(failed)?;
                 Box::new(move || runtime.block_on(body.write_lines(reader, Output::File(lines))))
+            }
+            SinkSpec::Metrics(metrics) => {
+                let server = Server::bind(*metrics).map_err(failed)?;
+                Box::new(move || runtime.block_on(body.serve_metrics(server, reader)))
             }
             SinkSpec::Unix(path) => {
                 drop(reader);
@@ -306,6 +315,16 @@ impl Body {
             && let Err(error) = lines.reopen()
         {
             self.health.take(&self.spec, Err(format!("it cannot be opened anew: {error}")));
+        }
+    }
+
+    async fn serve_metrics(mut self, server: Server, reader: Reader) {
+        let stop = async { while !matches!(self.commands.recv().await, Some(Command::Stop) | None) {} };
+        tokio::select! {
+            result = server.serve(reader) => if let Err(error) = result {
+                self.health.take(&self.spec, Err(error.to_string()));
+            },
+            () = stop => {}
         }
     }
 

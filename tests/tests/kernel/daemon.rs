@@ -2,8 +2,12 @@
 
 use std::{
     fs,
-    io::Read as _,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
@@ -16,7 +20,8 @@ use connprobe_tests::{
     labs::routed::Routed,
     netns::Netns,
     peer::Options,
-    probe::Probe,
+    probe::{Probe, program},
+    require::Requirement::SystemdAnalyze,
     runner::{Test, TestContext},
     wire::{self, Body, Heartbeat, Record},
 };
@@ -33,6 +38,12 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a daemon takes new settings and keeps its cases", reload),
         test("a daemon survives a full disk and says what it could not write", full_disk),
         test("a reader that stops reading, and one that is killed, keep nobody waiting", bad_readers),
+        test("Prometheus is told what is found and how the daemon does", metrics),
+        test(
+            "the service manager is told when the programs are attached, that the daemon lives, and that it ends",
+            notifies,
+        ),
+        Test::new("the unit for systemd is right, and leaves the daemon little", &[SystemdAnalyze], unit).not_shared(),
         test("findings that are open when a daemon is stopped are left open", left_open),
         test("settings that are wrong are named, and a second daemon is told of the first", refusals),
     ]
@@ -87,7 +98,12 @@ impl Daemon {
 
 fn write_settings(folder: &Path, netns: &Netns, settings: &str) -> Result<()> {
     let (inode, lock) = (netns.inode(), folder.join("lock"));
-    let text = format!("netns = \"{inode}\"\nlock = {lock:?}\nheartbeat_every = \"1s\"\nstdout = true\n{settings}\n");
+    let mut text =
+        format!("netns = \"{inode}\"\nlock = {lock:?}\nheartbeat_every = \"1s\"\nstdout = true\n{settings}\n");
+    if !settings.contains("metrics_listen") {
+        // Tests run side by side.
+        text.push_str("metrics_listen = \"none\"\n");
+    }
     Ok(fs::write(folder.join("connprobe.toml"), text.replace("FOLDER", &folder.display().to_string()))?)
 }
 
@@ -272,6 +288,98 @@ fn bad_readers(test: &TestContext) -> Result<()> {
     let expected: Vec<_> = records.iter().map(|record| record.seq).filter(|seq| *seq >= first).collect();
     ensure!(read.iter().map(|record| record.seq).eq(expected), "it has read everything from when it connected");
     ensure!(stories(&read).len() == 1, "{:?}", stories(&read));
+    Ok(())
+}
+
+fn notifies(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let folder = tempfile::tempdir()?;
+    let manager = UnixDatagram::bind(folder.path().join("notify"))?;
+    manager.set_read_timeout(Some(SOON))?;
+    write_settings(folder.path(), &lab.client, "")?;
+    let mut command = Command::new(program()?);
+    command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
+    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "30000000");
+    let probe = Probe::start_command(command)?;
+    let said = || -> Result<String> {
+        let mut buffer = [0; 1024];
+        let bytes = manager.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(buffer.get(..bytes).unwrap_or_default()).trim().to_owned())
+    };
+    let first = said()?;
+    ensure!(first == "READY=1", "{first}");
+    attached(&probe)?;
+    ensure!(said()? == "WATCHDOG=1" && said()? == "WATCHDOG=1", "it lives");
+    probe.interrupt()?;
+    while said()? != "STOPPING=1" {}
+    ensure!(probe.finish(SOON)?.code == Some(0), "it ends");
+    Ok(())
+}
+
+fn unit(_: &TestContext) -> Result<()> {
+    /// In tenths: systemd's own scale, of which 10 is what has no limits at all. Root with these capabilities has 3 by itself.
+    const MOST_EXPOSED: &str = "42";
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("connprobe.service");
+    let text = include_str!("../../../probe-user/service/connprobe.service");
+    ensure!(text.contains("ExecStart=/usr/bin/connprobe daemon"), "where packages put it");
+    fs::write(&path, text.replace("/usr/bin/connprobe", &program()?.display().to_string()))?;
+    run(Command::new("systemd-analyze").args(["verify", "--man=no", "--recursive-errors=no"]).arg(&path))?;
+    let threshold = format!("--threshold={MOST_EXPOSED}");
+    run(Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager", &threshold]).arg(&path))?;
+    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/../probe-user/service/connprobe.toml");
+    let checked = Probe::run(&["daemon", "--config", settings, "--check-config"], SOON)?;
+    ensure!(checked.code == Some(0) && checked.stdout.contains("/var/log/connprobe/events.ndjson"), "{checked:?}");
+    Ok(())
+}
+
+/// What an HTTP server says to a request for this path: status line and body.
+fn get(address: SocketAddr, path: &str) -> Result<(String, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
+}
+
+fn metrics(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let daemon = Daemon::start(&lab.client, &format!("metrics_listen = \"{address}\""))?;
+    attached(&daemon.probe)?;
+    ensure!(get(address, "/healthz")?.0.ends_with("200 OK"), "{:?}", get(address, "/healthz")?);
+    let (_server, client) = connect(&lab, &Options::default())?;
+    cut_and_write(&lab, &client)?;
+    finding(&daemon.probe, "opened", SOON)?;
+    daemon.heartbeat(|heartbeat| heartbeat.open_findings == 1)?;
+    let of = |name: &str, labels: &[&str]| -> Result<Option<f64>> {
+        let (_, text) = get(address, "/metrics")?;
+        let is_it = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        Ok(text.lines().find(is_it).and_then(|line| line.rsplit(' ').next()?.parse().ok()))
+    };
+    let silent = ["verdict=\"retransmit_stalled\"", "cause=\"peer_silent\""];
+    ensure!(of("connprobe_open_findings", &silent)? == Some(1.0), "{}", get(address, "/metrics")?.1);
+    ensure!(of("connprobe_findings_total", &silent)? == Some(1.0), "{}", get(address, "/metrics")?.1);
+    ensure!(of("connprobe_resident_memory_bytes", &[])?.is_some_and(|bytes| bytes > 1e6), "no memory");
+    ensure!(of("connprobe_sink_written_total", &["stdout"])?.is_some_and(|count| count > 1.0), "no sink");
+    lab.heal()?;
+    finding(&daemon.probe, "closed", SOON)?;
+    daemon.heartbeat(|heartbeat| heartbeat.open_findings == 0)?;
+    let open: f64 = get(address, "/metrics")?
+        .1
+        .lines()
+        .filter(|line| line.starts_with("connprobe_open_findings{"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    ensure!(open == 0.0, "{}", get(address, "/metrics")?.1);
+    let closed = [silent[0], silent[1], "outcome=\"recovered\""];
+    ensure!(of("connprobe_findings_closed_total", &closed)? == Some(1.0), "{}", get(address, "/metrics")?.1);
+    daemon.stop()?;
+    ensure!(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err(), "nobody listens any more");
     Ok(())
 }
 

@@ -30,6 +30,10 @@ pub(crate) fn tests() -> Vec<Test> {
         test("of a receiver that is not on this host the copies and connection tracking tell", receiver_elsewhere),
         test("a forwarded RST that a rule drops is told by the end that still waits", reset),
         test("a zone of connection tracking is named", zone),
+        test(
+            "only the peers and the verdicts that were asked for are told, whichever end the peer is",
+            only_what_was_asked_for,
+        ),
         test("a connection that both its end and its router are suspicious of is told once", both_vantages),
         test("a router that drops what is invalid, strays and all, is silent", in_order),
     ]
@@ -252,6 +256,33 @@ fn zone(test: &TestContext) -> Result<()> {
     ensure_is_about(&opened, client.local()?, client.remote()?, &lab)?;
     ensure!(opened.connection.zone == Some(7), "{:?}", opened.connection);
     stop(probe)?;
+    Ok(())
+}
+
+fn only_what_was_asked_for(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.router.nft(DROPS_INVALID)?;
+    let (server, _client) = connect(&lab, &Options::default())?;
+    lab.mangle_fins("tcp flags set fin")?;
+    let inode = lab.router.inode().to_string();
+    let with =
+        |more: &[&str]| Probe::diagnose(&[&["--netns", &inode, "--follow", "--format", "ndjson"], more].concat());
+    let told = [with(&["--peer", "10.77.1.1"])?, with(&["--verdict", "silently_dropped_fin,half_open"])?];
+    let silent = [with(&["--peer", "10.77.3.0/24"])?, with(&["--verdict", "half_open"])?];
+    for probe in told.iter().chain(&silent) {
+        crate::watching::attached(probe)?;
+    }
+    server.command("close")?;
+    for probe in told {
+        let opened = wait_forwarded(&probe, "opened", SOON)?;
+        ensure!(opened.connection.responder.address == Routed::server_v4(PORT).ip(), "{:?}", opened.connection);
+        let (finished, _) = stop(probe)?;
+        ensure!(finished.code == Some(1), "exit code {:?}", finished.code);
+    }
+    for probe in silent {
+        stop_silent(probe)?;
+    }
     Ok(())
 }
 

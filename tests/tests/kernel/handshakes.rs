@@ -9,12 +9,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
+    clocks::{now_wall_seconds, wall_seconds},
+    findings::wait as finding,
     labs::routed::Routed,
     netns::Netns,
     peer::{Options, Peer},
     probe::Probe,
     runner::{Test, TestContext},
-    wire::Summary,
+    wire::{Evidence, Summary},
 };
 use etherparse::PacketBuilder;
 use nix::sys::socket::{
@@ -22,13 +24,15 @@ use nix::sys::socket::{
     sendto, socket,
 };
 
-use crate::watching::{PORT, SOON, WATCHING, stop_silent, watch};
+use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, summary, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     vec![
         test("a listener that waits for data before it accepts is no finding at either end", defer_accept),
         test("a flood of SYNs from forged addresses is no finding, with a backlog and with cookies", flood).alone(),
+        test("what is dropped of a connection in limbo is told while a flood of SYNs comes in", flood_beside_a_case)
+            .alone(),
         test("scans of closed and of filtered ports are no finding at either end", scan),
         test("health checks that answer the SYN-ACK with a RST are no finding", health_checks),
         test("two ends that open a connection at once are no finding", simultaneous_open),
@@ -106,6 +110,60 @@ fn flood(test: &TestContext) -> Result<()> {
         ensure!((seen(&summary, "tcp_retransmit_synack") > 0) == (cookies == "0"), "{summary:?}");
     }
     Ok(())
+}
+
+/// For nine seconds, SYNs of more hosts than are remembered, again and again in another order, so that each is remembered for more than one.
+fn flood_server(lab: &Routed) -> Result<()> {
+    /// A prime: multiples of each number below it are another order of them all.
+    const HOSTS: usize = 127;
+    // Nobody is there to answer the SYN-ACKs with a reset.
+    lab.router.nft(
+        "table inet forged { chain forward { type filter hook forward priority 0; ip daddr 10.77.9.0/24 drop; }; }\n",
+    )?;
+    lab.router.ip("route add 10.77.9.0/24 via 10.77.1.1\n")?;
+    for round in 1..=15 {
+        let hosts = (1..HOSTS).filter_map(|index| u8::try_from(index * round % HOSTS).ok());
+        send_syns(&lab.client, hosts.map(|host| (Ipv4Addr::new(10, 77, 9, host), 1_000)))?;
+        // The kernel answers the copy of a SYN twice a second at most (`tcp_invalid_ratelimit`).
+        sleep(Duration::from_millis(600));
+    }
+    Ok(())
+}
+
+fn flood_beside_a_case(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    lab.server.sysctl("net.ipv4.tcp_syncookies", "0")?;
+    let (server, _client) = connect(&lab, &Options::default())?;
+    // Fewer than the flood has handshakes.
+    let probe = watch(&lab.server, &["--scan-every", "never", "--test-suspects", "96"])?;
+    lab.router.nft(
+        "table inet lost { chain forward { type filter hook forward priority 0; ip daddr 10.77.1.1 meta l4proto tcp drop; }; }\n",
+    )?;
+    server.command("write 100")?;
+    finding(&probe, "opened", SOON)?;
+    // What a retransmission sends is dropped before its timeout is told: only one that is remembered from the last is told itself.
+    lab.server.nft(
+        "table inet drops { chain output { type filter hook output priority 0; ip daddr 10.77.1.1 tcp sport 5672 drop; }; }\n",
+    )?;
+    let flooded_at = now_wall_seconds()?;
+    flood_server(&lab)?;
+    // Meanwhile it was sent again twice, 3.2 and 9.6 s after the finding.
+    sleep(Duration::from_secs(2));
+    server.command("abort")?;
+    let closed = finding(&probe, "closed", SOON)?;
+    let (_, records) = stop(probe)?;
+    let summary = summary(&records)?;
+    ensure!(seen(summary, "tcp_retransmit_synack") > 200, "no flood: {summary:?}");
+    let told = |evidence: &&Evidence| {
+        is_dropped_data(evidence) && wall_seconds(&evidence.time).is_ok_and(|at| at > flooded_at + 1.5)
+    };
+    ensure!(closed.evidence.iter().filter(told).count() > 0, "nothing is told any more: {:#?}", closed.evidence);
+    Ok(())
+}
+
+fn is_dropped_data(evidence: &Evidence) -> bool {
+    evidence.kind == "segment_dropped" && evidence.data.get("message") == Some(&"data".into())
 }
 
 fn scan(test: &TestContext) -> Result<()> {

@@ -19,8 +19,8 @@ use self::{comparison::compare, connection::Rehearsal};
 use super::watch::units;
 use crate::{
     decode::decode,
-    kernel::{AttachError, Facts, Filter, LoadOptions, Plan, Probes, Statistics},
-    model::{ConnectionEvent, Coverage, EventKind, Hook, SelfTest},
+    kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Statistics},
+    model::{ConnectionEvent, Coverage, EventKind, Filter, Hook, SelfTest},
 };
 
 /// How long an event may take. The retransmission timer fires after 0.2 to 0.5 s; an emulated host may be slow.

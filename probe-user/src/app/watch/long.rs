@@ -96,7 +96,8 @@ impl Watch {
             Due::Reload(reload) => {
                 self.count_losses(tell)?;
                 if self.reload(&reload) {
-                    self.tell_coverage(tell)?;
+                    let at = clock::now();
+                    tell(Change::Coverage { at, coverage: &self.coverage })?;
                 }
             }
         }
@@ -145,6 +146,7 @@ impl Watch {
                 return false;
             }
         };
+        self.findings.ask_about(options.load.filter.clone());
         // What the old programs have told until now is not lost.
         self.read_ring();
         self.coverage = Coverage::clone(probes.coverage());

@@ -85,6 +85,7 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
         let (reloads, receiver) = channel(1);
         let watch = Watch::start(&prepared.facts, &prepared.plan, &watch_options(kernel, &resolved))?
+            .telling_only(resolved.filter.clone(), Vec::new())
             .with_heartbeats(resolved.heartbeat_every)
             .with_reloads(receiver);
         let recorder = Recorder::new(this_host()?, clock::wall_clock());

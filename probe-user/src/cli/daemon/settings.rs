@@ -3,6 +3,7 @@
 
 use std::{
     fmt, fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -14,9 +15,10 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     app::{HEARTBEAT_EVERY, SCAN_EVERY},
-    cli::values::{PeerPrefix, Period, ScanEvery, Size, port},
-    kernel::Filter,
-    sink::{FileSpec, SinkSpec},
+    cli::values::{Listen, PeerPrefix, Period, ScanEvery, Size, port},
+    kernel::check_filter,
+    model::Filter,
+    sink::{FileSpec, MetricsSpec, SinkSpec},
     witness::netns,
 };
 
@@ -61,6 +63,11 @@ pub(super) struct Settings {
     /// Write records to systemd's journal
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_JOURNALD")]
     journald: Option<bool>,
+    /// Serve /metrics for Prometheus and /healthz at this address, or none; they are not encrypted and ask nobody who he is
+    /// [default: 127.0.0.1:9758]
+    #[arg(long, value_name = "ADDRESS:PORT|none", env = "CONNPROBE_METRICS_LISTEN")]
+    #[serde(deserialize_with = "parsed")]
+    metrics_listen: Option<Listen>,
     /// The file that a second daemon on this host finds locked [default: /run/connprobe/daemon.lock]
     #[arg(long, value_name = "PATH", env = "CONNPROBE_LOCK")]
     lock: Option<PathBuf>,
@@ -98,6 +105,7 @@ impl Settings {
             file_keep: self.file_keep.or(other.file_keep),
             unix_socket: self.unix_socket.or(other.unix_socket),
             journald: self.journald.or(other.journald),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             lock: self.lock.or(other.lock),
         }
     }
@@ -106,6 +114,7 @@ impl Settings {
     pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
         const MAX_SIZE: u64 = 100 << 20;
         const KEEP: u32 = 5;
+        const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9758);
         if self.file.is_none() && (self.file_max_size.is_some() || self.file_keep.is_some()) {
             bail!("file_max_size and file_keep say how `file` is turned over: name that, too");
         }
@@ -115,7 +124,7 @@ impl Settings {
         };
         let peers = self.peers.unwrap_or_default().into_iter().map(|peer| peer.0).collect();
         let filter = Filter { netns, ports: self.ports.unwrap_or_default(), peers };
-        filter.check()?;
+        check_filter(&filter)?;
         let file = self.file.map(|path| {
             let max_bytes = self.file_max_size.map_or(Some(MAX_SIZE), |size| size.0);
             SinkSpec::File(FileSpec { path, max_bytes, keep: self.file_keep.unwrap_or(KEEP) })
@@ -128,10 +137,13 @@ impl Settings {
         if sinks.is_empty() {
             bail!("no sink is left: with `stdout = false` name a file, a unix_socket or journald");
         }
+        let heartbeat_every = self.heartbeat_every.map_or(HEARTBEAT_EVERY, |period| period.0);
+        let listen = self.metrics_listen.map_or_else(|| Some(METRICS), |listen| listen.0);
+        sinks.extend(listen.map(|listen| SinkSpec::Metrics(MetricsSpec { listen, heartbeat_every })));
         Ok(Resolved {
             filter,
             scan_every: self.scan_every.map_or(Some(SCAN_EVERY), |every| every.0),
-            heartbeat_every: self.heartbeat_every.map_or(HEARTBEAT_EVERY, |period| period.0),
+            heartbeat_every,
             sinks,
             lock: self.lock.unwrap_or_else(|| PathBuf::from("/run/connprobe/daemon.lock")),
         })
@@ -190,8 +202,12 @@ mod tests {
         assert_eq!((resolved.scan_every, resolved.heartbeat_every), (None, HEARTBEAT_EVERY));
         assert_eq!(resolved.filter.ports, [5672, 443]);
         let file = FileSpec { path: "/var/log/connprobe/events".into(), max_bytes: Some(100 << 20), keep: 5 };
-        assert_eq!(resolved.sinks, [SinkSpec::File(file), SinkSpec::Stdout]);
-        assert_eq!(Settings::default().resolve().unwrap().sinks, [SinkSpec::Stdout]);
+        let listen = "127.0.0.1:9758".parse().unwrap();
+        let metrics = SinkSpec::Metrics(MetricsSpec { listen, heartbeat_every: HEARTBEAT_EVERY });
+        assert_eq!(resolved.sinks, [SinkSpec::File(file), SinkSpec::Stdout, metrics.clone()]);
+        assert_eq!(Settings::default().resolve().unwrap().sinks, [SinkSpec::Stdout, metrics]);
+        let unserved = read("metrics_listen = \"none\"\n").unwrap().resolve().unwrap();
+        assert_eq!(unserved.sinks, [SinkSpec::Stdout]);
     }
 
     #[test]
@@ -206,6 +222,7 @@ mod tests {
             ("heartbeat_every = \"10ms\"\n", "line 1", "at least 1s"),
             ("file_max_size = \"a lot\"\n", "line 1", "not a size"),
             ("stdout = \"yes\"\n", "line 1", "stdout"),
+            ("metrics_listen = \"9758\"\n", "line 1", "an address and a port"),
             ("file_keep = -1\n", "line 1", "file_keep"),
             ("[sinks]\n", "line 1", "unknown field `sinks`"),
             ("stdout = ", "line 1", "stdout"),

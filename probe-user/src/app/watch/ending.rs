@@ -1,0 +1,75 @@
+//! How a watch ends.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Change, Programs, Watch, WatchError};
+use crate::{
+    app::{clock, losses::hook_counts, recording::Recorded},
+    model::{Coverage, MonoTime},
+    recording::{Closing, SameMoment},
+    report::Summary,
+    sink::SinkError,
+};
+
+/// How long answers that are on their way are waited for at the end.
+/// Searches for owners and entries rest for half a second at most.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
+/// kernel each time, which the report need not wait for.
+pub struct Ended {
+    /// What was found.
+    pub summary: Summary,
+    /// When it ended.
+    pub at: MonoTime,
+    /// Both clocks then, where they could be read together.
+    pub clocks: Option<SameMoment>,
+    /// What became of the recording, where one was asked for.
+    pub recorded: Option<Recorded>,
+    /// What was observed.
+    pub coverage: Coverage,
+    _programs: Option<Programs>,
+}
+
+impl Watch {
+    pub(super) async fn finish(
+        mut self,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<Ended, WatchError> {
+        self.read_ring();
+        self.hand_on(tell)?;
+        let ended = clock::now();
+        let _ = timeout(LAST_ANSWERS, async {
+            while self.witnesses.in_flight() > 0 {
+                let Some(answer) = self.witnesses.next_answer().await else { break };
+                self.tracker.handle_answer(clock::now(), answer);
+                // An answer about the socket leads to a question about its owner.
+                if self.hand_on(tell).is_err() {
+                    break;
+                }
+            }
+        })
+        .await;
+        self.hand_on(tell)?;
+        self.count_losses(tell)?;
+        let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
+        // Last, for it may take seconds in which nobody reads the ring.
+        let risks = match self.risks {
+            Some(look) => Some(look.run().await),
+            None => None,
+        };
+        let hooks = hook_counts(totals);
+        let (clocks, at) = (clock::both(), clock::now());
+        let watched = ended.since(self.started);
+        let undecodable = self.losses.undecodable_total();
+        let unasked = u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX);
+        let recorded = self.tracker.recording.take().map(|recording| {
+            recording.finish(Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked })
+        });
+        let (findings, forgotten) = self.findings.finish();
+        let summary = Summary { watched, findings, forgotten, hooks, undecodable, unasked, risks };
+        Ok(Ended { summary, at, clocks, recorded, coverage: self.coverage, _programs: self.programs })
+    }
+}

@@ -168,7 +168,11 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.write_frame()?;
-                    return self.file.sync_all();
+                    // A pipe holds nothing back (fsync(2)).
+                    return self.file.sync_all().or_else(|error| match error.kind() {
+                        io::ErrorKind::InvalidInput => Ok(()),
+                        _ => Err(error),
+                    });
                 }
             }
             if self.frames.is_full() || written.elapsed() >= WRITE_EVERY {

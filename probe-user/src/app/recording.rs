@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 
 use crate::{
     case::{Output, Tracker},
+    judge::Thresholds,
     model::{Answer, Event, MonoTime, Question},
     recording::{Closing, FrameWriter, Hider, Input, header},
 };
@@ -226,6 +227,11 @@ impl Intake {
     pub(super) fn handle_timeout(&mut self, now: MonoTime) {
         self.record(|| Input::Timeout { at: now });
         self.tracker.handle_timeout(now);
+    }
+
+    /// Judges by these from now on. What sets them records nothing.
+    pub(super) fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.tracker.set_thresholds(thresholds);
     }
 
     pub(super) fn poll_output(&mut self) -> Option<Output> {

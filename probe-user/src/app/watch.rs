@@ -27,7 +27,7 @@ use crate::{
 use connprobe_common::abi::SocketRecord;
 pub use ending::Ended;
 use long::Long;
-pub use long::{HEARTBEAT_EVERY, Reload};
+pub use long::{Attach, HEARTBEAT_EVERY, Reload};
 
 /// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
 const READ_EVERY: Duration = Duration::from_millis(50);

@@ -17,7 +17,8 @@ use crate::{
     case::{Output, Tracker},
     judge::Thresholds,
     model::{Answer, Event, MonoTime, Question},
-    recording::{Closing, FrameWriter, Hider, Input, header},
+    recording::{Closing, FrameWriter, Hider, Input, SameMoment, header},
+    report::Summary,
 };
 
 /// Inputs that may wait for the disk, about half a kilobyte each. As many come within some seconds of the worst storm.
@@ -107,7 +108,7 @@ impl Recording {
     }
 
     /// Writes how the run ended, and waits until everything is written, but not for ever.
-    pub(super) fn finish(self, closing: Closing) -> Recorded {
+    fn finish(self, closing: Closing) -> Recorded {
         let until = Instant::now() + LONGEST_FINISH;
         let gap = (self.gap > 0).then_some(Input::Gap { inputs: self.gap });
         for mut input in gap.into_iter().chain([Input::Closing(Box::new(closing))]) {
@@ -214,6 +215,14 @@ impl Intake {
         }
     }
 
+    /// Ends the recording with how the watch ended.
+    pub(super) fn finish(&mut self, at: MonoTime, clocks: Option<SameMoment>, summary: &Summary) -> Option<Recorded> {
+        let Summary { watched, hooks, undecodable, unasked, .. } = summary;
+        let (watched, undecodable, unasked) = (*watched, *undecodable, *unasked);
+        let closing = Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked };
+        self.recording.take().map(|recording| recording.finish(closing))
+    }
+
     pub(super) fn handle_event(&mut self, event: Event) {
         self.record(|| Input::Event(Box::new(event.clone())));
         self.tracker.handle_event(event);
@@ -248,5 +257,70 @@ impl Deref for Intake {
 
     fn deref(&self) -> &Tracker {
         &self.tracker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::Reader;
+
+    fn timeout(ns: u64) -> Input {
+        Input::Timeout { at: MonoTime::from_ns(ns) }
+    }
+
+    fn closing() -> Closing {
+        let at = MonoTime::from_ns(99);
+        Closing { at, clocks: None, watched: Duration::ZERO, hooks: Vec::new(), undecodable: 0, unasked: 0 }
+    }
+
+    #[test]
+    fn what_has_no_room_is_told_as_a_gap() {
+        let (sender, inputs) = sync_channel(2);
+        let (done, written) = sync_channel(1);
+        let mut recording = Recording { sender, written, gap: 0, missed: 0 };
+        (0..5).for_each(|ns| recording.put(timeout(ns)));
+        assert_eq!(inputs.try_iter().collect::<Vec<_>>(), [timeout(0), timeout(1)]);
+        recording.put(timeout(5));
+        assert_eq!(inputs.try_iter().collect::<Vec<_>>(), [Input::Gap { inputs: 3 }, timeout(5)]);
+        // The writer comes to the rest when it can.
+        (6..10).for_each(|ns| recording.put(timeout(ns)));
+        let writer = thread::spawn(move || inputs.iter().collect::<Vec<_>>());
+        done.send(Recorded { inputs: 7, ..Recorded::NOTHING }).unwrap();
+        let recorded = recording.finish(closing());
+        assert_eq!(recorded, Recorded { inputs: 7, missed: 5, ..Recorded::NOTHING });
+        let last = [timeout(6), timeout(7), Input::Gap { inputs: 2 }, Input::Closing(Box::new(closing()))];
+        assert_eq!(writer.join().unwrap(), last);
+    }
+
+    #[test]
+    fn a_writer_that_has_ended_holds_nobody_up() {
+        let (sender, inputs) = sync_channel(2);
+        let (done, written) = sync_channel(1);
+        let mut recording = Recording { sender, written, gap: 0, missed: 0 };
+        drop(inputs);
+        recording.put(timeout(1));
+        done.send(Recorded { error: Some("full".to_owned()), ..Recorded::NOTHING }).unwrap();
+        let recorded = recording.finish(closing());
+        assert_eq!((recorded.error.as_deref(), recorded.missed), (Some("full"), 1));
+    }
+
+    #[test]
+    fn everything_is_in_the_file_that_only_its_owner_may_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.rec");
+        let options = RecordingOptions { file: file.clone(), overwrite: false, anonymize: false };
+        let mut recording = Recording::create(&options).unwrap();
+        (0..10_000).for_each(|ns| recording.put(timeout(ns)));
+        let recorded = recording.finish(closing());
+        let bytes = std::fs::read(&file).unwrap();
+        assert_eq!((recorded.inputs, recorded.missed, recorded.error), (10_001, 0, None));
+        assert_eq!(recorded.bytes, u64::try_from(bytes.len()).unwrap());
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut reader = Reader::new(bytes.as_slice()).unwrap();
+        while reader.next_frame().unwrap().is_some() {}
+        assert_eq!(reader.inputs(), 10_001);
+        assert!(Recording::create(&options).unwrap_err().to_string().contains("--force"));
     }
 }

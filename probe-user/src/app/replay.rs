@@ -191,3 +191,57 @@ impl Run {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        recording::{FrameWriter, arbitrary::inputs, header},
+        report::{Host, WallClock, record::Recorder, text},
+    };
+
+    fn opening() -> Opening {
+        Opening {
+            filter: crate::model::Filter::default(),
+            host: Host { name: "compute-1".to_owned(), machine_id: None, boot_id: Uuid::nil() },
+            clocks: SameMoment::new(MonoTime::from_ns(1), Timestamp::UNIX_EPOCH),
+            at: MonoTime::from_ns(1),
+            coverage: Coverage::of_sock_diag_alone("6.1.0".to_owned(), ""),
+            is_anonymized: false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// A recording may come from anybody.
+        #[test]
+        fn whatever_a_recording_says_replaying_it_is_no_panic(inputs in inputs()) {
+            let mut frames = FrameWriter::default();
+            frames.add(&Input::Opening(Box::new(opening()))).unwrap();
+            inputs.iter().for_each(|input| frames.add(input).unwrap());
+            let bytes = [header().into_bytes(), frames.take().unwrap().0].concat();
+            let replay = Replay::new(Reader::new(bytes.as_slice()).unwrap()).unwrap();
+            let Opening { host, clocks, .. } = replay.opening().clone();
+            let mut recorder = Recorder::new(host, WallClock::aligned(clocks.mono, clocks.wall()));
+            let replayed = replay.run(None, Vec::new(), |change| {
+                match change {
+                    Change::Finding(finding) => drop(serde_json::to_vec(&recorder.finding(finding))?),
+                    Change::Lost { at, place, count } => drop(serde_json::to_vec(&recorder.loss(at, place, count))?),
+                    Change::Coverage { at, coverage } => drop(serde_json::to_vec(&recorder.coverage(at, coverage))?),
+                    Change::Progress { clocks: Some(clocks), .. } => recorder.follow(clocks.mono, clocks.wall()),
+                    Change::Progress { .. } | Change::Heartbeat(_) => {}
+                }
+                Ok(())
+            });
+            let Replayed { summary, at, coverage, .. } = replayed.unwrap();
+            serde_json::to_vec(&recorder.summary(at, &summary)).unwrap();
+            let layout = text::Layout { width: 80, color: false };
+            text::report(&summary, &coverage, recorder.clock(), at, layout);
+        }
+    }
+}

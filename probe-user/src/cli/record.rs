@@ -86,7 +86,7 @@ pub(super) fn run(kernel: &KernelArgs, args: RecordArgs) -> anyhow::Result<Exit>
 
 fn line(recorded: &Recorded, ended: &Ended, file: &str) -> String {
     let Recorded { inputs, bytes, missed, error: _ } = recorded;
-    let (findings, unresolved) = (ended.summary.findings.len(), ended.summary.unresolved().count());
+    let (findings, unresolved) = ended.summary.counts();
     let found = match findings {
         0 => "nothing found".to_owned(),
         1 => format!("1 finding, {unresolved} unresolved"),

@@ -84,6 +84,10 @@ impl Hider {
     }
 
     fn name(&self, name: &mut String) {
+        // The root of all cgroups says nothing.
+        if matches!(name.as_str(), "" | "/") {
+            return;
+        }
         let [a, b, c, d, e, f, ..] = self.digest(name.as_bytes());
         *name = format!("hidden-{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}");
     }

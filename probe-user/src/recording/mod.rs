@@ -21,6 +21,6 @@ pub use reader::{Damage, DamageKind, NotARecording, Reader};
 
 #[cfg(test)]
 #[cfg(test)]
-mod arbitrary;
+pub(crate) mod arbitrary;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 use std::io::{self, Read};
 
+use ciborium::Value;
+
 use super::{
     FORMAT, Input, MAGIC,
     format::{FRAME_HEADER_BYTES, MOST_PAYLOAD_BYTES, checksum},
@@ -184,7 +186,23 @@ fn inputs_of(payload: &[u8]) -> Result<Vec<Input>, DamageKind> {
     let mut rest = block.as_slice();
     let mut inputs = Vec::new();
     while !rest.is_empty() {
-        inputs.push(ciborium::from_reader(&mut rest).map_err(|error| unknown(&error))?);
+        let item: Value = ciborium::from_reader(&mut rest).map_err(|error| unknown(&error))?;
+        if !is_possible(&item) {
+            return Err(unknown(&"a time that no kernel tells"));
+        }
+        inputs.push(item.deserialized().map_err(|error| unknown(&error))?);
     }
     Ok(inputs)
+}
+
+/// Whether no time in it is longer than any the kernel can tell. Those of real recordings can be added and multiplied; one that was made up
+/// must not end the program. A time is a map with seconds and nanoseconds.
+fn is_possible(item: &Value) -> bool {
+    const LONGEST_SECONDS: u64 = u32::MAX as u64;
+    let is_too_long = |(name, value): &(Value, Value)| {
+        name.as_text() == Some("secs") && value.as_integer().is_some_and(|seconds| seconds > LONGEST_SECONDS.into())
+    };
+    let has_too_long = item.as_map().is_some_and(|fields| fields.iter().any(is_too_long));
+    let values = item.as_map().into_iter().flatten().map(|(_, value)| value);
+    !has_too_long && values.chain(item.as_array().into_iter().flatten()).all(is_possible)
 }

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 
@@ -6,6 +6,7 @@ use super::{
     arbitrary::{SECRET, address, inputs},
     *,
 };
+use crate::model::{ConnectionEvent, ConnectionKey, Coverage, Event, EventKind, MonoTime, SocketView};
 
 /// A recording of these inputs, some in each frame, and where each frame ends.
 fn recording(inputs: &[Input], in_a_frame: usize) -> (Vec<u8>, Vec<(usize, usize)>) {
@@ -177,8 +178,8 @@ fn names_are_the_same_for_the_same_and_say_nothing() {
             machine_id: Some("0123456789abcdef0123456789abcdef".to_owned()),
             boot_id: uuid::Uuid::from_u128(7),
         };
-        let coverage = crate::model::Coverage::of_sock_diag_alone("6.1.0".to_owned(), "");
-        let at = crate::model::MonoTime::from_ns(1);
+        let coverage = Coverage::of_sock_diag_alone("6.1.0".to_owned(), "");
+        let at = MonoTime::from_ns(1);
         let clocks = SameMoment::new(at, jiff::Timestamp::UNIX_EPOCH);
         let peers = vec!["10.3.0.0/16".parse().unwrap()];
         let filter = crate::model::Filter { peers, ..crate::model::Filter::default() };
@@ -224,4 +225,23 @@ fn fields_may_be_added() {
     let gap = value.as_map_mut().unwrap()[0].1.as_map_mut().unwrap();
     gap.push((Value::from("why"), Value::from("a slow disk")));
     assert_eq!(value.deserialized::<Input>().unwrap(), input);
+}
+
+/// Sums of times that are made up would overflow.
+#[test]
+fn a_time_that_no_kernel_tells_is_refused() {
+    let event = |seconds| {
+        let key = ConnectionKey { netns: 1, local: ([10, 0, 0, 1], 1).into(), remote: ([10, 0, 0, 2], 2).into() };
+        let rto = Some(Duration::from_secs(seconds));
+        Input::Event(Box::new(Event::Connection(ConnectionEvent {
+            at: MonoTime::from_ns(1),
+            key,
+            socket: SocketView { rto, ..Default::default() },
+            kind: EventKind::Scanned,
+        })))
+    };
+    let longest = u64::from(u32::MAX);
+    let (inputs, damage) = read(&recording(&[event(longest), event(longest + 1)], 1).0).unwrap();
+    assert_eq!(inputs, [event(longest)]);
+    assert!(matches!(damage.unwrap().kind, DamageKind::Unknown(_)));
 }

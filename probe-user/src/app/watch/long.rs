@@ -118,8 +118,7 @@ impl Watch {
                 let Some(attach) = attach else { return Ok(()) };
                 self.count_losses(tell)?;
                 if self.attach_anew(&attach) {
-                    let at = clock::now();
-                    tell(Change::Coverage { at, coverage: &self.coverage })?;
+                    self.tell_coverage(tell)?;
                 }
             }
         }

@@ -16,4 +16,4 @@ pub use recording::{Recorded, Recording, RecordingOptions};
 pub use replay::{Replay, ReplayError, Replayed};
 pub use scan::SCAN_EVERY;
 pub use self_test::self_test;
-pub use watch::{Change, Ended, HEARTBEAT_EVERY, Reload, Watch, WatchError, WatchOptions};
+pub use watch::{Attach, Change, Ended, HEARTBEAT_EVERY, Reload, Watch, WatchError, WatchOptions};

@@ -15,8 +15,10 @@ use anyhow::{Context as _, bail};
 
 use crate::{
     case::{Output, Tracker},
+    judge::Thresholds,
     model::{Answer, Event, MonoTime, Question},
-    recording::{Closing, FrameWriter, Hider, Input, header},
+    recording::{Closing, FrameWriter, Hider, Input, SameMoment, header},
+    report::Summary,
 };
 
 /// Inputs that may wait for the disk, about half a kilobyte each. As many come within some seconds of the worst storm.
@@ -106,7 +108,7 @@ impl Recording {
     }
 
     /// Writes how the run ended, and waits until everything is written, but not for ever.
-    pub(super) fn finish(self, closing: Closing) -> Recorded {
+    fn finish(self, closing: Closing) -> Recorded {
         let until = Instant::now() + LONGEST_FINISH;
         let gap = (self.gap > 0).then_some(Input::Gap { inputs: self.gap });
         for mut input in gap.into_iter().chain([Input::Closing(Box::new(closing))]) {
@@ -217,6 +219,14 @@ impl Intake {
         }
     }
 
+    /// Ends the recording with how the watch ended.
+    pub(super) fn finish(&mut self, at: MonoTime, clocks: Option<SameMoment>, summary: &Summary) -> Option<Recorded> {
+        let Summary { watched, hooks, undecodable, unasked, .. } = summary;
+        let (watched, undecodable, unasked) = (*watched, *undecodable, *unasked);
+        let closing = Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked };
+        self.recording.take().map(|recording| recording.finish(closing))
+    }
+
     pub(super) fn handle_event(&mut self, event: Event) {
         self.record(|| Input::Event(Box::new(event.clone())));
         self.tracker.handle_event(event);
@@ -230,6 +240,11 @@ impl Intake {
     pub(super) fn handle_timeout(&mut self, now: MonoTime) {
         self.record(|| Input::Timeout { at: now });
         self.tracker.handle_timeout(now);
+    }
+
+    /// Judges by these from now on. What sets them records nothing.
+    pub(super) fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.tracker.set_thresholds(thresholds);
     }
 
     pub(super) fn poll_output(&mut self) -> Option<Output> {

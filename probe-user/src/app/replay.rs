@@ -206,11 +206,11 @@ mod tests {
 
     fn opening() -> Opening {
         Opening {
+            filter: crate::model::Filter::default(),
             host: Host { name: "compute-1".to_owned(), machine_id: None, boot_id: Uuid::nil() },
             clocks: SameMoment::new(MonoTime::from_ns(1), Timestamp::UNIX_EPOCH),
             at: MonoTime::from_ns(1),
             coverage: Coverage::of_sock_diag_alone("6.1.0".to_owned(), ""),
-            filter: crate::model::Filter::default(),
             is_anonymized: false,
         }
     }

@@ -1,5 +1,6 @@
 mod ending;
 mod long;
+mod tell;
 
 use std::{future::Future, io, pin::pin, time::Duration};
 
@@ -9,17 +10,16 @@ use super::{
     clock,
     findings::Findings,
     losses::Losses,
-    recording::{Intake, Recording},
+    recording::Intake,
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
     case::{Finding, Output},
     decode::{Units, decode},
-    judge::Verdict,
     kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Coverage, Event, Filter, LossPlace, MonoTime},
-    recording::{Input, Opening, SameMoment},
+    recording::SameMoment,
     report::Heartbeat,
     sink::SinkError,
     witness::Witnesses,
@@ -27,7 +27,7 @@ use crate::{
 use connprobe_common::abi::SocketRecord;
 pub use ending::Ended;
 use long::Long;
-pub use long::{HEARTBEAT_EVERY, Reload};
+pub use long::{Attach, HEARTBEAT_EVERY, Reload};
 
 /// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
 const READ_EVERY: Duration = Duration::from_millis(50);
@@ -211,20 +211,6 @@ impl Watch {
         self
     }
 
-    /// Tells only these connections with these verdicts; an empty list means all.
-    #[must_use]
-    pub fn telling_only(self, filter: Filter, verdicts: Vec<Verdict>) -> Self {
-        Self { findings: Findings::only(filter, verdicts), ..self }
-    }
-
-    /// Records everything from here on that what is told follows from.
-    #[must_use]
-    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
-        recording.put(Input::Opening(Box::new(opening)));
-        self.tracker.recording = Some(recording);
-        self
-    }
-
     /// What is observed.
     pub const fn coverage(&self) -> &Coverage {
         &self.coverage
@@ -273,16 +259,9 @@ impl Watch {
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
-                        let (at, coverage) = (clock::now(), &self.coverage);
-                        self.tracker.record(|| Input::Coverage { at, coverage: Box::new(coverage.clone()) });
-                        tell(Change::Coverage { at, coverage })?;
+                        self.tell_coverage(&mut tell)?;
                     }
-                    let (findings, open) = self.findings.count();
-                    let clocks = clock::both();
-                    if let Some(clocks) = clocks {
-                        self.tracker.record(|| Input::Clocks(clocks));
-                    }
-                    tell(Change::Progress { findings, open, clocks })?;
+                    self.tell_progress(&mut tell)?;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     // What is on the ring may be what the timer waits for.

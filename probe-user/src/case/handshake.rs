@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{finding::Outcome, open_case::Case, wakes::Wake};
+use super::{finding::Outcome, open_case::Case, standards::Standards, wakes::Wake};
 use crate::{
     judge::{Evidence, EvidenceKind, Step, Verdict},
     model::{ConnectionEvent, EventKind, Knowledge, MonoTime, Origin, Question, ServiceStatus, SocketStatus, TcpState},
@@ -143,7 +143,7 @@ impl Case {
 
     /// Asks once what this host serves there, when that may decide and `may_guess` says that it may be asked for that, or to tell who
     /// waits for the connection.
-    pub(super) fn ask_service(&mut self, may_guess: impl FnOnce() -> bool) -> Option<Question> {
+    pub(super) fn ask_service(&mut self, standards: &Standards, may_guess: impl FnOnce() -> bool) -> Option<Question> {
         /// Before, there may be others who tell whether the client is real.
         const TIMEOUTS: u8 = 2;
         let evidence = self.evidence.as_slice();
@@ -156,7 +156,7 @@ impl Case {
         if self.surroundings.has_asked_service() {
             return None;
         }
-        let is_asked = is_server && self.has_ruling(0) || (is_missed || is_unreached) && may_guess();
+        let is_asked = is_server && self.has_ruling(standards) || (is_missed || is_unreached) && may_guess();
         (is_asked && self.surroundings.asks_service()).then_some(Question::Service { key: self.key })
     }
 

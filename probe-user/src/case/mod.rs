@@ -10,6 +10,7 @@ mod handshake;
 mod open_case;
 mod questions;
 mod recovery;
+mod standards;
 mod surroundings;
 mod tracker;
 mod wakes;

@@ -3,6 +3,7 @@ use super::{
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     recovery::has_recovered,
+    standards::Standards,
     surroundings::Surroundings,
     wakes::Wake,
 };
@@ -229,11 +230,11 @@ impl Case {
     }
 
     /// Whether a rule applies as the case stands.
-    pub(super) fn has_ruling(&self, events_lost: u64) -> bool {
-        judge(&self.history(events_lost)).is_some()
+    pub(super) fn has_ruling(&self, standards: &Standards) -> bool {
+        judge(&self.history(standards)).is_some()
     }
 
-    fn history(&self, events_lost: u64) -> History<'_> {
+    fn history<'a>(&'a self, standards: &'a Standards) -> History<'a> {
         History {
             key: &self.key,
             vantage: Vantage::Endpoint,
@@ -242,13 +243,14 @@ impl Case {
             path: &self.surroundings.path,
             conntrack: &self.surroundings.conntrack,
             service: &self.surroundings.service,
-            events_lost: events_lost.saturating_sub(self.lost_before),
+            thresholds: &standards.thresholds,
+            events_lost: standards.events_lost.saturating_sub(self.lost_before),
         }
     }
 
     /// Judges the case as it stands. `Some` when there is something new to report.
-    pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
-        let mut ruling = judge(&self.history(events_lost))?;
+    pub(super) fn judge(&mut self, at: MonoTime, standards: &Standards) -> Option<Finding> {
+        let mut ruling = judge(&self.history(standards))?;
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }

@@ -12,10 +12,11 @@ use super::{
     handshake::Guesses,
     open_case::{Case, is_closing},
     questions::Questions,
+    standards::Standards,
     wakes::Wake,
 };
 use crate::{
-    judge::EvidenceKind,
+    judge::{EvidenceKind, Thresholds},
     model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
 };
 
@@ -71,7 +72,7 @@ pub struct Tracker {
     findings: VecDeque<Finding>,
     questions: Questions,
     guesses: Guesses,
-    events_lost: u64,
+    standards: Standards,
     cases_opened: u64,
 }
 
@@ -79,6 +80,11 @@ impl Tracker {
     /// A tracker that has seen nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Judges by these from now on.
+    pub fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.standards.thresholds = thresholds;
     }
 
     /// How many cases are open.
@@ -123,7 +129,7 @@ impl Tracker {
             Event::Connection(event) => self.handle_connection_event(event),
             Event::Lost { at, place: _, count } => {
                 self.advance(at);
-                self.events_lost = self.events_lost.saturating_add(count);
+                self.standards.events_lost = self.standards.events_lost.saturating_add(count);
             }
         }
     }
@@ -222,7 +228,7 @@ impl Tracker {
             None => {
                 let number = self.cases_opened;
                 self.cases_opened += 1;
-                Case::open(number, &event, self.events_lost)
+                Case::open(number, &event, self.standards.events_lost)
             }
         };
         case.take(&event);
@@ -242,10 +248,10 @@ impl Tracker {
 
     /// Asks about a case what is worth asking, and judges it, or waits for the answers.
     fn consider(&mut self, mut case: Case) {
-        if let Some(question) = case.ask_service(|| self.guesses.take(self.now)) {
+        if let Some(question) = case.ask_service(&self.standards, || self.guesses.take(self.now)) {
             self.ask(question);
         }
-        if !case.is_mere_request() && case.is_serious() || case.has_ruling(self.events_lost) {
+        if !case.is_mere_request() && case.is_serious() || case.has_ruling(&self.standards) {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
@@ -298,7 +304,7 @@ impl Tracker {
     }
 
     fn judge_and_keep(&mut self, mut case: Case) {
-        if let Some(finding) = case.judge(self.now, self.events_lost) {
+        if let Some(finding) = case.judge(self.now, &self.standards) {
             self.findings.push_back(finding);
         }
         self.keep(case);
@@ -306,7 +312,7 @@ impl Tracker {
 
     /// Judges a case whose socket has closed for the last time, and closes it.
     fn end(&mut self, mut case: Case) {
-        if let Some(finding) = case.judge(self.now, self.events_lost) {
+        if let Some(finding) = case.judge(self.now, &self.standards) {
             self.findings.push_back(finding);
         }
         let outcome = case.outcome();
@@ -336,7 +342,7 @@ impl Tracker {
             && let Some(mut evicted) = self.take_case(&oldest)
         {
             // What was still waiting for answers is judged without them.
-            if let Some(finding) = evicted.judge(self.now, self.events_lost) {
+            if let Some(finding) = evicted.judge(self.now, &self.standards) {
                 self.findings.push_back(finding);
             }
             self.close(evicted, Outcome::Evicted);

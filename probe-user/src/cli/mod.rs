@@ -43,7 +43,7 @@ enum Command {
     /// Watch for a while and report the connections in limbo
     Diagnose(diagnose::DiagnoseArgs),
     /// Watch all year as a service, and write what is found to files, sockets and the journal
-    Daemon(daemon::DaemonArgs),
+    Daemon(Box<daemon::DaemonArgs>),
     /// Look for a moment, without privileges and without loading anything, and report the connections in limbo
     Snapshot(snapshot::SnapshotArgs),
     /// Say what can be observed on this kernel, by which mechanism, and what is missing

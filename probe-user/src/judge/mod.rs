@@ -11,12 +11,13 @@ mod remedy;
 pub mod risk;
 mod rules;
 mod ruling;
+mod thresholds;
 
 pub use deadline::{Deadline, DeadlineSource, KernelTimer};
 pub use evidence::{Attempt, Evidence, EvidenceKind, Sight, Step, SynAckRepeat};
 pub use remedy::{Forwarded, Remedy, Waiting, forwarded_remedies, remedies, risk_remedies};
-pub use rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS};
 pub use ruling::{Cause, Confidence, MissingEvidence, Ruling, Verdict};
+pub use thresholds::Thresholds;
 
 use crate::model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, ServiceStatus, SocketView, Vantage};
 
@@ -37,6 +38,8 @@ pub struct History<'a> {
     pub conntrack: &'a Knowledge<ConntrackStatus>,
     /// What this host serves on the connection's port.
     pub service: &'a Knowledge<ServiceStatus>,
+    /// From when on something is a suspicion, and when a fact.
+    pub thresholds: &'a Thresholds,
     /// Events lost anywhere since the case was opened: one of them may have been about this connection.
     pub events_lost: u64,
 }

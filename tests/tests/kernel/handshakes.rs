@@ -32,7 +32,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a listener that waits for data before it accepts is no finding at either end", defer_accept),
         test("a flood of SYNs from forged addresses is no finding, with a backlog and with cookies", flood).alone(),
         test("what is dropped of a connection in limbo is told while a flood of SYNs comes in", flood_beside_a_case)
-            .alone(),
+            .alone()
+            .not_shared(),
         test("scans of closed and of filtered ports are no finding at either end", scan),
         test("health checks that answer the SYN-ACK with a RST are no finding", health_checks),
         test("two ends that open a connection at once are no finding", simultaneous_open),

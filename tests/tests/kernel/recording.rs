@@ -25,10 +25,12 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("a recorded silent peer is replayed to the same records, byte for byte", WATCHING, silent_peer)
             .on_every_kernel(),
-        Test::new("a recorded forwarded FIN is replayed to the same records, byte for byte", &tracked, forwarded_fin),
-        Test::new("a recorded healthy connection is replayed to nothing", WATCHING, healthy),
-        Test::new("an anonymized recording tells the same story, and no address of it", WATCHING, anonymized),
-        Test::new("a recorder that is killed leaves what it had written", WATCHING, killed),
+        Test::new("a recorded forwarded FIN is replayed to the same records, byte for byte", &tracked, forwarded_fin)
+            .not_shared(),
+        Test::new("a recorded healthy connection is replayed to nothing", WATCHING, healthy).not_shared(),
+        Test::new("an anonymized recording tells the same story, and no address of it", WATCHING, anonymized)
+            .not_shared(),
+        Test::new("a recorder that is killed leaves what it had written", WATCHING, killed).not_shared(),
         Test::new("a disk that fills up ends the recording, not the watch", WATCHING, full_disk).not_shared(),
         Test::new("a recording is not written over unless that is asked for", WATCHING, overwriting).not_shared(),
     ]

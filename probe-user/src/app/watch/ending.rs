@@ -8,7 +8,7 @@ use super::{Change, Programs, Watch, WatchError};
 use crate::{
     app::{clock, losses::hook_counts, recording::Recorded},
     model::{Coverage, MonoTime},
-    recording::{Closing, SameMoment},
+    recording::SameMoment,
     report::Summary,
     sink::SinkError,
 };
@@ -60,16 +60,18 @@ impl Watch {
             Some(look) => Some(look.run().await),
             None => None,
         };
-        let hooks = hook_counts(totals);
-        let (clocks, at) = (clock::both(), clock::now());
-        let watched = ended.since(self.started);
-        let undecodable = self.losses.undecodable_total();
-        let unasked = u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX);
-        let recorded = self.tracker.recording.take().map(|recording| {
-            recording.finish(Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked })
-        });
         let (findings, forgotten) = self.findings.finish();
-        let summary = Summary { watched, findings, forgotten, hooks, undecodable, unasked, risks };
+        let summary = Summary {
+            watched: ended.since(self.started),
+            findings,
+            forgotten,
+            hooks: hook_counts(totals),
+            undecodable: self.losses.undecodable_total(),
+            unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
+            risks,
+        };
+        let (clocks, at) = (clock::both(), clock::now());
+        let recorded = self.tracker.finish(at, clocks, &summary);
         Ok(Ended { summary, at, clocks, recorded, coverage: self.coverage, _programs: self.programs })
     }
 }

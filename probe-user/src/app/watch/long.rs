@@ -14,6 +14,7 @@ use tokio::{
 use super::{Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
 use crate::{
     app::{clock, losses::hook_counts, scan::Way},
+    judge::Thresholds,
     kernel::{Facts, Plan, Probes},
     model::Coverage,
     report::{Cost, Heartbeat},
@@ -25,6 +26,16 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
 
 /// What is to be watched from now on, and how.
 pub struct Reload {
+    /// Where other connections are to be watched, or scans to come otherwise.
+    pub attach: Option<Attach>,
+    /// From when on something is told.
+    pub thresholds: Thresholds,
+    /// How often a heartbeat comes.
+    pub heartbeat_every: Duration,
+}
+
+/// What the programs are attached with.
+pub struct Attach {
     /// The kernel.
     pub facts: Facts,
     /// How to attach to it.
@@ -73,6 +84,13 @@ impl Watch {
         self
     }
 
+    /// Judges by these thresholds.
+    #[must_use]
+    pub fn with_thresholds(mut self, thresholds: Thresholds) -> Self {
+        self.tracker.set_thresholds(thresholds);
+        self
+    }
+
     /// Takes new settings on the way. Cases and findings stay.
     #[must_use]
     pub fn with_reloads(mut self, reloads: Receiver<Box<Reload>>) -> Self {
@@ -94,10 +112,13 @@ impl Watch {
                 tell(Change::Heartbeat(heartbeat))?;
             }
             Due::Reload(reload) => {
+                let Reload { attach, thresholds, heartbeat_every } = *reload;
+                self.tracker.set_thresholds(thresholds);
+                self.long.heartbeats = Some((heartbeat_every, Instant::now() + heartbeat_every));
+                let Some(attach) = attach else { return Ok(()) };
                 self.count_losses(tell)?;
-                if self.reload(&reload) {
-                    let at = clock::now();
-                    tell(Change::Coverage { at, coverage: &self.coverage })?;
+                if self.attach_anew(&attach) {
+                    self.tell_coverage(tell)?;
                 }
             }
         }
@@ -125,8 +146,8 @@ impl Watch {
     }
 
     /// Attaches programs with the new settings before those with the old ones go. Where that fails, the old ones stay; `false` then.
-    fn reload(&mut self, reload: &Reload) -> bool {
-        let Reload { facts, plan, options } = reload;
+    fn attach_anew(&mut self, attach: &Attach) -> bool {
+        let Attach { facts, plan, options } = attach;
         let probes = match Probes::attach(facts, plan, &options.load) {
             Ok(probes) => probes,
             Err(error) => {

@@ -19,6 +19,7 @@ use super::{
     evidence_log::EvidenceLog,
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     open_case::Case,
+    standards::Standards,
 };
 use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, Verdict, judge},
@@ -250,7 +251,7 @@ impl Flow {
     }
 
     /// Judges the flow as it stands. `Some` when there is something new to report.
-    pub(super) fn judge(&mut self, at: MonoTime, events_lost: u64) -> Option<Finding> {
+    pub(super) fn judge(&mut self, at: MonoTime, standards: &Standards) -> Option<Finding> {
         let mut ruling = judge(&History {
             key: &self.asked_as,
             vantage: Vantage::Forwarder,
@@ -259,7 +260,8 @@ impl Flow {
             path: &Knowledge::<PathStatus>::NotAsked,
             conntrack: &self.status,
             service: &Knowledge::NotAsked,
-            events_lost: events_lost.saturating_sub(self.lost_before),
+            thresholds: &standards.thresholds,
+            events_lost: standards.events_lost.saturating_sub(self.lost_before),
         })?;
         add_missing_rule(&mut ruling, self.evidence.as_slice(), self.place_unknown.as_deref());
         let (id, state) = match &self.reported {

@@ -151,7 +151,7 @@ impl Tracker {
                 self.close_flow(flow, Outcome::Unobserved);
                 return;
             }
-            self.findings.extend(flow.judge(self.now, self.events_lost));
+            self.findings.extend(flow.judge(self.now, &self.standards));
             flow.rest(self.now);
         }
         self.keep_flow(flow);
@@ -160,7 +160,7 @@ impl Tracker {
     fn keep_flow(&mut self, flow: Flow) {
         if let Some(mut evicted) = self.flows.keep(flow) {
             // What was still waiting for answers is judged without them.
-            self.findings.extend(evicted.judge(self.now, self.events_lost));
+            self.findings.extend(evicted.judge(self.now, &self.standards));
             self.close_flow(evicted, Outcome::Evicted);
         }
     }

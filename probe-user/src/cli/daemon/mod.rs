@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use signal_hook::consts::SIGHUP;
 use tokio::{
@@ -25,7 +25,7 @@ use super::{
     prepare::{load_options, prepare, runtime},
 };
 use crate::{
-    app::{Change, Reload, Watch, WatchOptions, clock, this_host},
+    app::{Attach, Change, Reload, Watch, WatchOptions, clock, this_host},
     case::FindingState,
     report::{
         Heartbeat, SinkHealth,
@@ -86,6 +86,7 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
         let (reloads, receiver) = channel(1);
         let watch = Watch::start(&prepared.facts, &prepared.plan, &watch_options(kernel, &resolved))?
             .telling_only(resolved.filter.clone(), Vec::new())
+            .with_thresholds(resolved.thresholds)
             .with_heartbeats(resolved.heartbeat_every)
             .with_reloads(receiver);
         let recorder = Recorder::new(this_host()?, clock::wall_clock());
@@ -170,15 +171,17 @@ impl Daemon<'_> {
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
         let new = self.args.resolve()?;
+        let watches_others = (&new.filter, new.scan_every) != (&self.resolved.filter, self.resolved.scan_every);
+        let attach = watches_others.then(|| prepare(self.kernel)).transpose()?.map(|prepared| Attach {
+            facts: prepared.facts,
+            plan: prepared.plan,
+            options: watch_options(self.kernel, &new),
+        });
+        let room = self.reloads.try_reserve();
+        let room = room.context("the settings before these are not taken in yet: send SIGHUP again")?;
         self.sinks.apply(&new.sinks)?;
-        if (&new.filter, new.scan_every) != (&self.resolved.filter, self.resolved.scan_every) {
-            let prepared = prepare(self.kernel)?;
-            let options = watch_options(self.kernel, &new);
-            let reload = Reload { facts: prepared.facts, plan: prepared.plan, options };
-            if self.reloads.try_send(Box::new(reload)).is_err() {
-                bail!("the settings before these are not taken in yet: send SIGHUP again");
-            }
-        }
+        let Resolved { thresholds, heartbeat_every, .. } = new;
+        room.send(Box::new(Reload { attach, thresholds, heartbeat_every }));
         self.resolved = new;
         tracing::info!("the settings were read anew");
         Ok(())

@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     app::{HEARTBEAT_EVERY, SCAN_EVERY},
     cli::values::{Listen, PeerPrefix, Period, ScanEvery, Size, port},
+    judge::Thresholds,
     kernel::check_filter,
     model::Filter,
     sink::{FileSpec, MetricsSpec, SinkSpec},
@@ -71,6 +72,91 @@ pub(super) struct Settings {
     /// The file that a second daemon on this host finds locked [default: /run/connprobe/daemon.lock]
     #[arg(long, value_name = "PATH", env = "CONNPROBE_LOCK")]
     lock: Option<PathBuf>,
+    #[command(flatten)]
+    thresholds: ThresholdSettings,
+}
+
+/// From when on something is told: a table of the file. See the pages of the verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
+#[command(next_help_heading = "Thresholds")]
+#[serde(default, deny_unknown_fields)]
+struct ThresholdSettings {
+    /// Retransmission timeouts in a row, from which on data without an answer is suspicious [default: 4]
+    #[arg(long, value_name = "N", env = "CONNPROBE_RETRANSMITS_SUSPECTED")]
+    retransmits_suspected: Option<u8>,
+    /// The same from which on it is a fact [default: 6]
+    #[arg(long, value_name = "N", env = "CONNPROBE_RETRANSMITS_CONFIRMED")]
+    retransmits_confirmed: Option<u8>,
+    /// Keepalive probes in a row without an answer, from which on that is suspicious [default: 2]
+    #[arg(long, value_name = "N", env = "CONNPROBE_PROBES_SUSPECTED")]
+    probes_suspected: Option<u8>,
+    /// The same of window probes [default: 3]
+    #[arg(long, value_name = "N", env = "CONNPROBE_WINDOW_PROBES_SUSPECTED")]
+    window_probes_suspected: Option<u8>,
+    /// Probes of either kind from which on it is a fact [default: 4]
+    #[arg(long, value_name = "N", env = "CONNPROBE_PROBES_CONFIRMED")]
+    probes_confirmed: Option<u8>,
+    /// For how long a window stays shut before that is suspicious [default: 6s]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_WINDOW_SHUT_SUSPECTED")]
+    #[serde(deserialize_with = "parsed")]
+    window_shut_suspected: Option<Period>,
+    /// The same before it is a fact [default: 30s]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_WINDOW_SHUT_CONFIRMED")]
+    #[serde(deserialize_with = "parsed")]
+    window_shut_confirmed: Option<Period>,
+    /// How long a peer has been silent that answers with a reset, to have forgotten the connection [default: 10s]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_SILENCE_BEFORE_RESET")]
+    #[serde(deserialize_with = "parsed")]
+    silence_before_reset: Option<Period>,
+    /// For how long a receiver waits for a FIN that was dropped once before that is a fact [default: 3s]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_FIN_CONFIRMED")]
+    #[serde(deserialize_with = "parsed")]
+    fin_confirmed: Option<Period>,
+    /// Copies of a forwarded FIN that were dropped, from which on it is a fact without another sign [default: 3]
+    #[arg(long, value_name = "N", env = "CONNPROBE_FIN_COPIES_CONFIRMED")]
+    fin_copies_confirmed: Option<u8>,
+    /// How soon after the peer was last heard of a connection stalls, for its two paths to be suspected [default: 5m]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_EMBRYONIC_WITHIN")]
+    #[serde(deserialize_with = "parsed")]
+    embryonic_within: Option<Period>,
+}
+
+impl ThresholdSettings {
+    fn or(self, other: Self) -> Self {
+        Self {
+            retransmits_suspected: self.retransmits_suspected.or(other.retransmits_suspected),
+            retransmits_confirmed: self.retransmits_confirmed.or(other.retransmits_confirmed),
+            probes_suspected: self.probes_suspected.or(other.probes_suspected),
+            window_probes_suspected: self.window_probes_suspected.or(other.window_probes_suspected),
+            probes_confirmed: self.probes_confirmed.or(other.probes_confirmed),
+            window_shut_suspected: self.window_shut_suspected.or(other.window_shut_suspected),
+            window_shut_confirmed: self.window_shut_confirmed.or(other.window_shut_confirmed),
+            silence_before_reset: self.silence_before_reset.or(other.silence_before_reset),
+            fin_confirmed: self.fin_confirmed.or(other.fin_confirmed),
+            fin_copies_confirmed: self.fin_copies_confirmed.or(other.fin_copies_confirmed),
+            embryonic_within: self.embryonic_within.or(other.embryonic_within),
+        }
+    }
+
+    fn resolve(&self) -> anyhow::Result<Thresholds> {
+        let default = Thresholds::default();
+        let time = |period: Option<Period>, default| period.map_or(default, |period| period.0);
+        let thresholds = Thresholds {
+            retransmits_suspected: self.retransmits_suspected.unwrap_or(default.retransmits_suspected),
+            retransmits_confirmed: self.retransmits_confirmed.unwrap_or(default.retransmits_confirmed),
+            probes_suspected: self.probes_suspected.unwrap_or(default.probes_suspected),
+            window_probes_suspected: self.window_probes_suspected.unwrap_or(default.window_probes_suspected),
+            probes_confirmed: self.probes_confirmed.unwrap_or(default.probes_confirmed),
+            window_shut_suspected: time(self.window_shut_suspected, default.window_shut_suspected),
+            window_shut_confirmed: time(self.window_shut_confirmed, default.window_shut_confirmed),
+            silence_before_reset: time(self.silence_before_reset, default.silence_before_reset),
+            fin_confirmed: time(self.fin_confirmed, default.fin_confirmed),
+            fin_copies_confirmed: self.fin_copies_confirmed.unwrap_or(default.fin_copies_confirmed),
+            embryonic_within: time(self.embryonic_within, default.embryonic_within),
+        };
+        thresholds.check().map_err(|why| anyhow!("thresholds: {why}"))?;
+        Ok(thresholds)
+    }
 }
 
 /// What it comes to.
@@ -82,6 +168,7 @@ pub(super) struct Resolved {
     pub(super) heartbeat_every: Duration,
     pub(super) sinks: Vec<SinkSpec>,
     pub(super) lock: PathBuf,
+    pub(super) thresholds: Thresholds,
 }
 
 impl Settings {
@@ -107,6 +194,7 @@ impl Settings {
             journald: self.journald.or(other.journald),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             lock: self.lock.or(other.lock),
+            thresholds: self.thresholds.or(other.thresholds),
         }
     }
 
@@ -141,6 +229,7 @@ impl Settings {
         let listen = self.metrics_listen.map_or_else(|| Some(METRICS), |listen| listen.0);
         sinks.extend(listen.map(|listen| SinkSpec::Metrics(MetricsSpec { listen, heartbeat_every })));
         Ok(Resolved {
+            thresholds: self.thresholds.resolve()?,
             filter,
             scan_every: self.scan_every.map_or(Some(SCAN_EVERY), |every| every.0),
             heartbeat_every,
@@ -223,6 +312,8 @@ mod tests {
             ("file_max_size = \"a lot\"\n", "line 1", "not a size"),
             ("stdout = \"yes\"\n", "line 1", "stdout"),
             ("metrics_listen = \"9758\"\n", "line 1", "an address and a port"),
+            ("[thresholds]\nretransmits = 3\n", "line 2", "unknown field `retransmits`"),
+            ("[thresholds]\nfin_confirmed = \"soon\"\n", "line 2", "fin_confirmed"),
             ("file_keep = -1\n", "line 1", "file_keep"),
             ("[sinks]\n", "line 1", "unknown field `sinks`"),
             ("stdout = ", "line 1", "stdout"),
@@ -238,5 +329,6 @@ mod tests {
         let refused = |text: &str| read(text).unwrap().resolve().unwrap_err().to_string();
         assert!(refused("stdout = false\n").contains("no sink is left"));
         assert!(refused("file_keep = 3\n").contains("name that, too"));
+        assert!(refused("[thresholds]\nretransmits_suspected = 9\n").contains("retransmits_confirmed (6)"));
     }
 }

@@ -14,13 +14,8 @@
 
 pub(in crate::judge) mod forwarded;
 
-use std::time::Duration;
-
 use crate::{
-    judge::{
-        Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, Verdict, deadline,
-        rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS},
-    },
+    judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, Verdict, deadline},
     model::{ConntrackState, DropReason, DroppedSegment, Knowledge, MonoTime, SocketView, TcpState},
 };
 
@@ -33,9 +28,6 @@ const SYNS_OF_A_REAL_CLIENT: u32 = 2;
 const SYNS_DROPPED: usize = 2;
 /// Timeouts of a request socket before a client that is known otherwise is missed: 7 s after its SYN.
 const REQUEST_TIMEOUTS: u8 = 2;
-/// A stateful middlebox that sees one direction of a handshake ends the connection within minutes. What was silent for longer
-/// before it stalled may have been forgotten for being idle.
-const EMBRYONIC: Duration = Duration::from_secs(300);
 
 /// Judges what was seen of the handshake itself.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
@@ -113,13 +105,13 @@ fn client(history: &History<'_>) -> Option<Ruling> {
         .count();
     let all = Evidence::syn_acks_received(history.evidence).count();
     let retransmits = history.socket.retransmits?;
-    if telling == 0 && retransmits < SUSPECTED_AT_RETRANSMITS {
+    if telling == 0 && retransmits < history.thresholds.retransmits_suspected {
         return None;
     }
     // A listener whose backlog is full ignores the ACK, and looks the same from here (`listen_overflow` in `tcp_check_req`,
     // `net/ipv4/tcp_minisocks.c`).
     let mut missing = vec![MissingEvidence::PeersBacklog];
-    if telling < 2 && !(all > 1 && retransmits >= CONFIRMED_AT_RETRANSMITS) {
+    if telling < 2 && !(all > 1 && retransmits >= history.thresholds.retransmits_confirmed) {
         missing.push(MissingEvidence::AnotherSynAck);
     }
     let deadline =
@@ -186,7 +178,9 @@ fn is_embryonic_to_conntrack(history: &History<'_>) -> bool {
 fn was_busy(history: &History<'_>) -> bool {
     let Some(sight) = Evidence::latest_sight(history.evidence) else { return false };
     match (sight.socket.heard_ago(), sight.socket.retransmitting_for) {
-        (Some(heard_ago), Some(stalled_for)) => heard_ago.saturating_sub(stalled_for) <= EMBRYONIC,
+        (Some(heard_ago), Some(stalled_for)) => {
+            heard_ago.saturating_sub(stalled_for) <= history.thresholds.embryonic_within
+        }
         (_, _) => false,
     }
 }
@@ -207,6 +201,8 @@ fn ruled(ruling: Ruling, missing: Vec<MissingEvidence>) -> Ruling {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         judge::{

@@ -22,13 +22,6 @@ use crate::{
     model::{Knowledge, MonoTime, SocketView},
 };
 
-/// Timeouts in a row that make a suspicion. With the smallest RTO the fourth comes 3 s after the segment was first sent. At 5 %
-/// random loss a segment gets there once in some hundred thousand.
-pub const SUSPECTED_AT_RETRANSMITS: u8 = 4;
-/// Timeouts in a row that ordinary loss no longer explains: at 5 % loss in each direction, one segment in a hundred million.
-/// With the smallest RTO that is 12.6 s of silence.
-pub const CONFIRMED_AT_RETRANSMITS: u8 = 6;
-
 /// Doublings of the persist timer that make a suspicion of data that cannot be sent: 1.4 s with the shortest RTO.
 const SUSPECTED_AT_BACKOFF: u8 = 2;
 
@@ -87,7 +80,7 @@ fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Op
         Cause::PeerSilent
     };
     let is_settled = gave_up || (cause == Cause::SourceAddressLost && retransmits > 0);
-    if retransmits < SUSPECTED_AT_RETRANSMITS && !is_settled {
+    if retransmits < history.thresholds.retransmits_suspected && !is_settled {
         return None;
     }
     Some(ruling(
@@ -143,8 +136,10 @@ fn missing_evidence(
     let mut missing = Vec::new();
     match cause {
         Cause::PeerSilent => {
-            if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
-                missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
+            if retransmits < history.thresholds.retransmits_confirmed && !gave_up {
+                missing.push(MissingEvidence::MoreTimeouts {
+                    count: history.thresholds.retransmits_confirmed - retransmits,
+                });
             }
             if sight.socket.heard_ago().is_none() {
                 missing.push(MissingEvidence::LastAckTime);

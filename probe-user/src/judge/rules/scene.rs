@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    judge::{Attempt, Evidence, EvidenceKind, History, Ruling, judge},
+    judge::{Attempt, Evidence, EvidenceKind, History, Ruling, Thresholds, judge},
     model::{
         Checksum, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, ControlMessage,
         DropReason, DroppedSegment, Interface, Knowledge, MonoTime, NeighbourState, Origin, PathStatus, Route,
@@ -230,6 +230,7 @@ impl Scene {
             path: &self.path,
             conntrack: &self.conntrack,
             service: &self.service,
+            thresholds: &Thresholds::default(),
             events_lost: self.events_lost,
         })
     }

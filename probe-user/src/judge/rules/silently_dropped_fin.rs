@@ -12,7 +12,7 @@ pub(in crate::judge) mod forwarded;
 
 use std::time::Duration;
 
-use super::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS, is_giving_up};
+use super::retransmit_stalled::is_giving_up;
 use crate::{
     judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, deadline},
     model::{
@@ -20,10 +20,6 @@ use crate::{
         TcpState,
     },
 };
-
-/// After that, a sender that has nothing more than a first FIN to lose has sent it again: its RTO is a second at first
-/// (RFC 6298 section 2), and a connection's own is shorter unless its path is slower than this.
-const LONG_ENOUGH_FOR_A_COPY: Duration = Duration::from_secs(3);
 
 /// Judges what was dropped, or else our own FIN.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
@@ -36,7 +32,7 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
     let seen_open = history.evidence.iter().rev().find_map(|evidence| {
         matches!(evidence.kind, EvidenceKind::StillOpen { .. }).then_some(evidence.at).filter(|at| *at >= since)
     })?;
-    let is_repeated = latest_at > since || seen_open.since(since) >= LONG_ENOUGH_FOR_A_COPY;
+    let is_repeated = latest_at > since || seen_open.since(since) >= history.thresholds.fin_confirmed;
     // One that was not seen to be dropped may be on its way yet.
     if !latest.reason.is_seen() && !is_repeated {
         return None;
@@ -109,12 +105,12 @@ fn unacknowledged(history: &History<'_>) -> Option<Ruling> {
     let is_fin_alone = socket.unacknowledged_data() == Some(0) && socket.snd_nxt != socket.snd_una;
     let retransmits = socket.retransmits?;
     let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
-    if !has_sent_fin || !is_fin_alone || retransmits < SUSPECTED_AT_RETRANSMITS && !gave_up {
+    if !has_sent_fin || !is_fin_alone || retransmits < history.thresholds.retransmits_suspected && !gave_up {
         return None;
     }
     let mut missing = Vec::new();
-    if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
-        missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
+    if retransmits < history.thresholds.retransmits_confirmed && !gave_up {
+        missing.push(MissingEvidence::MoreTimeouts { count: history.thresholds.retransmits_confirmed - retransmits });
     }
     if history.events_lost > 0 && !gave_up {
         missing.push(MissingEvidence::LostEvents { count: history.events_lost });

@@ -13,11 +13,6 @@ use crate::{
     model::{MonoTime, SocketView},
 };
 
-/// A reader that is only slow reaches a backoff of 3, which is 3 s with the shortest RTO.
-const SUSPECTED_AFTER: Duration = Duration::from_secs(6);
-/// From then on it is no longer slow but stuck.
-const CONFIRMED_AFTER: Duration = Duration::from_secs(30);
-
 /// Judges the latest sight of the socket.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     let sight = Evidence::latest_sight(history.evidence)?;
@@ -27,10 +22,11 @@ pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     }
     let since = shut_since(history)?;
     let shut_for = sight.at.since(since);
-    if shut_for < SUSPECTED_AFTER || !is_answered(&sight, since)? {
+    if shut_for < history.thresholds.window_shut_suspected || !is_answered(&sight, since)? {
         return None;
     }
-    let missing = if shut_for < CONFIRMED_AFTER { vec![MissingEvidence::MoreTime] } else { Vec::new() };
+    let missing =
+        if shut_for < history.thresholds.window_shut_confirmed { vec![MissingEvidence::MoreTime] } else { Vec::new() };
     Some(Ruling {
         verdict: Verdict::ZeroWindowStalled,
         cause: Cause::PeerWindowShut,

@@ -14,8 +14,6 @@ use crate::{
     model::{MonoTime, TcpState},
 };
 
-/// A connection of which nothing has been heard for that long was idle: a reset is then no part of its conversation.
-const SILENCE: Duration = Duration::from_secs(10);
 /// A client whose SYN is not answered sends it again; a stray one comes alone.
 const SUSPECTED_AT_SYNS: usize = 2;
 
@@ -52,7 +50,8 @@ fn reset(history: &History<'_>) -> Option<Ruling> {
     }
     let silence = socket.heard_ago()?;
     let was_asked = socket.unacknowledged()? > 0 || socket.probes_out? > 0;
-    (was_asked && silence >= SILENCE).then(|| ruling(Cause::PeerReset, reset.at.before(silence), Vec::new()))
+    (was_asked && silence >= history.thresholds.silence_before_reset)
+        .then(|| ruling(Cause::PeerReset, reset.at.before(silence), Vec::new()))
 }
 
 fn ruling(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Ruling {

@@ -12,13 +12,6 @@ use crate::{
     model::{MonoTime, SocketView},
 };
 
-/// Probes in a row that make a suspicion. At 5 % loss each way, one time in a hundred two of them or their answers are lost.
-const SUSPECTED_AT_PROBES: u8 = 2;
-/// Probes of a shut window come twice as fast at first: one more of them.
-const SUSPECTED_AT_WINDOW_PROBES: u8 = 3;
-/// Probes in a row that ordinary loss no longer explains.
-const CONFIRMED_AT_PROBES: u8 = 4;
-
 /// Probes without an answer.
 pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     let sight = Evidence::latest_sight(history.evidence)?;
@@ -33,9 +26,19 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     let probes = if gave_up { socket.probes_out? } else { socket.unanswered_probes()? };
     let (cause, suspected_at, since, deadline) = if socket.window_is_shut() {
         let since = sight.at.before(socket.heard_ago()?);
-        (Cause::WindowProbesUnanswered, SUSPECTED_AT_WINDOW_PROBES, since, deadline::of_probes(&sight, false))
+        (
+            Cause::WindowProbesUnanswered,
+            history.thresholds.window_probes_suspected,
+            since,
+            deadline::of_probes(&sight, false),
+        )
     } else if is_kept_alive(socket) {
-        (Cause::KeepaliveUnanswered, SUSPECTED_AT_PROBES, probing_since(&sight)?, deadline::of_keepalive(&sight))
+        (
+            Cause::KeepaliveUnanswered,
+            history.thresholds.probes_suspected,
+            probing_since(&sight)?,
+            deadline::of_keepalive(&sight),
+        )
     } else {
         return None;
     };
@@ -44,8 +47,8 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
         return None;
     }
     let mut missing = Vec::new();
-    if probes < CONFIRMED_AT_PROBES && !gave_up {
-        missing.push(MissingEvidence::MoreProbes { count: CONFIRMED_AT_PROBES - probes });
+    if probes < history.thresholds.probes_confirmed && !gave_up {
+        missing.push(MissingEvidence::MoreProbes { count: history.thresholds.probes_confirmed - probes });
     }
     if history.events_lost > 0 && !gave_up {
         missing.push(MissingEvidence::LostEvents { count: history.events_lost });

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::{
     judge::{
         Attempt, Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Verdict, deadline,
-        rules::retransmit_stalled::{CONFIRMED_AT_RETRANSMITS, SUSPECTED_AT_RETRANSMITS, is_giving_up, peer_is_heard},
+        rules::retransmit_stalled::{is_giving_up, peer_is_heard},
     },
     model::SocketView,
 };
@@ -26,12 +26,12 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     }
     let retransmits = socket.retransmits?;
     let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
-    if retransmits < SUSPECTED_AT_RETRANSMITS && !gave_up {
+    if retransmits < history.thresholds.retransmits_suspected && !gave_up {
         return None;
     }
     let mut missing = Vec::new();
-    if retransmits < CONFIRMED_AT_RETRANSMITS && !gave_up {
-        missing.push(MissingEvidence::MoreTimeouts { count: CONFIRMED_AT_RETRANSMITS - retransmits });
+    if retransmits < history.thresholds.retransmits_confirmed && !gave_up {
+        missing.push(MissingEvidence::MoreTimeouts { count: history.thresholds.retransmits_confirmed - retransmits });
     }
     Some(Ruling {
         verdict: Verdict::HalfOpen,

@@ -12,7 +12,7 @@
 
 use std::net::SocketAddr;
 
-use super::{LONG_ENOUGH_FOR_A_COPY, cause, ruling};
+use super::{cause, ruling};
 use crate::{
     judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
     model::{
@@ -20,9 +20,6 @@ use crate::{
         MonoTime,
     },
 };
-
-/// With so many copies dropped, and none acknowledged, it is no chance.
-const MANY_COPIES: usize = 3;
 
 /// Judges what was dropped on its way from either end: the surest, then the first.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
@@ -74,10 +71,13 @@ fn of_fin(
     };
     let copies = dropped.iter().filter(|(_, segment)| is_copy(segment)).count();
     let is_proven = match waiting_at {
-        Some(at) => copies > 1 || at.since(since) >= LONG_ENOUGH_FOR_A_COPY,
+        Some(at) => copies > 1 || at.since(since) >= history.thresholds.fin_confirmed,
         None if copies < 2 => return None,
         // What is held for invalid does not move the entry on, whether it is dropped or let pass.
-        None => copies >= MANY_COPIES || latest.reason.is_seen() && has_not_followed(latest, history.conntrack),
+        None => {
+            copies >= usize::from(history.thresholds.fin_copies_confirmed)
+                || latest.reason.is_seen() && has_not_followed(latest, history.conntrack)
+        }
     };
     let is_awaited = waiting_at.is_some() || shows_life(history, since, latest);
     let missing =

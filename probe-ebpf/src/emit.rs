@@ -193,9 +193,9 @@ pub fn drop_event(drop: &Drop, segment: Segment) {
         Part::Beginning => PerCpu::DroppedHandshakes,
         Part::Other => PerCpu::LookedUpDrops,
     };
-    // Before anything else is read: firewalls drop by the million. Counted although the filter may not have let it pass.
+    // Before anything else is read: firewalls drop by the million. Counted, but for others, of which most would not be told.
     if limit::is_used_up(budget, now_ns) || drop.part == Part::Other && !limit::take(budget, now_ns) {
-        counters.suppressed += 1;
+        counters.suppressed += u64::from(drop.part != Part::Other);
         return;
     }
     let ingress_ifindex: u32 = drop.skb.read(Field::SkbSkbIif).unwrap_or(0);

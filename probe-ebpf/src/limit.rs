@@ -14,7 +14,7 @@ const MAX_WATCHED: u32 = 16_384;
 /// A connection that ends makes at most six.
 const PER_CONNECTION_PER_SECOND: u32 = 8;
 /// The same of one of which only that is known.
-const PER_STRAY_PER_SECOND: u32 = 2;
+const PER_STRAY_PER_SECOND: u32 = 4;
 /// Established connections of which any dropped segment is told. About 2 MB of kernel memory; user space may set another number before
 /// loading.
 const MAX_SUSPECTS: u32 = 16_384;
@@ -22,8 +22,8 @@ const MAX_SUSPECTS: u32 = 16_384;
 /// none that is established.
 const MAX_EMBRYONIC: u32 = 4_096;
 
-/// Connections of which nothing is known but that a packet filter drops what they send: about half a megabyte of kernel memory. The
-/// budget of looks lets through what fills it in a second; until then a sender has sent again.
+/// Connections of which nothing is known but that a packet filter drops what they send, some 120 bytes of kernel memory each. User space
+/// makes room for as many as all CPUs together look at in a second; until then a sender has sent again.
 const MAX_STRAYS: u32 = 4_096;
 
 /// A connection stays under that suspicion for so long after its latest event: longer than the longest wait between two timeouts

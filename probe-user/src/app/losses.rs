@@ -4,23 +4,17 @@ use crate::{
     report::HookCount,
 };
 
-/// What the hooks did, for people and records.
-pub(super) fn hook_counts(totals: Option<Totals>) -> Vec<HookCount> {
-    let count = |(hook, HookTotals { seen, emitted, lost, suppressed, missed })| HookCount {
-        hook,
-        seen,
-        emitted,
-        lost,
-        suppressed,
-        missed,
-    };
-    totals.into_iter().flatten().map(count).collect()
+fn count(hook: Hook, totals: HookTotals) -> HookCount {
+    let HookTotals { seen, emitted, lost, suppressed, missed } = totals;
+    HookCount { hook, seen, emitted, lost, suppressed, missed }
 }
 
 /// Tells new losses from those already told: the kernel's counters only grow.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     told: Vec<(Hook, HookTotals)>,
+    /// What programs did that are no longer attached.
+    before: Vec<(Hook, HookTotals)>,
     undecodable: u64,
     undecodable_told: u64,
 }
@@ -37,7 +31,23 @@ impl Losses {
 
     /// The kernel's counters begin anew, with new programs.
     pub(super) fn begin_anew(&mut self) {
-        self.told.clear();
+        self.before.append(&mut self.told);
+    }
+
+    /// What the hooks did since the watch began, now that the counters stand there; nothing where no program is attached.
+    pub(super) fn hook_counts(&self, totals: Option<Totals>) -> Vec<HookCount> {
+        let with_before = |(hook, now): (Hook, HookTotals)| {
+            let of_hook = self.before.iter().filter(|(this, _)| *this == hook).map(|(_, before)| before);
+            of_hook.fold(count(hook, now), |sum, before| HookCount {
+                hook,
+                seen: sum.seen + before.seen,
+                emitted: sum.emitted + before.emitted,
+                lost: sum.lost + before.lost,
+                suppressed: sum.suppressed + before.suppressed,
+                missed: sum.missed + before.missed,
+            })
+        };
+        totals.into_iter().flatten().map(with_before).collect()
     }
 
     /// What has been lost since the last call.
@@ -89,5 +99,19 @@ mod tests {
             Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 2 },
         ];
         assert_eq!(losses.new_since(at, &totals), expected);
+    }
+
+    #[test]
+    fn what_was_counted_before_programs_were_attached_anew_still_counts() {
+        let mut losses = Losses::default();
+        let mut totals = Hook::ALL.map(|hook| (hook, HookTotals::default()));
+        totals[0].1 = HookTotals { seen: 5, emitted: 3, lost: 2, suppressed: 1, missed: 4 };
+        losses.new_since(MonoTime::from_ns(1), &totals);
+        losses.begin_anew();
+        totals[0].1 = HookTotals { seen: 1, emitted: 1, lost: 0, suppressed: 0, missed: 0 };
+        assert_eq!(losses.new_since(MonoTime::from_ns(2), &totals), []);
+        let [first, ..] = losses.hook_counts(Some(totals))[..] else { panic!("no hooks") };
+        assert_eq!((first.seen, first.emitted, first.lost, first.suppressed, first.missed), (6, 4, 2, 1, 4));
+        assert_eq!(losses.hook_counts(None), []);
     }
 }

@@ -1,10 +1,10 @@
 //! Writing a recording while the watch goes on: a slow disk never holds up the event loop, and a full one does not end it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions},
     io::{self, Write as _},
     ops::Deref,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread,
@@ -84,6 +84,11 @@ impl Recording {
             }
             opened => opened.with_context(|| format!("{shown} cannot be created"))?,
         };
+        // One that is written over may have been anybody's to read.
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            let own = file.set_permissions(Permissions::from_mode(0o600));
+            own.with_context(|| format!("{shown} cannot be kept from others"))?;
+        }
         let mut writer = Writer { file, hider, frames: FrameWriter::default(), done: Recorded::NOTHING };
         writer.append(header().as_bytes()).with_context(|| format!("{shown} cannot be written"))?;
         let (sender, receiver) = sync_channel(MOST_WAITING);

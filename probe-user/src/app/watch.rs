@@ -99,6 +99,8 @@ pub enum Change<'a> {
         /// What is observed now.
         coverage: &'a Coverage,
     },
+    /// New settings could not be taken: what was watched before still is.
+    NotAttached,
     /// How the watch does, where it was asked to tell every so often.
     Heartbeat(Heartbeat),
     /// Nothing new, but time has passed: so many findings so far, so many of them not over.
@@ -119,6 +121,11 @@ struct Programs {
 }
 
 impl Programs {
+    /// For how long the kernel programs have run, where the kernel counts that.
+    fn run_time(&self) -> Option<Duration> {
+        self.probes.run_time()
+    }
+
     fn totals(&mut self) -> Result<Totals, WatchError> {
         self.probes.ring().totals().map_err(|error| WatchError::Kernel(error.to_string()))
     }

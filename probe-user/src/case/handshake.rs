@@ -190,7 +190,7 @@ impl Case {
 }
 
 /// How many connections of unknown clients may be looked into in a while: beyond that it is a flood.
-const MOST_GUESSES: u32 = 32;
+pub(super) const MOST_GUESSES: u32 = 32;
 const GUESSING_WINDOW: Duration = Duration::from_secs(10);
 
 /// How often what this host serves has been asked for clients of whom nothing else is known.
@@ -201,13 +201,13 @@ pub(super) struct Guesses {
 }
 
 impl Guesses {
-    /// Takes one more, if there may be one.
-    pub(super) fn take(&mut self, now: MonoTime) -> bool {
+    /// Takes one more, if there may be one: so many in ten seconds.
+    pub(super) fn take(&mut self, now: MonoTime, most: u32) -> bool {
         if now.since(self.since) >= GUESSING_WINDOW {
             *self = Self { since: now, count: 0 };
         }
         self.count = self.count.saturating_add(1);
-        self.count <= MOST_GUESSES
+        self.count <= most
     }
 }
 

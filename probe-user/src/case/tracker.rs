@@ -9,7 +9,7 @@ use std::{
 use super::{
     finding::{Finding, Outcome, OwnerKnowledge},
     flow::Flows,
-    handshake::Guesses,
+    handshake::{Guesses, MOST_GUESSES},
     open_case::{Case, is_closing},
     questions::Questions,
     standards::Standards,
@@ -72,6 +72,9 @@ pub struct Tracker {
     findings: VecDeque<Finding>,
     questions: Questions,
     guesses: Guesses,
+    /// Connections looked into of which nothing is known but that ACKs, data or SYN-ACKs are dropped.
+    strays: Guesses,
+    searches: Guesses,
     standards: Standards,
     cases_opened: u64,
 }
@@ -156,6 +159,11 @@ impl Tracker {
                     case.look_when_overdue(self.now, None);
                     self.keep(case);
                 }
+                // Firewalls drop any number of strays: of more than that, a sample is looked into.
+                Some(Wake::LookAtReceiver)
+                    if case.may_forward_handshake()
+                        && case.dropped().is_none()
+                        && !self.strays.take(self.now, MOST_GUESSES) => {}
                 Some(Wake::LookAtReceiver) => {
                     case.asked_socket = None;
                     self.ask_socket(&mut case);
@@ -248,7 +256,7 @@ impl Tracker {
 
     /// Asks about a case what is worth asking, and judges it, or waits for the answers.
     fn consider(&mut self, mut case: Case) {
-        if let Some(question) = case.ask_service(&self.standards, || self.guesses.take(self.now)) {
+        if let Some(question) = case.ask_service(&self.standards, || self.guesses.take(self.now, MOST_GUESSES)) {
             self.ask(question);
         }
         if !case.is_mere_request() && case.is_serious() || case.has_ruling(&self.standards) {

@@ -14,6 +14,9 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
 }
 
+/// More makes no sense, and clocks cannot add just anything.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// How often to scan; `None` for never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ScanEvery(pub(super) Option<Duration>);
@@ -28,8 +31,8 @@ impl FromStr for ScanEvery {
             return Ok(Self(None));
         }
         match humantime::parse_duration(text) {
-            Ok(time) if time >= SHORTEST => Ok(Self(Some(time))),
-            Ok(_) => Err("scans come at least half a second apart".to_owned()),
+            Ok(time) if (SHORTEST..=LONGEST).contains(&time) => Ok(Self(Some(time))),
+            Ok(_) => Err("scans come at least half a second apart, and at most a year".to_owned()),
             Err(error) => Err(format!("{error}; give a number with a unit, for example 5s, or never")),
         }
     }
@@ -65,8 +68,8 @@ impl FromStr for Period {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match humantime::parse_duration(text) {
-            Ok(time) if time >= Duration::from_secs(1) => Ok(Self(time)),
-            Ok(_) => Err("at least 1s".to_owned()),
+            Ok(time) if (Duration::from_secs(1)..=LONGEST).contains(&time) => Ok(Self(time)),
+            Ok(_) => Err("at least 1s, at most a year".to_owned()),
             Err(error) => Err(format!("{error}; give a number with a unit, for example 30s or 5m")),
         }
     }

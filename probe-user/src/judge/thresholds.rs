@@ -76,8 +76,18 @@ impl Thresholds {
         if self.window_shut_confirmed < self.window_shut_suspected {
             return Err("window_shut_confirmed is less than window_shut_suspected".to_owned());
         }
-        if self.fin_copies_confirmed < 2 {
-            return Err("fin_copies_confirmed is at least 2: one copy is no repetition".to_owned());
+        // More are not kept as evidence.
+        if !(2..=12).contains(&self.fin_copies_confirmed) {
+            return Err("fin_copies_confirmed is from 2 (one copy is no repetition) to 12".to_owned());
+        }
+        let times = [
+            ("window_shut_suspected", self.window_shut_suspected),
+            ("silence_before_reset", self.silence_before_reset),
+            ("fin_confirmed", self.fin_confirmed),
+            ("embryonic_within", self.embryonic_within),
+        ];
+        if let Some((name, _)) = times.into_iter().find(|(_, time)| *time < Duration::from_secs(1)) {
+            return Err(format!("{name} is at least 1s: less is ordinary"));
         }
         Ok(())
     }
@@ -98,5 +108,8 @@ mod tests {
         let shut = Thresholds { window_shut_confirmed: Duration::from_secs(1), ..default };
         assert!(refused(shut).contains("window_shut"));
         assert!(refused(Thresholds { fin_copies_confirmed: 1, ..default }).contains("fin_copies"));
+        assert!(refused(Thresholds { fin_copies_confirmed: 13, ..default }).contains("to 12"));
+        let hasty = Thresholds { silence_before_reset: Duration::ZERO, ..default };
+        assert!(refused(hasty).contains("silence_before_reset is at least 1s"));
     }
 }

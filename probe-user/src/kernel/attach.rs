@@ -125,6 +125,11 @@ impl Probes {
         self.idle_scanner.clone()
     }
 
+    /// See [`Ring::run_time`].
+    pub fn run_time(&self) -> Option<std::time::Duration> {
+        self.ring.run_time()
+    }
+
     /// The ring and the counters.
     pub fn ring(&mut self) -> &mut Ring {
         &mut self.ring

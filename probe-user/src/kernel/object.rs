@@ -52,10 +52,18 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenErr
     if let Some(bytes) = options.ring_bytes {
         loader.map_max_entries("EVENTS", bytes);
     }
+    loader.map_max_entries("STRAYS", strays());
     if let Some(entries) = options.suspects {
         loader.map_max_entries("SUSPECTS", entries);
     }
     Ok(loader.load(&bytes)?)
+}
+
+/// Room for what all CPUs together look at in a second (`LookedUpDrops` in `probe-ebpf/src/limit.rs`): 0.5 to 8 MB of kernel memory.
+fn strays() -> u32 {
+    const PER_CPU: u32 = 2_000;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(PER_CPU).clamp(4_096, 65_536)
 }
 
 /// Why the object could not be opened.

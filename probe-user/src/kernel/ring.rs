@@ -100,6 +100,12 @@ impl Ring {
         }
     }
 
+    /// For how long the programs have run together; `None` where the kernel does not count it (`kernel.bpf_stats_enabled`).
+    pub fn run_time(&self) -> Option<Duration> {
+        let times = self.programs.iter().filter_map(|(_, program)| shown(program, "run_time_ns:"));
+        Some(times.sum()).filter(|ns| *ns > 0).map(Duration::from_nanos)
+    }
+
     /// Reads the counters of every hook, summed over the CPUs.
     ///
     /// # Errors

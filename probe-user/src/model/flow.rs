@@ -157,12 +157,20 @@ impl FlowConntrack {
 
     /// As one entry, the one in which the connection has got least far.
     pub fn status(&self) -> ConntrackStatus {
-        match self {
-            Self::Active(entries, settings) => match entries.iter().min_by_key(|flow| flow.entry.state) {
-                Some(flow) => ConntrackStatus::Tracked(flow.entry, *settings),
-                None => ConntrackStatus::Forgotten(*settings),
-            },
-            Self::Inactive => ConntrackStatus::Inactive,
+        self.as_one(self.entries().iter().min_by_key(|flow| flow.entry.state))
+    }
+
+    /// As one entry, the one in which the handshake has got furthest.
+    pub fn furthest(&self) -> ConntrackStatus {
+        let is_complete = |flow: &&TrackedFlow| flow.entry.state.is_some_and(|state| !state.is_embryonic());
+        self.as_one(self.entries().iter().max_by_key(|flow| (is_complete(flow), flow.entry.state)))
+    }
+
+    fn as_one(&self, entry: Option<&TrackedFlow>) -> ConntrackStatus {
+        match (self, entry) {
+            (Self::Active(_, settings), Some(flow)) => ConntrackStatus::Tracked(flow.entry, *settings),
+            (Self::Active(_, settings), None) => ConntrackStatus::Forgotten(*settings),
+            (Self::Inactive, _) => ConntrackStatus::Inactive,
         }
     }
 }

@@ -40,7 +40,7 @@ pub use module::{KernelModule, ModuleStatus};
 pub use owner::{ContainerRuntime, Owner, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
-pub use question::{Answer, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
+pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
 pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
 pub use time::MonoTime;

@@ -61,8 +61,8 @@ pub enum Question {
     FlowConntrack {
         /// The connection, named as the packet's receiver would.
         key: ConnectionKey,
-        /// The zone it was found in, where it was.
-        zone: Option<u16>,
+        /// Where to look.
+        zone: InZone,
     },
     /// Which sockets of other network namespaces of this host are the ends of a forwarded connection?
     FlowEnds {
@@ -98,6 +98,17 @@ impl Question {
             | Self::FlowEnds { key, .. } => key,
         }
     }
+}
+
+/// In which zone of connection tracking to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InZone {
+    /// In all of them, for which the kernel goes through its whole table.
+    Any,
+    /// In this one, where it was found before; and in all, where it is not there.
+    First(u16),
+    /// In this one alone, which takes a look-up.
+    Only(u16),
 }
 
 /// What a witness said.

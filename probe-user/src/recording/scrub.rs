@@ -36,10 +36,16 @@ fn replaced(run: &str, replace: &impl Fn(IpAddr) -> IpAddr) -> String {
         return replaced;
     }
     let without = run.trim_matches(['.', ':']);
-    match whole(without) {
-        Some(replaced) => run.replacen(without, &replaced, 1),
-        None => run.to_owned(),
+    if let Some(replaced) = whole(without) {
+        return run.replacen(without, &replaced, 1);
     }
+    // A word before it may end with such letters and a colon ("via:10.0.0.1").
+    let behind_a_colon = run.match_indices(':').find_map(|(at, _)| {
+        let (before, behind) = run.split_at(at + 1);
+        let without = behind.trim_end_matches(['.', ':']);
+        Some(before.to_owned() + &behind.replacen(without, &whole(without)?, 1))
+    });
+    behind_a_colon.unwrap_or_else(|| run.to_owned())
 }
 
 #[cfg(test)]
@@ -57,6 +63,7 @@ mod tests {
             ("10.0.0.1:5672 -> [2001:db8::1]:80, 10.3.0.0/24", "9.9.9.9:5672 -> [9::9]:80, 9.9.9.9/24"),
             ("address: fe80::1: é gone", "address: 9::9: é gone"),
             ("kernel 6.1.0-31 at 12:30:05, 0xffff, dead beef", "kernel 6.1.0-31 at 12:30:05, 0xffff, dead beef"),
+            ("via:10.0.0.1 source:10.0.0.1:80.", "via:9.9.9.9 source:9.9.9.9:80."),
             ("", ""),
         ] {
             assert_eq!(scrub(text, other), expected);

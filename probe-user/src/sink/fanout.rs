@@ -1,10 +1,11 @@
 //! Several sinks at once, each on a thread of its own: a slow or dead one keeps neither the probe nor another sink waiting.
 
 use std::{
-    fmt,
-    io::{self, Write as _},
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc::RecvTimeoutError},
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,54 +16,18 @@ use tokio::sync::{
 };
 
 use super::{
-    file::{FileSpec, Lines},
+    file::Lines,
     journald,
-    metrics::{MetricsSpec, Server},
+    metrics::Server,
     queue::{Counts, Next, Queue, Reader},
+    raw_stdout::RawStdout,
+    spec::SinkSpec,
     unix::Listener,
 };
 use crate::report::record::Record;
 
 /// How long the sinks may take at the end for what they have not written yet, all together.
 const LAST_LINES: Duration = Duration::from_secs(5);
-
-/// One sink, as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SinkSpec {
-    /// Standard output.
-    Stdout,
-    /// A file.
-    File(FileSpec),
-    /// A Unix domain socket (`SOCK_STREAM`).
-    Unix(PathBuf),
-    /// systemd's journal.
-    Journald,
-    /// Prometheus.
-    Metrics(MetricsSpec),
-}
-
-impl SinkSpec {
-    /// Its name in heartbeats and messages.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::File(_) => "file",
-            Self::Unix(_) => "unix_socket",
-            Self::Journald => "journald",
-            Self::Metrics(_) => "metrics",
-        }
-    }
-}
-
-impl fmt::Display for SinkSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdout | Self::Journald => f.write_str(self.name()),
-            Self::Metrics(MetricsSpec { listen, .. }) => write!(f, "{} {listen}", self.name()),
-            Self::File(FileSpec { path, .. }) | Self::Unix(path) => write!(f, "{} {}", self.name(), path.display()),
-        }
-    }
-}
 
 /// A sink that could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +46,8 @@ pub struct Health {
     pub counts: Arc<Counts>,
     /// Why the latest attempt to write failed; `None` where it did not.
     failing: Mutex<Option<String>>,
+    /// Whether it will never write again: its reader has gone.
+    has_ended: AtomicBool,
 }
 
 impl Health {
@@ -91,24 +58,26 @@ impl Health {
 
     /// Remembers how an attempt went. Only changes are logged.
     fn take(&self, sink: &SinkSpec, result: Result<(), String>) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*failing, &result) {
+        let now = result.as_ref().err().cloned();
+        let before = std::mem::replace(&mut *self.failing.lock().unwrap_or_else(PoisonError::into_inner), now);
+        match (before, result) {
             (None, Err(why)) => {
-                tracing::error!(%sink, why, "records cannot be written, and are dropped until they can be")
+                tracing::error!(%sink, why, "records cannot be written, and are dropped until they can be");
             }
             (Some(_), Ok(())) => tracing::warn!(%sink, dropped = self.counts.dropped(), "records can be written again"),
             (None, Ok(())) | (Some(_), Err(_)) => {}
         }
-        *failing = result.err();
     }
 }
 
 /// What a sink is told beside its records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {
     /// Open the file anew.
     Reopen,
-    /// Write no more.
+    /// Go on at the same place, in another way.
+    Change(SinkSpec),
+    /// Write what there is by now, and no more.
     Stop,
     /// There will be no more records: write those that there are.
     Finish,
@@ -122,6 +91,42 @@ struct Running {
     commands: UnboundedSender<Command>,
     /// Disconnects when the thread ends.
     alive: std::sync::mpsc::Receiver<()>,
+}
+
+impl Running {
+    fn tell(&self, command: Command) {
+        // One whose thread has ended takes no commands any more.
+        let _ = self.commands.send(command);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.health.has_ended.load(Ordering::Relaxed)
+    }
+}
+
+/// A sink that is open, and does not write yet.
+struct Opened {
+    spec: SinkSpec,
+    health: Arc<Health>,
+    commands: UnboundedSender<Command>,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl Opened {
+    fn start(self) -> Result<Running, StartError> {
+        let Self { spec, health, commands, work } = self;
+        let (ending, alive) = std::sync::mpsc::channel::<()>();
+        let thread = thread::Builder::new().name(format!("sink {}", spec.name()));
+        let started = thread.spawn(move || {
+            give_up_capabilities();
+            work();
+            drop(ending);
+        });
+        match started {
+            Ok(_) => Ok(Running { spec, health, commands, alive }),
+            Err(error) => Err(StartError { sink: spec.to_string(), error }),
+        }
+    }
 }
 
 /// All sinks.
@@ -143,34 +148,51 @@ impl Sinks {
         Ok(sinks)
     }
 
-    /// Starts those that are new and ends those that are no longer wanted. All others go on; files are opened anew.
+    /// Starts those that are new, or have ended, and ends those that are no longer wanted. All others go on.
     ///
     /// # Errors
     ///
     /// When a new one cannot be opened: then nothing is changed.
     pub fn apply(&mut self, specs: &[SinkSpec]) -> Result<(), StartError> {
-        let is_new = |spec: &&SinkSpec| !self.running.iter().any(|running| running.spec == **spec);
-        let started = specs.iter().filter(is_new).map(|spec| self.start_one(spec)).collect::<Result<Vec<_>, _>>()?;
-        self.running.retain(|running| {
-            let stays = specs.contains(&running.spec);
-            // A sink that has ended takes no commands any more.
-            let _ = running.commands.send(if stays { Command::Reopen } else { Command::Stop });
-            stays
+        let goes_on = |spec: &SinkSpec, running: &Running| !running.has_ended() && running.spec.is_same_place(spec);
+        let is_new = |spec: &&SinkSpec| !self.running.iter().any(|running| goes_on(spec, running));
+        // All are opened before the first writes.
+        let opened = specs.iter().filter(is_new).map(|spec| self.open(spec)).collect::<Result<Vec<_>, _>>()?;
+        let started = opened.into_iter().map(Opened::start).collect::<Result<Vec<_>, _>>()?;
+        self.running.retain_mut(|running| match specs.iter().find(|spec| goes_on(spec, running)) {
+            Some(spec) => {
+                if running.spec != *spec {
+                    running.tell(Command::Change(spec.clone()));
+                    running.spec = spec.clone();
+                }
+                true
+            }
+            None => {
+                running.tell(Command::Stop);
+                false
+            }
         });
         self.running.extend(started);
         Ok(())
     }
 
-    fn start_one(&self, spec: &SinkSpec) -> Result<Running, StartError> {
+    /// Opens files anew, after somebody has moved them away.
+    pub fn reopen(&self) {
+        self.running.iter().for_each(|running| running.tell(Command::Reopen));
+    }
+
+    fn open(&self, spec: &SinkSpec) -> Result<Opened, StartError> {
         let failed = |error| StartError { sink: spec.to_string(), error };
         let health = Arc::new(Health::default());
         let (commands, receiver) = unbounded_channel();
-        let (ending, alive) = std::sync::mpsc::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let body = Body { spec: spec.clone(), health: Arc::clone(&health), commands: receiver };
         let reader = self.queue.reader(&health.counts);
         let work: Box<dyn FnOnce() + Send> = match spec {
-            SinkSpec::Stdout => Box::new(move || runtime.block_on(body.write_lines(reader, Output::Stdout))),
+            SinkSpec::Stdout => {
+                let stdout = RawStdout::open().map_err(failed)?;
+                Box::new(move || runtime.block_on(body.write_lines(reader, Output::Stdout(stdout))))
+            }
             SinkSpec::Journald => Box::new(move || runtime.block_on(body.write_lines(reader, Output::Journald))),
             SinkSpec::File(file) => {
                 let lines = Lines::open(file.clone()).map_err(failed)?;
@@ -187,15 +209,7 @@ impl Sinks {
                 Box::new(move || runtime.block_on(body.serve(listener, queue)))
             }
         };
-        let thread = thread::Builder::new().name(format!("sink {}", spec.name()));
-        thread
-            .spawn(move || {
-                give_up_capabilities();
-                work();
-                drop(ending);
-            })
-            .map_err(failed)?;
-        Ok(Running { spec: spec.clone(), health, commands, alive })
+        Ok(Opened { spec: spec.clone(), health, commands, work })
     }
 
     /// Hands a record to all of them.
@@ -212,21 +226,17 @@ impl Sinks {
         self.running.iter().map(|running| (&running.spec, &*running.health))
     }
 
-    /// Whether there are sinks, and none of them will ever write again.
+    /// Whether none of those that keep records will ever write again.
     pub fn all_have_ended(&self) -> bool {
-        let has_ended = |running: &Running| {
-            matches!(running.alive.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Disconnected))
-        };
-        !self.running.is_empty() && self.running.iter().all(has_ended)
+        let mut keeping =
+            self.running.iter().filter(|running| !matches!(running.spec, SinkSpec::Metrics(_))).peekable();
+        keeping.peek().is_some() && keeping.all(Running::has_ended)
     }
 
     /// Waits until all have written what they have, but not for ever: a reader that has stopped reading keeps nobody.
     pub fn finish(self) {
         let Self { queue, running } = self;
-        for sink in &running {
-            // One that has ended already is told nothing.
-            let _ = sink.commands.send(Command::Finish);
-        }
+        running.iter().for_each(|sink| sink.tell(Command::Finish));
         drop(queue);
         let until = Instant::now() + LAST_LINES;
         for sink in running {
@@ -246,7 +256,7 @@ fn give_up_capabilities() {
 
 /// Where one writes.
 enum Output {
-    Stdout,
+    Stdout(RawStdout),
     File(Lines),
     Journald,
 }
@@ -254,11 +264,7 @@ enum Output {
 impl Output {
     fn write(&mut self, next: &Next) -> io::Result<()> {
         match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(next.lines().as_bytes())?;
-                stdout.flush()
-            }
+            Self::Stdout(stdout) => stdout.write(&next.lines()),
             Self::File(lines) => lines.write(&next.lines()),
             Self::Journald => {
                 if let Some((loss, line)) = next.loss() {
@@ -284,42 +290,68 @@ impl Body {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Reopen) => {
-                        self.reopen(&mut output);
+                        if let Output::File(lines) = &mut output {
+                            lines.reopen();
+                        }
                         continue;
                     }
-                    Some(Command::Stop) => return,
-                    Some(Command::Finish) | None => reader.next().await,
+                    Some(Command::Change(spec)) => {
+                        if let (Output::File(lines), SinkSpec::File(file)) = (&mut output, &spec) {
+                            lines.turn_over_at(file.clone());
+                        }
+                        self.spec = spec;
+                        continue;
+                    }
+                    Some(Command::Finish) => break,
+                    Some(Command::Stop) | None => {
+                        while let Some(next) = reader.next_at_hand() {
+                            self.write(&mut reader, &mut output, &next);
+                        }
+                        return;
+                    }
                 },
                 next = reader.next() => next,
             };
             let Some(next) = next else { return };
-            match output.write(&next) {
-                Ok(()) => {
-                    self.health.counts.add_written();
-                    self.health.take(&self.spec, Ok(()));
-                }
-                Err(error) => {
-                    self.health.counts.add_error();
-                    reader.give_up(&next);
-                    self.health.take(&self.spec, Err(error.to_string()));
-                    if error.kind() == io::ErrorKind::BrokenPipe {
-                        return;
-                    }
-                }
+            self.write(&mut reader, &mut output, &next);
+        }
+        while let Some(next) = reader.next().await {
+            self.write(&mut reader, &mut output, &next);
+        }
+    }
+
+    fn write(&self, reader: &mut Reader, output: &mut Output, next: &Next) {
+        let has_ended = &self.health.has_ended;
+        if has_ended.load(Ordering::Relaxed) {
+            reader.give_up(next);
+            return;
+        }
+        match output.write(next) {
+            Ok(()) => {
+                self.health.counts.add_written();
+                self.health.take(&self.spec, Ok(()));
+            }
+            Err(error) => {
+                self.health.counts.add_error();
+                reader.give_up(next);
+                has_ended.store(error.kind() == io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+                self.health.take(&self.spec, Err(error.to_string()));
             }
         }
     }
 
-    fn reopen(&self, output: &mut Output) {
-        if let Output::File(lines) = output
-            && let Err(error) = lines.reopen()
-        {
-            self.health.take(&self.spec, Err(format!("it cannot be opened anew: {error}")));
-        }
-    }
-
     async fn serve_metrics(mut self, server: Server, reader: Reader) {
-        let stop = async { while !matches!(self.commands.recv().await, Some(Command::Stop) | None) {} };
+        let heartbeats = server.heartbeats();
+        let stop = async {
+            loop {
+                match self.commands.recv().await {
+                    Some(Command::Change(SinkSpec::Metrics(spec))) => heartbeats.come_every(spec.heartbeat_every),
+                    // It ends with the records.
+                    Some(Command::Change(_) | Command::Reopen | Command::Finish) => {}
+                    Some(Command::Stop) | None => return,
+                }
+            }
+        };
         tokio::select! {
             result = server.serve(reader) => if let Err(error) = result {
                 self.health.take(&self.spec, Err(error.to_string()));
@@ -336,7 +368,7 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Reopen) => {}
+                    Some(Command::Reopen | Command::Change(_)) => {}
                     Some(Command::Finish) => drop(finish.take()),
                     Some(Command::Stop) | None => return,
                 }
@@ -348,5 +380,56 @@ impl Body {
             },
             () = stop => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+    use crate::{
+        model::{LossPlace, MonoTime},
+        report::{Host, WallClock, record::Recorder},
+        sink::FileSpec,
+    };
+
+    fn recorder() -> Recorder {
+        let host = Host { name: "a".to_owned(), machine_id: None, boot_id: uuid::Uuid::nil() };
+        Recorder::new(host, WallClock::aligned(MonoTime::default(), jiff::Timestamp::UNIX_EPOCH))
+    }
+
+    fn file(path: PathBuf, keep: u32) -> SinkSpec {
+        SinkSpec::File(FileSpec { path, max_bytes: None, keep })
+    }
+
+    fn lines(path: &std::path::Path) -> usize {
+        fs::read_to_string(path).unwrap().lines().count()
+    }
+
+    #[test]
+    fn new_settings_that_are_refused_leave_no_sink_behind_and_those_that_change_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("events"), folder.path().join("other"));
+        let mut recorder = recorder();
+        let mut loss = || recorder.loss(MonoTime::default(), LossPlace::Decode, 1);
+        let mut sinks = Sinks::start(&[file(path.clone(), 1)]).unwrap();
+        (0..100).for_each(|_| sinks.publish(loss()).unwrap());
+        let nowhere = SinkSpec::Unix(folder.path().join("no/such/folder"));
+        let error = sinks.apply(&[file(other.clone(), 1), nowhere]).unwrap_err();
+        assert!(error.to_string().contains("no/such/folder"), "{error}");
+        // The same file, kept in another way.
+        sinks.apply(&[file(path.clone(), 7)]).unwrap();
+        (0..100).for_each(|_| sinks.publish(loss()).unwrap());
+        sinks.apply(&[file(path.clone(), 7), file(other.clone(), 1)]).unwrap();
+        sinks.publish(loss()).unwrap();
+        // One that is ended writes what it has.
+        sinks.apply(&[file(other.clone(), 1)]).unwrap();
+        sinks.publish(loss()).unwrap();
+        sinks.finish();
+        thread::sleep(Duration::from_millis(200));
+        // What comes while one ends it may still write.
+        assert!((201..=202).contains(&lines(&path)), "{}", lines(&path));
+        assert_eq!(lines(&other), 2);
     }
 }

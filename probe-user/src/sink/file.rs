@@ -28,24 +28,35 @@ pub(super) struct Lines {
     file: File,
     /// Its size, with whole lines only.
     bytes: u64,
+    /// Whether it could not be opened anew, and must be before more is written.
+    is_moved: bool,
 }
 
 impl Lines {
     pub(super) fn open(spec: FileSpec) -> io::Result<Self> {
         let (file, bytes) = open(&spec.path)?;
-        Ok(Self { spec, file, bytes })
+        Ok(Self { spec, file, bytes, is_moved: false })
     }
 
-    /// Opens the path anew, after somebody has moved the file away.
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
-        (self.file, self.bytes) = open(&self.spec.path)?;
-        Ok(())
+    /// Somebody has moved the file away: before more is written, it is made anew.
+    pub(super) fn reopen(&mut self) {
+        self.is_moved = true;
+    }
+
+    /// It is turned over in another way from now on.
+    pub(super) fn turn_over_at(&mut self, spec: FileSpec) {
+        self.spec = spec;
     }
 
     /// Writes whole lines: what could be written in part only, as on a full disk, is taken back.
     pub(super) fn write(&mut self, lines: &str) -> io::Result<()> {
         let more = lines.len() as u64;
-        if self.bytes > 0 && self.spec.max_bytes.is_some_and(|max| self.bytes + more > max) {
+        if self.is_moved {
+            (self.file, self.bytes) = open(&self.spec.path)?;
+            self.is_moved = false;
+        }
+        let is_full = self.bytes > 0 && self.spec.max_bytes.is_some_and(|max| self.bytes + more > max);
+        if is_full && self.is_turned_over() {
             self.turn_over()?;
         }
         if let Err(error) = self.file.write_all(lines.as_bytes()) {
@@ -56,6 +67,12 @@ impl Lines {
         Ok(())
     }
 
+    /// Whether it is a file with a name of its own: no pipe, no device, no link to another.
+    fn is_turned_over(&self) -> bool {
+        let is_regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        is_regular && !fs::symlink_metadata(&self.spec.path).is_ok_and(|metadata| metadata.is_symlink())
+    }
+
     fn turn_over(&mut self) -> io::Result<()> {
         let older = |number: u32| PathBuf::from(format!("{}.{number}", self.spec.path.display()));
         if self.spec.keep == 0 {
@@ -63,14 +80,26 @@ impl Lines {
             self.bytes = 0;
             return Ok(());
         }
-        for number in (1..self.spec.keep).rev() {
-            match fs::rename(older(number), older(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
+        // Where it is gone, there is nothing to keep.
+        if fs::exists(&self.spec.path)? {
+            for number in (1..self.spec.keep).rev() {
+                rename(&older(number), &older(number + 1))?;
             }
+            rename(&self.spec.path, &older(1))?;
         }
-        fs::rename(&self.spec.path, older(1))?;
-        self.reopen()
+        // From here on it is not done again, whatever fails.
+        self.is_moved = true;
+        (self.file, self.bytes) = open(&self.spec.path)?;
+        self.is_moved = false;
+        Ok(())
+    }
+}
+
+/// Renames a file, if it is there.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -124,6 +153,36 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_while_it_is_turned_over_destroys_no_older_one_and_is_made_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let spec = FileSpec { path: inner.join("events"), max_bytes: Some(10), keep: 3 };
+        let mut file = Lines::open(spec.clone()).unwrap();
+        (0..4).for_each(|number| file.write(&format!("{number}234\n")).unwrap());
+        // Its folder is gone for a while.
+        let away = folder.path().join("away");
+        fs::rename(&inner, &away).unwrap();
+        (0..5).for_each(|_| file.write("5234\n").unwrap_err().to_string().clear());
+        fs::rename(&away, &inner).unwrap();
+        file.write("6234\n").unwrap();
+        assert_eq!(read(&spec.path, ".2").unwrap(), "0234\n1234\n");
+        assert_eq!(read(&spec.path, ".1").unwrap(), "2234\n3234\n");
+        assert_eq!(read(&spec.path, "").unwrap(), "6234\n");
+    }
+
+    #[test]
+    fn what_is_no_file_of_its_own_is_not_turned_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("target"), folder.path().join("events"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let mut file = Lines::open(FileSpec { path: link, max_bytes: Some(10), keep: 3 }).unwrap();
+        (0..9).for_each(|_| file.write("1234\n").unwrap());
+        assert_eq!(fs::read_to_string(&target).unwrap().lines().count(), 9);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
     fn none_is_kept_where_none_is_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let spec = spec(&folder, Some(10), 0);
@@ -142,7 +201,7 @@ mod tests {
         file.write("1\n").unwrap();
         fs::rename(&spec.path, folder.path().join("moved")).unwrap();
         file.write("2\n").unwrap();
-        file.reopen().unwrap();
+        file.reopen();
         file.write("3\n").unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("moved")).unwrap(), "half a li\n1\n2\n");
         assert_eq!(read(&spec.path, "").unwrap(), "3\n");

@@ -4,10 +4,12 @@ use std::{
     collections::HashMap,
     io,
     net::{SocketAddr, TcpListener},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -22,6 +24,11 @@ use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use uuid::Uuid;
 
@@ -51,9 +58,15 @@ impl Server {
         Ok(Self { listener, shared: Arc::new(Mutex::new(Metrics::new(spec.heartbeat_every))) })
     }
 
+    /// To say how often heartbeats come.
+    pub(super) fn heartbeats(&self) -> Heartbeats {
+        Heartbeats(Arc::clone(&self.shared))
+    }
+
     /// Serves until there are no more records, or the task is ended.
     pub(super) async fn serve(self, mut records: Reader) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let listener = Few { listener, free: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
@@ -68,6 +81,66 @@ impl Server {
             result = async { axum::serve(listener, router).await } => result,
             () = take => Ok(()),
         }
+    }
+}
+
+/// Who knows how often heartbeats come.
+pub(super) struct Heartbeats(Arc<Mutex<Metrics>>);
+
+impl Heartbeats {
+    pub(super) fn come_every(&self, time: Duration) {
+        lock(&self.0).heartbeat_every = time;
+    }
+}
+
+/// Connections at once: whoever may connect may hold as many open, and the process has only so many descriptors.
+const MOST_CONNECTIONS: usize = 32;
+
+/// A listener that accepts only so many connections at once.
+struct Few {
+    listener: tokio::net::TcpListener,
+    free: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Few {
+    type Io = Accepted;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Accepted, SocketAddr) {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.free).acquire_owned().await.ok();
+        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        (Accepted { stream, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection, and its place among them.
+struct Accepted {
+    stream: TcpStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -235,6 +308,6 @@ impl Metrics {
     /// What is wrong with the daemon; `None` where it does its work.
     fn ill(&self) -> Option<String> {
         let silence = self.latest.elapsed();
-        (silence > self.heartbeat_every * 3).then(|| format!("no heartbeat for {} s", silence.as_secs()))
+        (silence > self.heartbeat_every.saturating_mul(3)).then(|| format!("no heartbeat for {} s", silence.as_secs()))
     }
 }

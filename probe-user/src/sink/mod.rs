@@ -5,11 +5,14 @@ mod file;
 mod journald;
 mod metrics;
 mod queue;
+mod raw_stdout;
+mod spec;
 mod stdout;
 mod unix;
 
-pub use fanout::{Health, SinkSpec, Sinks, StartError};
+pub use fanout::{Health, Sinks, StartError};
 pub use file::FileSpec;
 pub use metrics::MetricsSpec;
 pub use queue::Counts;
+pub use spec::SinkSpec;
 pub use stdout::{SinkError, Stdout};

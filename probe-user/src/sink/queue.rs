@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 
 use crate::report::record::Record;
 
@@ -105,6 +108,17 @@ impl Reader {
             let received = self.receiver.recv().await;
             if let Some(next) = self.take(received) {
                 return next;
+            }
+        }
+    }
+
+    /// The next record of those that are there already.
+    pub(super) fn next_at_hand(&mut self) -> Option<Next> {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(entry) => return Some(Next { entry, lost: std::mem::take(&mut self.behind) }),
+                Err(TryRecvError::Lagged(count)) => self.lose(count),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
             }
         }
     }

@@ -35,7 +35,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc::{Sender, channel};
 
-use crate::model::{Answer, ConnectionKey, Question, SocketCookie, Tuple};
+use crate::model::{Answer, ConnectionKey, InZone, Question, SocketCookie, Tuple};
 
 /// Questions without an answer at once: four for each of the tracker's cases, more than it has open in practice; what is refused it
 /// asks again. A thousand are answered in a fraction of a second.
@@ -233,7 +233,7 @@ struct Waiting {
     owners: Vec<(ConnectionKey, u64)>,
     conntrack: ByNetns<()>,
     flow_paths: ByNetns<flow::Arrival>,
-    flow_conntrack: ByNetns<Option<u16>>,
+    flow_conntrack: ByNetns<InZone>,
     flow_ends: Vec<(ConnectionKey, [Tuple; 2])>,
     services: ByNetns<()>,
 }
@@ -303,7 +303,7 @@ mod tests {
                 2 => Question::Path { key, ingress_ifindex: None },
                 3 => Question::Function { key, address: 0 },
                 4 => Question::ForwardPath { key, ingress_ifindex: 1, destination_mac: None },
-                5 => Question::FlowConntrack { key, zone: None },
+                5 => Question::FlowConntrack { key, zone: InZone::Any },
                 6 => Question::FlowEnds { key, receiver: (local, remote), sender: (remote, local) },
                 7 => Question::Service { key },
                 _ => Question::Conntrack { key },

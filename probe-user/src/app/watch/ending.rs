@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{Change, Programs, Watch, WatchError};
 use crate::{
-    app::{clock, losses::hook_counts, recording::Recorded},
+    app::{clock, recording::Recorded},
     model::{Coverage, MonoTime},
     recording::SameMoment,
     report::Summary,
@@ -65,7 +65,7 @@ impl Watch {
             watched: ended.since(self.started),
             findings,
             forgotten,
-            hooks: hook_counts(totals),
+            hooks: self.losses.hook_counts(totals),
             undecodable: self.losses.undecodable_total(),
             unasked: u64::try_from(self.tracker.questions_waiting()).unwrap_or(u64::MAX),
             risks,

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
 use crate::{
-    app::{clock, losses::hook_counts, scan::Way},
+    app::{clock, scan::Way},
     judge::Thresholds,
     kernel::{Facts, Plan, Probes},
     model::Coverage,
@@ -116,9 +116,10 @@ impl Watch {
                 self.tracker.set_thresholds(thresholds);
                 self.long.heartbeats = Some((heartbeat_every, Instant::now() + heartbeat_every));
                 let Some(attach) = attach else { return Ok(()) };
-                self.count_losses(tell)?;
-                if self.attach_anew(&attach) {
+                if self.attach_anew(&attach, tell)? {
                     self.tell_coverage(tell)?;
+                } else {
+                    tell(Change::NotAttached)?;
                 }
             }
         }
@@ -127,7 +128,7 @@ impl Watch {
 
     fn heartbeat(&mut self) -> Result<Heartbeat, WatchError> {
         let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
-        let hooks = hook_counts(totals);
+        let hooks = self.losses.hook_counts(totals);
         let (at, (findings, open_findings)) = (clock::now(), self.findings.count());
         let undecodable = self.losses.undecodable_total();
         Ok(Heartbeat {
@@ -140,19 +141,23 @@ impl Watch {
             undecodable,
             questions_waiting: self.tracker.questions_waiting(),
             hooks,
-            cost: cost(),
+            cost: Cost { bpf: self.programs.as_ref().and_then(Programs::run_time), ..cost() },
             sinks: Vec::new(),
         })
     }
 
     /// Attaches programs with the new settings before those with the old ones go. Where that fails, the old ones stay; `false` then.
-    fn attach_anew(&mut self, attach: &Attach) -> bool {
+    fn attach_anew(
+        &mut self,
+        attach: &Attach,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<bool, WatchError> {
         let Attach { facts, plan, options } = attach;
         let probes = match Probes::attach(facts, plan, &options.load) {
             Ok(probes) => probes,
             Err(error) => {
                 tracing::error!(%error, "the programs cannot be attached with the new settings; the old ones stay");
-                return false;
+                return Ok(false);
             }
         };
         let way = probes.scanner().map_or(Way::SockDiag, Way::Iterator);
@@ -164,19 +169,20 @@ impl Watch {
                     error = format!("{error:#}"),
                     "no scan can be started with the new settings; the old ones stay"
                 );
-                return false;
+                return Ok(false);
             }
         };
         self.findings.ask_about(options.load.filter.clone());
-        // What the old programs have told until now is not lost.
+        // What the old programs have told until now is not lost, and what they have lost is told.
         self.read_ring();
+        self.count_losses(tell)?;
         self.coverage = Coverage::clone(probes.coverage());
         self.programs = Some(Programs { probes, units: units(facts) });
         self.scans = scans;
         self.scan_every = options.scan_every.unwrap_or(self.scan_every);
         self.losses.begin_anew();
         self.request_scan();
-        true
+        Ok(true)
     }
 }
 

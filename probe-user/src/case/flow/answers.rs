@@ -6,7 +6,7 @@ use crate::{
     judge::{Evidence, EvidenceKind},
     model::{
         ConntrackStatus, ControlMessage, DropPlace, DroppedSegment, FlowConntrack, FlowEnds, FlowKey, ForwardPath,
-        Knowledge, MonoTime, Owner, Question, TrackedFlow, WaitingEnd,
+        InZone, Knowledge, MonoTime, Owner, Question, TrackedFlow, WaitingEnd,
     },
 };
 
@@ -19,8 +19,17 @@ impl Flow {
         if !self.is_worth_more() && !self.latest_dropped().as_ref().is_some_and(is_told_once) {
             return Vec::new();
         }
+        // What is not known of a stray at first will not be known later.
+        let is_answered = matches!(self.conntrack, Knowledge::Known(_) | Knowledge::Unavailable(_));
+        if !self.is_ending() && !self.is_worth_more() && is_answered {
+            return Vec::new();
+        }
         self.awaited.conntrack = true;
-        let zone = self.key.zone.or_else(|| self.held_in_zone());
+        let zone = match self.key.zone.or_else(|| self.held_in_zone()) {
+            Some(zone) => InZone::First(zone),
+            None if self.may_search => InZone::Any,
+            None => InZone::Only(0),
+        };
         let mut questions = vec![Question::FlowConntrack { key: self.asked_as, zone }];
         if self.is_worth_more() {
             questions.extend(self.more_questions());
@@ -141,7 +150,9 @@ impl Flow {
         let asked_before = self.ask_ends();
         self.conntrack = conntrack;
         let status = match &self.conntrack {
-            Knowledge::Known(conntrack) => Knowledge::Known(conntrack.status()),
+            Knowledge::Known(conntrack) if self.is_ending() => Knowledge::Known(conntrack.status()),
+            // Where one zone has seen the handshake through, that another has not is how it is meant to be.
+            Knowledge::Known(conntrack) => Knowledge::Known(conntrack.furthest()),
             Knowledge::Unavailable(why) => Knowledge::Unavailable(why.clone()),
             Knowledge::NotAsked => Knowledge::NotAsked,
         };

@@ -106,11 +106,13 @@ pub(super) struct Flow {
     pub(super) touched: MonoTime,
     lost_before: u64,
     reported: Option<Reported>,
+    /// Whether all of connection tracking's table may be gone through for it.
+    may_search: bool,
 }
 
 impl Flow {
     /// Of a case whose segment was for no socket of its network namespace. What was seen until now is evidence.
-    pub(super) fn from_case(case: &Case, now: MonoTime) -> Self {
+    pub(super) fn from_case(case: &Case, may_search: bool, now: MonoTime) -> Self {
         let mut flow = Self {
             number: case.number,
             asked_as: case.key,
@@ -133,6 +135,7 @@ impl Flow {
             touched: now,
             lost_before: case.lost_before,
             reported: None,
+            may_search,
         };
         flow.take_evidence_of(case);
         flow
@@ -235,7 +238,12 @@ impl Flow {
             let sender = evidence.segment()?.origin.forwarded_sender()?;
             (Some(evidence.at) == since).then_some(sender)
         });
-        of_ruling.or_else(|| self.latest_dropped().map(|(_, sender, _)| sender))
+        // Of what ends a connection the other end's segments are no copies.
+        let of_ending = self.evidence.as_slice().iter().rev().find_map(|evidence| {
+            let segment = evidence.segment().filter(|segment| segment.message.is_ending())?;
+            segment.origin.forwarded_sender()
+        });
+        of_ruling.or(of_ending).or_else(|| self.latest_dropped().map(|(_, sender, _)| sender))
     }
 
     /// When to look again, or how long to wait for a copy.

@@ -13,6 +13,11 @@ const SLACK: Duration = Duration::from_millis(300);
 /// `TCP_RTO_MAX`.
 const RTO_MAX: Duration = Duration::from_secs(120);
 
+/// Segments that come closer together than the shortest RTO (`TCP_RTO_MIN`) are no copies of each other.
+const ONE_ROUND: Duration = Duration::from_millis(200);
+/// A handshake's segments come from two timers, which may fire together.
+const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
+
 /// What has become of what was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::case) enum Progress {
@@ -82,14 +87,25 @@ impl Flow {
         let waits = self.end_of(sender).map(|end| end.status.state);
         let is_answered = waits.is_some_and(TcpState::is_synchronized)
             && (latest.message == ControlMessage::SynAck || self.evidence.as_slice().iter().any(waited_for));
-        let is_followed = was_embryonic && !entries.is_empty() && !entries.iter().any(is_embryonic);
-        if is_answered || is_followed {
+        if is_answered {
             return Progress::GotThrough;
         }
-        let is_gone = self.evidence.as_slice().iter().any(|evidence| evidence.kind == EvidenceKind::SocketGone);
+        if self.evidence.as_slice().iter().any(|evidence| evidence.kind == EvidenceKind::SocketGone) {
+            return Progress::Over;
+        }
+        // What connection tracking accepts a later rule may drop.
+        if waits.is_some_and(is_request) {
+            return Progress::None;
+        }
+        if was_embryonic && !entries.is_empty() && !entries.iter().any(is_embryonic) {
+            let is_closed = |flow: &TrackedFlow| flow.entry.state == Some(ConntrackState::Close);
+            // A RST has ended what never began.
+            return if entries.iter().all(is_closed) { Progress::Over } else { Progress::GotThrough };
+        }
         let times: Vec<_> = dropped.iter().map(|(at, _)| *at).collect();
         // It takes another way, its sender has given up, or it is let pass and connection tracking follows nothing of it.
-        if is_gone || now > latest_at + time_for_two_more(&times) { Progress::Over } else { Progress::None }
+        let wait = time_for_two_more(&rounds(&times)).max(SHORTEST_SILENCE);
+        if now > latest_at + wait { Progress::Over } else { Progress::None }
     }
 
     /// Whether connection tracking still says that the connection is open.
@@ -132,6 +148,17 @@ fn is_open(state: ConntrackState) -> bool {
 /// Whether the FIN that this end has sent is acknowledged.
 const fn is_acknowledged(end: &HostEnd) -> bool {
     matches!(end.status.state, TcpState::FinWait2 | TcpState::TimeWait)
+}
+
+/// When each round of segments began.
+fn rounds(times: &[MonoTime]) -> Vec<MonoTime> {
+    let mut rounds: Vec<MonoTime> = Vec::new();
+    for at in times {
+        if rounds.last().is_none_or(|before| at.since(*before) >= ONE_ROUND) {
+            rounds.push(*at);
+        }
+    }
+    rounds
 }
 
 /// How long after the latest copy two more are due: the gaps double (RFC 6298 section 5.5).

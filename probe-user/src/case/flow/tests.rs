@@ -5,7 +5,7 @@ use crate::{
     case::{Output, Tracker},
     judge::{Cause, Confidence, MissingEvidence},
     model::{
-        Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd,
+        Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd, InZone,
         Interface, InvalidSegment, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
     },
 };
@@ -502,4 +502,90 @@ fn a_rule_that_could_not_be_found_out_is_said_to_be_missing_and_why() {
     let ruling = &lab.findings.last().unwrap().ruling;
     assert_eq!(ruling.missing, [MissingEvidence::DropRule { why: "not found".to_owned() }]);
     assert_eq!(ruling.confidence, Confidence::Confirmed);
+}
+
+#[test]
+fn the_other_ends_segments_do_not_end_the_case_of_a_fin() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    for (ms, key, segment) in [
+        (0, key(), segment(false)),
+        (50, back(), step(ControlMessage::Data)),
+        (200, key(), segment(false)),
+        (300, back(), step(ControlMessage::Data)),
+        (600, key(), segment(false)),
+        (700, back(), step(ControlMessage::Data)),
+    ] {
+        lab.drops([ms], key, &segment);
+    }
+    lab.run_until(2_000);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Confirmed)]);
+    assert_eq!(lab.findings[0].flow.as_ref().unwrap().packet, (server(), client()));
+}
+
+#[test]
+fn segments_of_one_burst_are_no_copies_of_each_other() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::SynSent));
+    lab.drops([0, 1, 2], back(), &step(ControlMessage::Data));
+    lab.drops([1_400, 3_000], back(), &step(ControlMessage::Data));
+    lab.run_until(6_000);
+    assert_eq!(lab.states().len(), 1, "{:?}", lab.states());
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Confirmed)]);
+}
+
+#[test]
+fn as_long_as_a_receiver_on_this_host_waits_for_the_final_ack_it_is_not_over() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::SynSent).with_receiver(TcpState::NewSynReceived));
+    lab.drops([0, 400], back(), &step(ControlMessage::Ack));
+    lab.run_until(50_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Updated));
+    lab.world.ends = FlowEnds::default();
+    lab.run_until(100_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Closed(Outcome::Unobserved)));
+}
+
+#[test]
+fn a_reset_completes_no_handshake() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::SynRecv));
+    lab.drops([0, 1_000, 3_000], key(), &step(ControlMessage::SynAck));
+    lab.run_until(3_500);
+    assert_eq!(lab.outcome(), Some(FindingState::Opened));
+    lab.world = World::tracked(ConntrackState::Close);
+    lab.run_until(9_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Closed(Outcome::Unobserved)));
+}
+
+#[test]
+fn a_zone_that_sees_one_direction_by_design_makes_no_finding() {
+    let mut world = World::tracked(ConntrackState::Established);
+    world.entries.push(entry(ConntrackState::SynSent, 9, None));
+    let mut lab = Lab::new(world);
+    lab.drops([0, 400, 1_200], back(), &step(ControlMessage::Data));
+    lab.run_until(200_000);
+    assert_eq!((lab.states(), lab.tracker.open_cases()), (vec![], 0));
+}
+
+#[test]
+fn of_a_flood_of_strays_a_sample_is_looked_into_and_hardly_a_table_gone_through() {
+    let mut lab = Lab::new(World { is_tracking: true, ..World::default() });
+    for port in 0..500 {
+        let key = ConnectionKey { remote: ([10, 0, 0, 9], port).into(), ..key() };
+        lab.tracker.handle_event(drop_at(0, key, step(ControlMessage::Ack)));
+        lab.tracker.handle_event(drop_at(1, key, step(ControlMessage::Ack)));
+    }
+    let mut asked = (0, 0, 0, 0);
+    let mut now = at(1);
+    while now < at(9_000) {
+        while let Some(Output::Question(question)) = lab.tracker.poll_output() {
+            let zone = if let Question::FlowConntrack { zone, .. } = question { Some(zone) } else { None };
+            asked.0 += u32::from(matches!(question, Question::Socket { .. }));
+            asked.1 += u32::from(zone == Some(InZone::Only(0)));
+            asked.2 += u32::from(zone == Some(InZone::Any));
+            asked.3 += 1;
+            lab.tracker.handle_answer(now, lab.world.answer(&question));
+        }
+        let Some(due) = lab.tracker.poll_timeout() else { break };
+        now = now.max(due);
+        lab.tracker.handle_timeout(now);
+    }
+    assert_eq!(asked, (32, 28, 4, 64));
 }

@@ -1,8 +1,9 @@
 //! One daemon a host: two would tell everything twice.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -23,10 +24,13 @@ impl Lock {
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("the lock {} cannot be taken", path.display());
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(cannot)?;
+            DirBuilder::new().recursive(true).mode(0o750).create(folder).with_context(cannot)?;
         }
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+        // Whoever may read the file may hold the lock; and it is written to, so that no link is followed.
+        let mut open = OpenOptions::new();
+        open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let mut file = open.open(path).with_context(cannot)?;
+        file.set_permissions(Permissions::from_mode(0o600)).with_context(cannot)?;
         let mut holder = String::new();
         // Whatever is in it, it is only shown.
         let _ = file.read_to_string(&mut holder);
@@ -58,5 +62,10 @@ mod tests {
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(first);
         Lock::take(&path).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Lock::take(&link).is_err(), "what is behind a link is not written over");
     }
 }

@@ -25,10 +25,10 @@ use super::{
     prepare::{load_options, prepare, runtime},
 };
 use crate::{
-    app::{Attach, Change, Reload, Watch, WatchOptions, clock, this_host},
+    app::{Attach, Change, Reload, Watch, WatchError, WatchOptions, clock, this_host},
     case::FindingState,
     report::{
-        Heartbeat, SinkHealth,
+        Heartbeat, SinkHealth, Summary,
         record::{Record, Recorder},
     },
     sink::{SinkError, Sinks, Stdout},
@@ -90,7 +90,7 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
             .with_heartbeats(resolved.heartbeat_every)
             .with_reloads(receiver);
         let recorder = Recorder::new(this_host()?, clock::wall_clock());
-        let mut daemon = Daemon { kernel, args, resolved, sinks, recorder, hangup, reloads };
+        let mut daemon = Daemon { kernel, args, resolved, sinks, recorder, hangup, reloads, must_attach: false };
         let record = daemon.recorder.coverage(clock::now(), watch.coverage());
         daemon.publish(record)?;
         service::ready();
@@ -102,7 +102,9 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
             service::stopping();
         };
         let ended = watch.run(stop, |change| daemon.change(change)).await;
-        daemon.end(ended.map(|ended| ended.summary))
+        // The programs are detached when all is written.
+        daemon.end(ended.as_ref().map(|ended| &ended.summary))?;
+        ended.map(|_| Exit::Clean).map_err(Into::into)
     })
 }
 
@@ -120,6 +122,8 @@ struct Daemon<'a> {
     /// Whether SIGHUP has come.
     hangup: Arc<AtomicBool>,
     reloads: Sender<Box<Reload>>,
+    /// Whether the programs are not attached with the settings as they are.
+    must_attach: bool,
 }
 
 impl Daemon<'_> {
@@ -128,6 +132,10 @@ impl Daemon<'_> {
             Change::Finding(finding) => self.recorder.finding(finding),
             Change::Lost { at, place, count } => self.recorder.loss(at, place, count),
             Change::Coverage { at, coverage } => self.recorder.coverage(at, coverage),
+            Change::NotAttached => {
+                self.must_attach = true;
+                return Ok(());
+            }
             Change::Heartbeat(heartbeat) => {
                 let heartbeat = Heartbeat { sinks: self.health(), ..heartbeat };
                 self.recorder.heartbeat(&heartbeat)
@@ -164,6 +172,8 @@ impl Daemon<'_> {
 
     /// Reads the settings anew. Those that are wrong change nothing, and a daemon goes on.
     fn reload(&mut self) {
+        // Whatever is wrong with the settings: files may have been moved away.
+        self.sinks.reopen();
         if let Err(error) = self.try_reload() {
             tracing::error!("the settings are not taken, the old ones stay: {error:#}");
         }
@@ -171,7 +181,11 @@ impl Daemon<'_> {
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
         let new = self.args.resolve()?;
-        let watches_others = (&new.filter, new.scan_every) != (&self.resolved.filter, self.resolved.scan_every);
+        let watches_others =
+            self.must_attach || (&new.filter, new.scan_every) != (&self.resolved.filter, self.resolved.scan_every);
+        if new.lock != self.resolved.lock {
+            tracing::warn!("`lock` is taken at the start only: the old one stays");
+        }
         let attach = watches_others.then(|| prepare(self.kernel)).transpose()?.map(|prepared| Attach {
             facts: prepared.facts,
             plan: prepared.plan,
@@ -181,6 +195,7 @@ impl Daemon<'_> {
         let room = room.context("the settings before these are not taken in yet: send SIGHUP again")?;
         self.sinks.apply(&new.sinks)?;
         let Resolved { thresholds, heartbeat_every, .. } = new;
+        self.must_attach = false;
         room.send(Box::new(Reload { attach, thresholds, heartbeat_every }));
         self.resolved = new;
         tracing::info!("the settings were read anew");
@@ -188,8 +203,8 @@ impl Daemon<'_> {
     }
 
     /// Writes the end, and waits until the sinks have it.
-    fn end(mut self, summary: Result<crate::report::Summary, crate::app::WatchError>) -> anyhow::Result<Exit> {
-        if let Ok(summary) = &summary {
+    fn end(mut self, summary: Result<&Summary, &WatchError>) -> anyhow::Result<()> {
+        if let Ok(summary) = summary {
             let now = clock::now();
             let is_open = |state| matches!(state, FindingState::Opened | FindingState::Updated);
             for finding in summary.findings.iter().filter(|finding| is_open(finding.state)) {
@@ -200,7 +215,6 @@ impl Daemon<'_> {
             self.publish(record)?;
         }
         self.sinks.finish();
-        summary?;
-        Ok(Exit::Clean)
+        Ok(())
     }
 }

@@ -41,7 +41,7 @@ pub fn forwarded_remedies(
     let (owner, mark, is_forwarded) = (None, None, true);
     let patient = Patient { key: &key, ruling: Some(ruling), owner, mark, is_over, is_forwarded, evidence };
     if ruling.verdict == Verdict::AsymmetricHandshake {
-        return handshake::forwarded(&patient, ruling.cause);
+        return handshake::forwarded(&patient, &socket, ruling.cause);
     }
     let mut remedies = remedies_of(&patient, ruling.cause);
     if !is_over {

@@ -3,7 +3,7 @@
 use super::{ONLY_LOOKS, Patient, Remedy, dropped, kernel, silent};
 use crate::{
     judge::{Cause, Evidence, EvidenceKind},
-    model::{ConntrackEntry, ControlMessage, DroppedSegment},
+    model::{ConnectionKey, ConntrackEntry, ControlMessage, DroppedSegment},
 };
 
 pub(super) fn final_ack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
@@ -97,9 +97,9 @@ pub(super) fn embryonic_expired(patient: &Patient<'_>) -> Vec<Remedy> {
 }
 
 /// What to do where this host only forwards the connection: the segments of the patient's remote end are dropped on their way to its
-/// local one.
-pub(super) fn forwarded(patient: &Patient<'_>, cause: Cause) -> Vec<Remedy> {
-    let (sender, receiver) = (patient.key.remote.ip(), patient.key.local.ip());
+/// local one, whose socket has this name.
+pub(super) fn forwarded(patient: &Patient<'_>, socket: &ConnectionKey, cause: Cause) -> Vec<Remedy> {
+    let (sender, receiver) = (socket.remote.ip(), socket.local.ip());
     let see_entry =
         Remedy::new("See what connection tracking knows: an entry that stays in SYN_SENT has seen only one direction.")
             .command(format!(

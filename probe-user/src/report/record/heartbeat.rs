@@ -15,7 +15,7 @@ pub struct HeartbeatBody {
     pub open_findings: usize,
     /// Findings opened since the watch began.
     pub findings: u64,
-    /// Events lost since then, at whatever place.
+    /// Events lost since then, at whatever place, also by programs that are no longer attached.
     pub lost: u64,
     /// Of those, records that could not be decoded.
     pub undecodable: u64,
@@ -23,7 +23,7 @@ pub struct HeartbeatBody {
     pub questions_waiting: usize,
     /// What the program costs.
     pub cost: CostBody,
-    /// What each hook did since the programs were attached.
+    /// What each hook did since the watch began.
     pub hooks: Vec<HookCountBody>,
     /// How the sinks do.
     pub sinks: Vec<SinkHealthBody>,
@@ -43,7 +43,7 @@ pub struct CostBody {
 /// How a sink does.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SinkHealthBody {
-    /// Its kind (`stdout`, `file`, `unix_socket` or `journald`), and where it writes to.
+    /// Its kind (`stdout`, `file`, `unix_socket`, `journald` or `metrics`), and where it writes to.
     pub sink: String,
     /// Records written; by a socket with several readers to any of them.
     pub written: u64,

@@ -16,7 +16,7 @@ use super::{
     Ctnetlink, attributes, ends, entry, family, nested, setting, settings, tuple,
 };
 use crate::{
-    model::{ConnectionKey, ConntrackSettings, Direction, FlowConntrack, TrackedFlow, Tuple},
+    model::{ConnectionKey, ConntrackSettings, Direction, FlowConntrack, InZone, TrackedFlow, Tuple},
     witness::{netlink::Netlink, netns::Namespaces},
 };
 
@@ -27,11 +27,11 @@ const MOST_ZONES: usize = 8;
 /// So many flows are looked for one by one: of more together, all entries there are are gone through once.
 const MOST_BY_FILTER: usize = 4;
 
-/// Looks up the entries of these flows of one namespace, each in the zone it was found in before, where it was.
+/// Looks up the entries of these flows of one namespace.
 pub(in crate::witness) fn look_up_flows(
     namespaces: &mut Namespaces,
     netns: u32,
-    asked: &[(ConnectionKey, Option<u16>)],
+    asked: &[(ConnectionKey, InZone)],
 ) -> Vec<Result<FlowConntrack, String>> {
     let all = |why: String| vec![Err(why); asked.len()];
     if netns == 0 {
@@ -46,7 +46,7 @@ pub(in crate::witness) fn look_up_flows(
 }
 
 /// Looks up in the namespace this thread is in.
-fn query_all(asked: &[(ConnectionKey, Option<u16>)]) -> io::Result<Vec<FlowConntrack>> {
+fn query_all(asked: &[(ConnectionKey, InZone)]) -> io::Result<Vec<FlowConntrack>> {
     // Asking must not load the module.
     if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
         return Ok(vec![FlowConntrack::Inactive; asked.len()]);
@@ -67,21 +67,24 @@ struct Found {
 }
 
 impl Found {
-    fn search<'a>(asked: impl Iterator<Item = &'a (ConnectionKey, Option<u16>)>) -> io::Result<Self> {
+    fn search<'a>(asked: impl Iterator<Item = &'a (ConnectionKey, InZone)>) -> io::Result<Self> {
         let mut asked = asked.peekable();
         let Some((first, _)) = asked.peek() else { return Ok(Self::default()) };
         let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family: family(first.local.ip()) };
         let mut found = Self::default();
         let mut left = Vec::new();
         for (key, zone) in asked {
-            // Without a zone, all of them count: the one that accepts a packet is found first, and another holds it for invalid.
+            // Of several zones all count: the one that accepts a packet is found first, and another holds it for invalid.
             let mut flow = None;
-            for packet in packets(key).into_iter().filter(|_| zone.is_some()) {
-                flow = flow.map_or_else(|| find(&ctnetlink, packet, *zone), |flow| Ok(Some(flow)))?;
+            if let InZone::First(zone) | InZone::Only(zone) = *zone {
+                for packet in packets(key) {
+                    flow = flow.map_or_else(|| find(&ctnetlink, packet, zone), |flow| Ok(Some(flow)))?;
+                }
             }
-            match flow {
-                Some(flow) => drop(found.entries.insert(*key, vec![flow])),
-                None => left.push(*key),
+            match (flow, zone) {
+                (Some(flow), _) => drop(found.entries.insert(*key, vec![flow])),
+                (None, InZone::Only(_)) => {}
+                (None, InZone::First(_) | InZone::Any) => left.push(*key),
             }
         }
         if left.len() <= MOST_BY_FILTER {
@@ -110,9 +113,9 @@ const fn packets(key: &ConnectionKey) -> [Tuple; 2] {
 }
 
 /// The entry of which this is one tuple, in one zone.
-fn find(ctnetlink: &Ctnetlink, packet: Tuple, zone: Option<u16>) -> io::Result<Option<TrackedFlow>> {
+fn find(ctnetlink: &Ctnetlink, packet: Tuple, zone: u16) -> io::Result<Option<TrackedFlow>> {
     let mut wanted = vec![ConntrackAttribute::CtaTupleOrig(tuple(packet.0, packet.1))];
-    let zone = zone.filter(|zone| *zone != 0).map(|zone| DefaultNla::new(CTA_ZONE, zone.to_be_bytes().to_vec()));
+    let zone = Some(zone).filter(|zone| *zone != 0).map(|zone| DefaultNla::new(CTA_ZONE, zone.to_be_bytes().to_vec()));
     wanted.extend(zone.map(ConntrackAttribute::Other));
     match ctnetlink.socket.ask(ctnetlink.get(wanted))? {
         NetlinkPayload::InnerMessage(message) => Ok(tracked(&message)),
@@ -223,7 +226,8 @@ mod tests {
     fn asking_for_a_flow_that_is_not_there_finds_none_and_fails_for_nothing_but_rights() {
         let key = ConnectionKey { netns: 1, local: ([192, 0, 2, 1], 1).into(), remote: ([192, 0, 2, 2], 2).into() };
         for count in [1, MOST_BY_FILTER + 1] {
-            let asked: Vec<_> = (0..count).map(|zone| (key, u16::try_from(zone).ok())).collect();
+            let asked: Vec<_> =
+                (0..count).map(|zone| (key, u16::try_from(zone).map_or(InZone::Any, InZone::First))).collect();
             match query_all(&asked) {
                 Ok(found) => {
                     assert!(found.iter().all(|conntrack| conntrack.entries().is_empty()) && found.len() == count)

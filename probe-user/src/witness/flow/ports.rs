@@ -6,7 +6,7 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
-    neighbour::{NeighbourAttribute, NeighbourMessage},
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
 use super::path::{Link, Rtnetlink};
@@ -96,6 +96,12 @@ impl Rtnetlink {
         request.attributes =
             vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec()), NeighbourAttribute::Controller(bridge)];
         Ok(match self.0.ask(RouteNetlinkMessage::GetNeighbour(request))? {
+            // An address of this host's own, which mostly is that of a port: what is for it goes no further over the bridge.
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer))
+                if answer.header.state == NeighbourState::Permanent =>
+            {
+                Some(bridge)
+            }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer)) => Some(answer.header.ifindex),
             _ => None,
         })

@@ -24,9 +24,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test("the rule that drops a FIN is named with its hook, and so is an exception from it", input),
         test("of a FIN that is held for invalid, the rule for invalid packets is named among others", invalid),
         test("of a FIN of this host, the rule on its way out is named", output),
-        test("a chain's policy and rules that are only jumped to are found", policy),
-        test("where two rules can have dropped a FIN, both are named and neither is blamed", several),
-        with_iptables("a rule that iptables has made for nftables is named", iptables_nft),
+        test("a chain's policy and rules that are only jumped to are found", policy).not_shared(),
+        test("where two rules can have dropped a FIN, both are named and neither is blamed", several).not_shared(),
+        with_iptables("a rule that iptables has made for nftables is named", iptables_nft).not_shared(),
         with_iptables(
             "of a rule in the older tables of iptables, the table is named, and that the rule is not known",
             legacy,

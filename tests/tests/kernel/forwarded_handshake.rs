@@ -28,10 +28,11 @@ pub(crate) fn tests() -> Vec<Test> {
     let two_ways = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, &asymmetric, function);
     vec![
         two_ways("a firewall that has not seen the SYN-ACK tells that it drops the final ACK", final_ack),
-        two_ways("a firewall that ends a connection early of which it has seen one side tells that", expired),
-        two_ways("a firewall that has seen one side and drops nothing is silent", bypass),
+        two_ways("a firewall that ends a connection early of which it has seen one side tells that", expired)
+            .not_shared(),
+        two_ways("a firewall that has seen one side and drops nothing is silent", bypass).not_shared(),
         routed("a router whose rule drops SYN-ACKs tells that, until one gets through", syn_ack),
-        routed("a router that drops strays, backscatter and what it has forgotten is silent", strays),
+        routed("a router that drops strays, backscatter and what it has forgotten is silent", strays).not_shared(),
     ]
 }
 

@@ -35,15 +35,18 @@ pub(crate) fn tests() -> Vec<Test> {
         test(
             "a padded FIN from the tunnel whose checksum counts its padding in is told so on Open vSwitch's node",
             padded,
-        ),
+        )
+        .not_shared(),
         test(
             "a FIN that connection tracking holds for invalid in Open vSwitch's zone is told with its reason",
             invalid,
-        ),
+        )
+        .not_shared(),
         test(
             "without that test of checksums Open vSwitch passes it on, and the node is silent",
             checksum_not_looked_at,
-        ),
+        )
+        .not_shared(),
         test("connections through Open vSwitch that end in order are no finding", in_order),
     ]
 }

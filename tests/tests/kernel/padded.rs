@@ -26,7 +26,8 @@ pub(crate) fn tests() -> Vec<Test> {
             &tracked,
             counted_in,
         ),
-        Test::new("a padded FIN with a right checksum passes a router, which is silent", &tracked, garbage),
+        Test::new("a padded FIN with a right checksum passes a router, which is silent", &tracked, garbage)
+            .not_shared(),
         Test::new(
             "a FIN that a bridge drops is told with its padding, and the port that leads to its receiver",
             &bridged,

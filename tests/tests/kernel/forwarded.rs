@@ -33,7 +33,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test(
             "only the peers and the verdicts that were asked for are told, whichever end the peer is",
             only_what_was_asked_for,
-        ),
+        )
+        .not_shared(),
         test("a connection that both its end and its router are suspicious of is told once", both_vantages),
         test("a router that drops what is invalid, strays and all, is silent", in_order),
     ]

@@ -20,11 +20,12 @@ pub(crate) fn tests() -> Vec<Test> {
         test("answered keepalive probes are no finding", kept_alive),
         test("a peer that has forgotten an idle connection answers the next write with a reset", forgotten),
         test("a reset amid traffic is no finding", reset_amid_traffic),
-        test("a pooled connection that its peer has closed and that is used all the same is no finding", stale_in_pool),
+        test("a pooled connection that its peer has closed and that is used all the same is no finding", stale_in_pool)
+            .not_shared(),
         test("a peer that has restarted asks for the connection anew, and its reset proves it", restarted),
         test("a peer that asks anew and whose reset is lost on the way is suspected of having restarted", asks_anew),
         test("a next hop that does not answer any more makes the peer unreachable, and is named", next_hop_gone),
-        test("keepalive is said to be masked while data is unacknowledged", masked),
+        test("keepalive is said to be masked while data is unacknowledged", masked).not_shared(),
     ]
 }
 

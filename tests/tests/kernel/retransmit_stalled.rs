@@ -20,15 +20,16 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("a connection whose peer falls silent is suspected, confirmed, and recovers when the path heals", cut_off),
         test("a connection that was dying before the watch began is found by the first scan", dying_before),
-        test("the finding names IPv6 connections", ipv6),
+        test("the finding names IPv6 connections", ipv6).not_shared(),
         test("what the filters leave out makes no event", filtered),
         test("the kernel gives up at the stated time set by tcp_retries2", deadline_by_retries),
         test("the kernel gives up at the stated time set by TCP_USER_TIMEOUT", deadline_by_user_timeout),
         test("a user timeout too short for a suspicion is reported when it ends the connection", short_user_timeout),
         test("an application that gives up closes the finding", given_up),
-        test("an operator who ends the connection closes the finding as one who gives up does", ended_from_outside),
+        test("an operator who ends the connection closes the finding as one who gives up does", ended_from_outside)
+            .not_shared(),
         test("a peer that has forgotten the connection closes the finding by its reset", reset),
-        test("the report for people says who, since when, until when and what to do", report),
+        test("the report for people says who, since when, until when and what to do", report).not_shared(),
     ]
 }
 

@@ -20,9 +20,10 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("idle connections without keepalive are one risk, and those that are kept alive are none", idle),
         test("keepalive that begins when the connection may be forgotten is a risk", too_late),
-        test("a connection that only the peer's keepalive keeps known is no risk where that is seen", kept_by_peer),
-        test("a socket that its application does not close is a leak", close_wait),
-        test("a snapshot without privileges tells risks, and that it cannot know whose they are", bare),
+        test("a connection that only the peer's keepalive keeps known is no risk where that is seen", kept_by_peer)
+            .not_shared(),
+        test("a socket that its application does not close is a leak", close_wait).not_shared(),
+        test("a snapshot without privileges tells risks, and that it cannot know whose they are", bare).not_shared(),
         Test::new(
             "local connection tracking that forgets sooner is the limit",
             &[WATCHING, &[Conntrack]].concat(),

@@ -19,7 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("a snapshot finds a silent peer, a lost address and a shut window", everything),
         test("a snapshot without privileges finds what waits in its own namespace, and says what it cannot know", bare),
-        test("a snapshot of healthy traffic and idle connections is empty", healthy),
+        test("a snapshot of healthy traffic and idle connections is empty", healthy).not_shared(),
         test("diagnose scans through sock_diag where there is no iterator", fallback),
     ]
 }

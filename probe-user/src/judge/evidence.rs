@@ -85,6 +85,13 @@ impl Evidence {
         before.take_while(|evidence| at.since(evidence.at) <= ONE_PACKET).filter_map(Self::as_invalid).find(is_it)
     }
 
+    /// What connection tracking's entry was when it was last told of.
+    pub fn latest_conntrack_entry(evidence: &[Self]) -> Option<&ConntrackEntry> {
+        evidence.iter().rev().find_map(|evidence| {
+            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
+        })
+    }
+
     /// Where the latest was dropped that was asked about.
     pub fn place(evidence: &[Self]) -> Option<&DropPlace> {
         evidence.iter().rev().find_map(|evidence| {

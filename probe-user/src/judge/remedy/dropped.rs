@@ -2,7 +2,7 @@
 
 use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
 use crate::{
-    judge::{Evidence, EvidenceKind},
+    judge::Evidence,
     model::{FilterRule, InvalidSegment, Knowledge, Origin, Site},
 };
 
@@ -76,10 +76,7 @@ pub(super) fn flows(patient: &Patient<'_>) -> Option<Remedy> {
         Some(place) => !latest.reason.is_seen() && place.site == Some(Site::OpenVswitch),
         None => false,
     };
-    let entry =
-        patient.evidence.iter().rev().find_map(|evidence| {
-            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
-        });
+    let entry = Evidence::latest_conntrack_entry(patient.evidence);
     let zone = entry.map_or(String::new(), |entry| format!(" zone={}", entry.zone));
     is_there.then(|| {
         Remedy::new(

@@ -2,8 +2,8 @@
 
 use super::{ONLY_LOOKS, Patient, Remedy, dropped, kernel, silent};
 use crate::{
-    judge::{Cause, Evidence, EvidenceKind},
-    model::{ConnectionKey, ConntrackEntry, ControlMessage, DroppedSegment},
+    judge::{Cause, Evidence},
+    model::{ConnectionKey, ControlMessage, DroppedSegment},
 };
 
 pub(super) fn final_ack_lost(patient: &Patient<'_>) -> Vec<Remedy> {
@@ -146,10 +146,7 @@ fn has_seen_no_answer(evidence: &[Evidence]) -> bool {
     if evidence.iter().filter_map(Evidence::segment).any(is_answer) {
         return false;
     }
-    let entry = |evidence: &Evidence| -> Option<ConntrackEntry> {
-        if let EvidenceKind::ConntrackEntry(entry) = evidence.kind { Some(entry) } else { None }
-    };
-    evidence.iter().rev().find_map(entry).is_some_and(|entry| !entry.replied)
+    Evidence::latest_conntrack_entry(evidence).is_some_and(|entry| !entry.replied)
 }
 
 fn stateless() -> Remedy {

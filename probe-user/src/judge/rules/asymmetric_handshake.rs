@@ -167,10 +167,7 @@ pub(in crate::judge) fn of_stalled(history: &History<'_>, stalled: Ruling) -> Ru
 /// Whether this host's connection tracking has, or last had, an entry that began with a SYN and has not seen the handshake through. One
 /// that was made of a connection in its middle (`nf_conntrack_tcp_loose`) begins as established.
 fn is_embryonic_to_conntrack(history: &History<'_>) -> bool {
-    let latest =
-        history.evidence.iter().rev().find_map(|evidence| {
-            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
-        });
+    let latest = Evidence::latest_conntrack_entry(history.evidence);
     latest.and_then(|entry| entry.state).is_some_and(ConntrackState::is_embryonic)
 }
 

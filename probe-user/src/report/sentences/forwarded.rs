@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{dropped_for_that, dropping_rule, latest_dropped, padding, span, time_of_day, why_invalid};
 use crate::{
     case::{Finding, FlowView},
-    judge::{Cause, Evidence, EvidenceKind, Verdict},
+    judge::{Cause, Evidence, Verdict},
     model::{Behind, ControlMessage, Knowledge, MonoTime, Port},
     report::WallClock,
 };
@@ -91,10 +91,7 @@ fn handshake(finding: &Finding, flow: &FlowView, since: &str) -> String {
              {since}, {why}."
         );
     }
-    let entry =
-        finding.evidence.iter().rev().find_map(|evidence| {
-            if let EvidenceKind::ConntrackEntry(entry) = &evidence.kind { Some(entry) } else { None }
-        });
+    let entry = Evidence::latest_conntrack_entry(&finding.evidence);
     let half = match entry {
         Some(entry) if !entry.replied => format!(
             " Its connection tracking has seen the SYN and no answer: the answers of {receiver} take another way, and what \

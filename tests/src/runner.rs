@@ -38,6 +38,9 @@ const SECOND_TRY: &str = "passed only on the second try: ";
 
 type Function = Arc<dyn Fn(&TestContext) -> Result<()> + Send + Sync>;
 
+/// How long each test took, its second try included.
+static DURATIONS: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
 /// Held for reading by tests that bear company, for writing by one that does not.
 static COMPANY: RwLock<()> = RwLock::new(());
 
@@ -150,6 +153,7 @@ pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
     });
     let trials = mine.map(|(_, test)| trial(group, test)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    tell_slowest();
     match registry::shut_down() {
         // What a test that ran out of time had made goes here.
         Ok(()) => conclusion.exit_code(),
@@ -164,7 +168,10 @@ fn trial(group: &'static str, test: Test) -> Trial {
     let name = test.name.clone();
     Trial::ignorable_test(name, move || {
         let Err(missing) = require::check(&test.requirements) else {
-            return play(&test).map(|()| Completion::Completed);
+            let start = Instant::now();
+            let result = play(&test);
+            lock(&DURATIONS).push((start.elapsed(), test.name));
+            return result.map(|()| Completion::Completed);
         };
         if require::is_failure(&missing, group) {
             return Err(format!("{missing}, and {REQUIRE_VARIABLE} names the group {group}").into());
@@ -172,6 +179,17 @@ fn trial(group: &'static str, test: Test) -> Trial {
         tell(&format!("skipped: {}: {missing}", test.name));
         Ok(Completion::ignored_with(missing))
     })
+}
+
+/// Tells which tests took longest: with the guests' time the list has to be kept short.
+#[expect(clippy::print_stdout, reason = "it stands with the results")]
+fn tell_slowest() {
+    const TOLD: usize = 25;
+    let mut durations = std::mem::take(&mut *lock(&DURATIONS));
+    durations.sort_by(|(one, _), (other, _)| other.cmp(one));
+    for (duration, name) in durations.iter().take(TOLD) {
+        println!("took {:5.1} s: {name}", duration.as_secs_f64());
+    }
 }
 
 /// An error after which a test is not tried again: something was found that is not there. It must not be found now and then either.

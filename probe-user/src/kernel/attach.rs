@@ -65,10 +65,11 @@ impl Probes {
         if let Some((field, why)) = missing_indispensable(&facts.layout) {
             return Err(AttachError::Field { field: spelled(field), why: why.to_owned() });
         }
-        let mut ebpf = open(facts, options)?;
+        // Reading it takes longer than anything else here: once for all.
+        let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
+        let mut ebpf = open(facts, options, btf.as_ref())?;
         // Counters and ring are taken before the first program runs, so that nothing is missed.
         let mut ring = Ring::take(&mut ebpf)?;
-        let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
         let mut hooks = Vec::new();
         for entry in &plan.hooks {
             let status = match attach_hook(&mut ebpf, btf.as_ref(), entry) {

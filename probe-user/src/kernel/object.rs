@@ -35,16 +35,16 @@ pub struct LoadOptions {
     pub risks: bool,
 }
 
-/// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded.
-pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenError> {
+/// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded. `btf` is the running
+/// kernel's, where it has any.
+pub(super) fn open(facts: &Facts, options: &LoadOptions, btf: Option<&Btf>) -> Result<Ebpf, OpenError> {
     let bytes = match &options.object {
         None => Cow::Borrowed(OBJECT),
         Some(path) => Cow::Owned(fs::read(path).map_err(|why| OpenError::Object { path: path.clone(), why })?),
     };
     let settings = settings(facts, &options.filter);
-    let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
     let mut loader = EbpfLoader::new();
-    loader.btf(btf.as_ref()).override_global("LOCATIONS", facts.layout.locations.as_slice(), true).override_global(
+    loader.btf(btf).override_global("LOCATIONS", facts.layout.locations.as_slice(), true).override_global(
         "SETTINGS",
         settings.as_bytes(),
         true,

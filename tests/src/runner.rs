@@ -15,6 +15,7 @@
 
 use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
+use std::num::NonZero;
 use std::panic;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -38,7 +39,7 @@ const SECOND_TRY: &str = "passed only on the second try: ";
 
 type Function = Arc<dyn Fn(&TestContext) -> Result<()> + Send + Sync>;
 
-/// How long each test took, its second try included.
+/// How long each test took, and its second try.
 static DURATIONS: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
 /// Held for reading by tests that bear company, for writing by one that does not.
@@ -138,7 +139,8 @@ impl TestContext {
 /// turns skipped tests of this program into failures.
 #[must_use]
 pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert_with(at_once);
     let share = match Share::of_this_process() {
         Ok(share) => share,
         Err(error) => {
@@ -164,14 +166,17 @@ pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
     }
 }
 
+/// How many tests run at once where that is not said: they mostly wait, for timers and for the kernel.
+fn at_once() -> usize {
+    const PER_PROCESSOR: usize = 2;
+    PER_PROCESSOR * thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 fn trial(group: &'static str, test: Test) -> Trial {
     let name = test.name.clone();
     Trial::ignorable_test(name, move || {
         let Err(missing) = require::check(&test.requirements) else {
-            let start = Instant::now();
-            let result = play(&test);
-            lock(&DURATIONS).push((start.elapsed(), test.name));
-            return result.map(|()| Completion::Completed);
+            return play(&test).map(|()| Completion::Completed);
         };
         if require::is_failure(&missing, group) {
             return Err(format!("{missing}, and {REQUIRE_VARIABLE} names the group {group}").into());
@@ -210,10 +215,10 @@ impl std::error::Error for FalseAlarm {}
 fn play(test: &Test) -> Result<(), Failed> {
     let first = if test.is_alone {
         let _alone = COMPANY.write().unwrap_or_else(PoisonError::into_inner);
-        execute(test)
+        timed(test)
     } else {
         let _company = COMPANY.read().unwrap_or_else(PoisonError::into_inner);
-        execute(test)
+        timed(test)
     };
     let Err(failure) = first else { return Ok(()) };
     if failure.is_false_alarm {
@@ -221,9 +226,16 @@ fn play(test: &Test) -> Result<(), Failed> {
     }
     tell(&format!("{} is tried again after:\n{}", test.name, failure.message));
     let _alone = COMPANY.write().unwrap_or_else(PoisonError::into_inner);
-    execute(test).map_err(|failure| failure.message)?;
+    timed(test).map_err(|failure| failure.message)?;
     println!("{SECOND_TRY}{}", test.name);
     Ok(())
+}
+
+fn timed(test: &Test) -> Result<(), Failure> {
+    let start = Instant::now();
+    let result = execute(test);
+    lock(&DURATIONS).push((start.elapsed(), test.name.clone()));
+    result
 }
 
 /// How a test failed.

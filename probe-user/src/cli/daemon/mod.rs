@@ -67,6 +67,15 @@ impl DaemonArgs {
     }
 }
 
+/// What `--check-config` would say of a file that holds this.
+///
+/// # Errors
+///
+/// With what is wrong, and its line.
+pub fn check_settings(text: &str) -> anyhow::Result<String> {
+    Ok(Settings::parse(text)?.resolve()?.to_string())
+}
+
 pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit> {
     let resolved = args.resolve()?;
     if args.check_config {

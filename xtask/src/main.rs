@@ -19,6 +19,7 @@ mod fuzz;
 mod generate;
 mod golden;
 mod kernels;
+mod package;
 mod packages;
 mod project;
 mod results;
@@ -57,6 +58,8 @@ enum Task {
     Golden(golden::Arguments),
     /// Make the document of what each kernel offers from committed facts, or check it, or renew the facts
     Kernels(kernels::Arguments),
+    /// Make the Debian package, or try it out, too
+    Package(package::Arguments),
     /// Run the kernel tests, a command or a shell on other kernels, in guests
     Vm(vm::Arguments),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Task::Generate(arguments) => generate::main(&project, &arguments),
         Task::Golden(arguments) => golden::main(&project, &arguments),
         Task::Kernels(arguments) => kernels::main(&project, &arguments),
+        Task::Package(arguments) => package::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),
     });
     match done {

@@ -1,9 +1,11 @@
 //! The command line: arguments as typed, then as resolved; one file per subcommand; exit codes decided in one place.
 
 mod check;
+mod completions;
 mod daemon;
 mod diagnose;
 mod explain;
+mod man;
 mod observe;
 mod prepare;
 mod record;
@@ -58,6 +60,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Print the JSON Schema of the records
     Schema,
+    /// Print what makes a shell complete connprobe's commands and options
+    Completions(completions::CompletionsArgs),
+    /// Print a manual page, or write all of them
+    Man(man::ManArgs),
 }
 
 /// How to meet this kernel.
@@ -196,6 +202,8 @@ pub fn run() -> Exit {
         Command::Record(args) => record::run(&cli.kernel, args),
         Command::Replay(args) => replay::run(&args),
         Command::Schema => schema::run(),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     result.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

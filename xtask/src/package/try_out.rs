@@ -1,0 +1,48 @@
+//! The package in a fresh Debian system: installed, run, upgraded, removed and purged.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::debs::{self, Package, Source};
+use crate::project::Project;
+use crate::run;
+
+/// Runs as root of the fresh system.
+const SCRIPT: &str = include_str!("try_out.sh");
+
+/// Says what does not hold; `upgrade` is a later package with other settings.
+pub(super) fn main(project: &Project, package: &Path, upgrade: &Path) -> Result<()> {
+    if !run::is_root()? {
+        bail!("a Debian system is made and entered by root only: run it as root");
+    }
+    let folder = super::folder(project);
+    let script = folder.join("try_out.sh");
+    super::write(&script, SCRIPT.as_bytes())?;
+    let system = system(&folder)?;
+    // What it mounts is gone with its namespace.
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--propagation", "private", "sh"]).arg(&script).arg("outside");
+    run::run(inside.arg(&system).arg(package).arg(upgrade)).context("the package does not behave in a fresh system")
+}
+
+/// A minimal system of this machine's release, made once: packages are put into a layer above it.
+fn system(folder: &Path) -> Result<PathBuf> {
+    let release = std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = codename.context("/etc/os-release names no VERSION_CODENAME: this is not Debian")?.trim_matches('"');
+    let system = folder.join(codename);
+    if system.is_dir() {
+        return Ok(system);
+    }
+    let (source, store, tools) = (Source::host(), folder.join("debs"), folder.join("tools"));
+    let wanted = debs::download(&source, &store, || Ok(vec![Package::candidate(&source, "debootstrap")?]))?;
+    debs::replace_tree(&tools, |scratch| wanted.iter().try_for_each(|package| package.extract(&store, scratch)))?;
+    debs::replace_tree(&system, |scratch| {
+        let mut debootstrap = Command::new(tools.join("usr/sbin/debootstrap"));
+        debootstrap.env("DEBOOTSTRAP_DIR", tools.join("usr/share/debootstrap"));
+        run::run(debootstrap.args(["--variant=minbase", codename]).arg(scratch))
+    })?;
+    Ok(system)
+}

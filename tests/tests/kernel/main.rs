@@ -18,6 +18,7 @@ mod held_invalid;
 mod loss;
 mod mechanisms;
 mod openvswitch;
+mod otlp;
 mod padded;
 mod recording;
 mod retransmit_stalled;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        otlp::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

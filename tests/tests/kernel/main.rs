@@ -15,6 +15,7 @@ mod half_open;
 mod handshakes;
 mod healthy;
 mod held_invalid;
+mod journal;
 mod loss;
 mod mechanisms;
 mod openvswitch;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        journal::tests(),
         otlp::tests(),
         risks::tests(),
         snapshot::tests(),

@@ -55,7 +55,10 @@ impl Client {
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
         let tls = match spec.endpoint.is_encrypted() {
-            true => tls.with_native_roots()?,
+            true => tls.with_native_roots().map_err(|error| {
+                let why = "there are no certificates to verify the collector's with: install ca-certificates, or set SSL_CERT_FILE";
+                io::Error::new(error.kind(), format!("{why} ({error})"))
+            })?,
             false => tls.with_root_certificates(RootCertStore::empty()),
         };
         let mut tcp = HttpConnector::new();

@@ -76,11 +76,13 @@ pub(super) struct Exporter {
     backoff: Backoff,
     /// Until when it may go on; `None` while there is no end to it.
     until: Option<Instant>,
+    /// Records that there was no time left for.
+    lost_at_the_end: usize,
 }
 
 impl Exporter {
     pub(super) fn new(spec: OtlpSpec) -> io::Result<Self> {
-        Ok(Self { client: Client::new(spec)?, backoff: Backoff::default(), until: None })
+        Ok(Self { client: Client::new(spec)?, backoff: Backoff::default(), until: None, lost_at_the_end: 0 })
     }
 
     /// Sends until it is told to end.
@@ -88,9 +90,13 @@ impl Exporter {
         loop {
             let mut batch = self.gather(&mut body, &mut reader).await;
             if batch.taken.is_empty() {
-                return;
+                break;
             }
             self.deliver(&mut batch, &mut body, &mut reader).await;
+        }
+        if self.lost_at_the_end > 0 {
+            let records = self.lost_at_the_end;
+            tracing::error!(sink = %body.spec, records, "records could not be sent before the end, and are lost");
         }
     }
 
@@ -142,8 +148,7 @@ impl Exporter {
             let random = getrandom::u32().unwrap_or(u32::MAX);
             let until = Instant::now() + self.backoff.next(asked_for, random);
             if !self.wait(until, body).await {
-                let records = batch.taken.len();
-                tracing::error!(sink = %body.spec, records, "records could not be sent before the end, and are lost");
+                self.lost_at_the_end += batch.taken.len();
                 return batch.taken.iter().for_each(|next| reader.give_up(next));
             }
         }
@@ -213,4 +218,84 @@ fn accepted(batch: &Batch, rejected: u64, message: &str, body: &Body, reader: &m
         tracing::warn!(sink = %body.spec, message, "the collector has taken all records and has something to say");
     }
     body.health.take(&body.spec, Ok(()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Read as _, Write as _},
+        net::{SocketAddr, TcpListener},
+        thread::sleep,
+    };
+
+    use opentelemetry_proto::tonic::{collector::logs::v1::ExportLogsServiceRequest, common::v1::any_value::Value};
+
+    use super::*;
+    use crate::{
+        model::{LossPlace, MonoTime},
+        report::{Host, WallClock, record::Recorder},
+        sink::Sinks,
+    };
+
+    /// Takes requests at this address until so many log records have come.
+    fn collect(address: SocketAddr, wanted: usize) -> Vec<Vec<LogRecord>> {
+        let listener = TcpListener::bind(address).unwrap();
+        let mut batches: Vec<Vec<LogRecord>> = Vec::new();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut input = BufReader::new(stream.try_clone().unwrap());
+        while batches.iter().map(Vec::len).sum::<usize>() < wanted {
+            let head: Vec<_> = (&mut input).lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+            let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let mut body = vec![0; length.parse().unwrap()];
+            input.read_exact(&mut body).unwrap();
+            let request = ExportLogsServiceRequest::decode(body.as_slice()).unwrap();
+            batches.push(request.resource_logs[0].scope_logs[0].log_records.clone());
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+        batches
+    }
+
+    fn number(record: &LogRecord, name: &str) -> Option<i64> {
+        let value = &record.attributes.iter().find(|attribute| attribute.key == name)?.value;
+        match value.as_ref()?.value.as_ref()? {
+            Value::IntValue(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_collector_that_was_away_for_long_gets_the_latest_and_is_told_how_many_it_missed() {
+        const KEPT: usize = 4_096;
+        const MORE: usize = 700;
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let endpoint = format!("http://{address}").parse().unwrap();
+        let spec = OtlpSpec { endpoint, headers: http::HeaderMap::new(), timeout: Duration::from_secs(5) };
+        let sinks = Sinks::start(&[SinkSpec::Otlp(spec)]).unwrap();
+        let host = Host { name: "a".to_owned(), machine_id: None, boot_id: uuid::Uuid::nil() };
+        let clock = WallClock::aligned(MonoTime::default(), jiff::Timestamp::UNIX_EPOCH);
+        let mut recorder = Recorder::new(host, clock);
+        let mut loss = || recorder.loss(MonoTime::default(), LossPlace::Decode, 1);
+        sinks.publish(loss()).unwrap();
+        // The first batch is in hand.
+        while sinks.health().next().unwrap().1.failing().is_none() {
+            sleep(Duration::from_millis(10));
+        }
+        (0..KEPT + MORE).for_each(|_| sinks.publish(loss()).unwrap());
+        let collecting = std::thread::spawn(move || collect(address, 1 + 1 + KEPT));
+        sleep(Duration::from_millis(100));
+        sinks.reopen();
+        let batches = collecting.join().unwrap();
+        assert!(batches.iter().all(|batch| batch.len() <= MOST_RECORDS + 1), "none is too large");
+        let seqs: Vec<_> = batches.concat().iter().map(|record| number(record, "connprobe.seq").unwrap()).collect();
+        let missed = MORE as i64;
+        let wanted: Vec<_> = [0, missed].into_iter().chain(missed + 1..=missed + KEPT as i64).collect();
+        assert_eq!(seqs, wanted);
+        assert_eq!(number(&batches[1][0], "connprobe.count"), Some(missed));
+        let health = sinks.health().next().unwrap().1;
+        while health.counts.written() < 1 + KEPT as u64 {
+            sleep(Duration::from_millis(10));
+        }
+        assert_eq!((health.counts.dropped(), health.failing()), (MORE as u64, None));
+        sinks.finish();
+    }
 }

@@ -23,4 +23,4 @@ pub use summary::{Forgotten, HookCount, Summary};
 pub use wall_clock::WallClock;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,9 +15,11 @@ mod half_open;
 mod handshakes;
 mod healthy;
 mod held_invalid;
+mod journal;
 mod loss;
 mod mechanisms;
 mod openvswitch;
+mod otlp;
 mod padded;
 mod recording;
 mod retransmit_stalled;
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        journal::tests(),
+        otlp::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -1,6 +1,7 @@
 //! `connprobe daemon`: watch all year, and write records to every sink.
 
 mod instance;
+mod otlp;
 mod service;
 mod settings;
 

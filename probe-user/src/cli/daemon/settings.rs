@@ -13,13 +13,14 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::otlp;
 use crate::{
     app::{HEARTBEAT_EVERY, SCAN_EVERY},
     cli::values::{Listen, PeerPrefix, Period, ScanEvery, Size, port},
     judge::Thresholds,
     kernel::check_filter,
     model::Filter,
-    sink::{FileSpec, MetricsSpec, SinkSpec},
+    sink::{FileSpec, MetricsSpec, OtlpEndpoint, SinkSpec},
     witness::netns,
 };
 
@@ -64,6 +65,17 @@ pub(super) struct Settings {
     /// Write records to systemd's journal
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_JOURNALD")]
     journald: Option<bool>,
+    /// Send records to this OpenTelemetry collector, by OTLP over HTTP
+    #[arg(long, value_name = "URL", env = "CONNPROBE_OTLP_ENDPOINT")]
+    #[serde(deserialize_with = "parsed")]
+    otlp_endpoint: Option<OtlpEndpoint>,
+    /// Add the header fields in this file to what is sent there, such as `Authorization: Bearer ...`, one a line
+    #[arg(long, value_name = "PATH", env = "CONNPROBE_OTLP_HEADERS_FILE")]
+    otlp_headers_file: Option<PathBuf>,
+    /// How long the collector may take for an answer [default: 10s]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_OTLP_TIMEOUT")]
+    #[serde(deserialize_with = "parsed")]
+    otlp_timeout: Option<Period>,
     /// Serve /metrics for Prometheus and /healthz at this address, or none; they are not encrypted and ask nobody who he is
     /// [default: 127.0.0.1:9758]
     #[arg(long, value_name = "ADDRESS:PORT|none", env = "CONNPROBE_METRICS_LISTEN")]
@@ -197,6 +209,9 @@ impl Settings {
             file_keep: self.file_keep.or(other.file_keep),
             unix_socket: self.unix_socket.or(other.unix_socket),
             journald: self.journald.or(other.journald),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
+            otlp_headers_file: self.otlp_headers_file.or(other.otlp_headers_file),
+            otlp_timeout: self.otlp_timeout.or(other.otlp_timeout),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             lock: self.lock.or(other.lock),
             thresholds: self.thresholds.or(other.thresholds),
@@ -223,12 +238,14 @@ impl Settings {
             SinkSpec::File(FileSpec { path, max_bytes, keep: self.file_keep.unwrap_or(KEEP) })
         });
         let journald = self.journald.unwrap_or(false).then_some(SinkSpec::Journald);
-        let mut sinks: Vec<_> = [file, self.unix_socket.map(SinkSpec::Unix), journald].into_iter().flatten().collect();
+        let otlp = otlp::sink(self.otlp_endpoint, self.otlp_headers_file.as_deref(), self.otlp_timeout)?;
+        let unix = self.unix_socket.map(SinkSpec::Unix);
+        let mut sinks: Vec<_> = [file, unix, journald, otlp].into_iter().flatten().collect();
         if self.stdout.unwrap_or(sinks.is_empty()) {
             sinks.push(SinkSpec::Stdout);
         }
         if sinks.is_empty() {
-            bail!("no sink is left: with `stdout = false` name a file, a unix_socket or journald");
+            bail!("no sink is left: with `stdout = false` name a file, a unix_socket, journald or an otlp_endpoint");
         }
         let heartbeat_every = self.heartbeat_every.map_or(HEARTBEAT_EVERY, |period| period.0);
         let listen = self.metrics_listen.map_or_else(|| Some(METRICS), |listen| listen.0);
@@ -317,6 +334,8 @@ mod tests {
             ("file_max_size = \"a lot\"\n", "line 1", "not a size"),
             ("stdout = \"yes\"\n", "line 1", "stdout"),
             ("metrics_listen = \"9758\"\n", "line 1", "an address and a port"),
+            ("stdout = true\notlp_endpoint = \"grpc://collector:4317\"\n", "line 2", "not over grpc"),
+            ("otlp_timeout = 10\n", "line 1", "otlp_timeout"),
             ("[thresholds]\nretransmits = 3\n", "line 2", "unknown field `retransmits`"),
             ("[thresholds]\nfin_confirmed = \"soon\"\n", "line 2", "fin_confirmed"),
             ("file_keep = -1\n", "line 1", "file_keep"),
@@ -334,6 +353,7 @@ mod tests {
         let refused = |text: &str| read(text).unwrap().resolve().unwrap_err().to_string();
         assert!(refused("stdout = false\n").contains("no sink is left"));
         assert!(refused("file_keep = 3\n").contains("name that, too"));
+        assert!(refused("otlp_timeout = \"3s\"\n").contains("otlp_endpoint"));
         assert!(refused("[thresholds]\nretransmits_suspected = 9\n").contains("retransmits_confirmed (6)"));
     }
 }

@@ -43,7 +43,7 @@ pub struct CostBody {
 /// How a sink does.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SinkHealthBody {
-    /// Its kind (`stdout`, `file`, `unix_socket`, `journald` or `metrics`), and where it writes to.
+    /// Its kind (`stdout`, `file`, `unix_socket`, `journald`, `otlp` or `metrics`), and where it writes to.
     pub sink: String,
     /// Records written; by a socket with several readers to any of them.
     pub written: u64,

@@ -28,6 +28,14 @@ pub(super) fn write(record: &Record, line: &str) -> io::Result<()> {
             ("CONNPROBE_REMOTE", to),
         ]);
     }
+    if let Body::Connection(closed) = &record.body {
+        fields.extend([
+            ("CONNPROBE_OUTCOME", closed.outcome.to_owned()),
+            ("CONNPROBE_COMMUNITY_ID", closed.connection.community_id.clone()),
+            ("CONNPROBE_LOCAL", socket(&closed.connection.local)),
+            ("CONNPROBE_REMOTE", socket(&closed.connection.remote)),
+        ]);
+    }
     journal_send(priority(record), &message(record), fields.into_iter()).map_err(io::Error::other)
 }
 
@@ -40,7 +48,7 @@ fn priority(record: &Record) -> Priority {
         Body::Loss(_) => Priority::Warning,
         Body::Coverage(coverage) if coverage.degraded => Priority::Notice,
         Body::Heartbeat(heartbeat) if heartbeat.sinks.iter().any(|sink| sink.failing.is_some()) => Priority::Warning,
-        Body::Heartbeat(_) => Priority::Debug,
+        Body::Heartbeat(_) | Body::Connection(_) => Priority::Debug,
         Body::Coverage(_) | Body::Summary(_) => Priority::Info,
     }
 }
@@ -54,6 +62,11 @@ fn message(record: &Record) -> String {
                 finding.owner.as_ref().map_or(String::new(), |owner| format!(", {} (pid {})", owner.comm, owner.pid));
             let state = finding.outcome.unwrap_or(finding.state);
             format!("{state}: {}/{} ({}): {from} -> {to}{owner}", finding.verdict, finding.cause, finding.confidence)
+        }
+        Body::Connection(closed) => {
+            let (from, to) = (socket(&closed.connection.local), socket(&closed.connection.remote));
+            let owner = closed.owner.comm.as_ref().map_or(String::new(), |comm| format!(", {comm}"));
+            format!("{}: {from} -> {to}{owner}", closed.outcome)
         }
         Body::Coverage(coverage) if coverage.degraded => {
             format!("watching on {}, but not everything can be observed", coverage.kernel_release)
@@ -71,11 +84,14 @@ fn message(record: &Record) -> String {
     }
 }
 
+fn socket(end: &EndpointBody) -> String {
+    std::net::SocketAddr::new(end.address, end.port).to_string()
+}
+
 fn ends(finding: &FindingBody) -> (String, String) {
-    let text = |end: &EndpointBody| std::net::SocketAddr::new(end.address, end.port).to_string();
     match &finding.connection {
-        SeenConnectionBody::Endpoint(connection) => (text(&connection.local), text(&connection.remote)),
-        SeenConnectionBody::Forwarder(connection) => (text(&connection.initiator), text(&connection.responder)),
+        SeenConnectionBody::Endpoint(connection) => (socket(&connection.local), socket(&connection.remote)),
+        SeenConnectionBody::Forwarder(connection) => (socket(&connection.initiator), socket(&connection.responder)),
     }
 }
 

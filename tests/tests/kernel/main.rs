@@ -15,6 +15,7 @@ mod half_open;
 mod handshakes;
 mod healthy;
 mod held_invalid;
+mod lifecycle;
 mod loss;
 mod mechanisms;
 mod openvswitch;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        lifecycle::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -12,7 +12,7 @@ use connprobe_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{facts::Facts, filter::prefix};
+use super::{facts::Facts, filter::prefix, lifecycle};
 use crate::model::{DropReason, Filter, Hook};
 
 /// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
@@ -33,6 +33,8 @@ pub struct LoadOptions {
     pub scan_by_sock_diag: bool,
     /// Whether idle connections will be looked for.
     pub risks: bool,
+    /// Whether connections that are over are told.
+    pub lifecycle: bool,
 }
 
 /// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded. `btf` is the running
@@ -53,6 +55,10 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions, btf: Option<&Btf>) -> R
         loader.map_max_entries("EVENTS", bytes);
     }
     loader.map_max_entries("STRAYS", strays());
+    if options.lifecycle {
+        loader.map_max_entries("CONNECTIONS", options.ring_bytes.unwrap_or(lifecycle::RING_BYTES));
+        loader.map_max_entries("LIVES", lifecycle::MAX_LIVES);
+    }
     if let Some(entries) = options.suspects {
         loader.map_max_entries("SUSPECTS", entries);
     }

@@ -20,7 +20,7 @@ pub(super) fn urgency(record: &Record) -> Urgency {
         Body::Loss(_) => Urgency::Warning,
         Body::Coverage(coverage) if coverage.degraded => Urgency::Notice,
         Body::Heartbeat(heartbeat) if heartbeat.sinks.iter().any(|sink| sink.failing.is_some()) => Urgency::Warning,
-        Body::Heartbeat(_) => Urgency::Debug,
+        Body::Heartbeat(_) | Body::Connection(_) => Urgency::Debug,
         Body::Coverage(_) | Body::Summary(_) => Urgency::Information,
     }
 }
@@ -34,6 +34,11 @@ pub(super) fn message(record: &Record) -> String {
                 finding.owner.as_ref().map_or(String::new(), |owner| format!(", {} (pid {})", owner.comm, owner.pid));
             let state = finding.outcome.unwrap_or(finding.state);
             format!("{state}: {}/{} ({}): {from} -> {to}{owner}", finding.verdict, finding.cause, finding.confidence)
+        }
+        Body::Connection(closed) => {
+            let (from, to) = (socket(&closed.connection.local), socket(&closed.connection.remote));
+            let owner = closed.owner.comm.as_ref().map_or(String::new(), |comm| format!(", {comm}"));
+            format!("{}: {from} -> {to}{owner}", closed.outcome)
         }
         Body::Coverage(coverage) if coverage.degraded => {
             format!("watching on {}, but not everything can be observed", coverage.kernel_release)
@@ -53,11 +58,15 @@ pub(super) fn message(record: &Record) -> String {
 
 /// Whose ends: this host's first, or who began it.
 pub(super) fn ends(finding: &FindingBody) -> (String, String) {
-    let text = |end: &EndpointBody| std::net::SocketAddr::new(end.address, end.port).to_string();
     match &finding.connection {
-        SeenConnectionBody::Endpoint(connection) => (text(&connection.local), text(&connection.remote)),
-        SeenConnectionBody::Forwarder(connection) => (text(&connection.initiator), text(&connection.responder)),
+        SeenConnectionBody::Endpoint(connection) => (socket(&connection.local), socket(&connection.remote)),
+        SeenConnectionBody::Forwarder(connection) => (socket(&connection.initiator), socket(&connection.responder)),
     }
+}
+
+/// Address and port, as they are written everywhere.
+pub(super) fn socket(end: &EndpointBody) -> String {
+    std::net::SocketAddr::new(end.address, end.port).to_string()
 }
 
 /// What both hosts' records of the connection have in common.

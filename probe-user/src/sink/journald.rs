@@ -4,7 +4,7 @@ use std::io;
 
 use libsystemd::logging::{Priority, journal_send};
 
-use super::headline::{Urgency, community_id, ends, message, urgency};
+use super::headline::{Urgency, community_id, ends, message, socket, urgency};
 use crate::report::record::{Body, Record};
 
 /// Writes one record.
@@ -27,6 +27,14 @@ pub(super) fn write(record: &Record, line: &str) -> io::Result<()> {
             ("CONNPROBE_COMMUNITY_ID", community_id(finding).to_owned()),
             ("CONNPROBE_LOCAL", from),
             ("CONNPROBE_REMOTE", to),
+        ]);
+    }
+    if let Body::Connection(closed) = &record.body {
+        fields.extend([
+            ("CONNPROBE_OUTCOME", closed.outcome.to_owned()),
+            ("CONNPROBE_COMMUNITY_ID", closed.connection.community_id.clone()),
+            ("CONNPROBE_LOCAL", socket(&closed.connection.local)),
+            ("CONNPROBE_REMOTE", socket(&closed.connection.remote)),
         ]);
     }
     journal_send(priority(urgency(record)), &message(record), fields.into_iter()).map_err(io::Error::other)

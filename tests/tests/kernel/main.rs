@@ -16,6 +16,7 @@ mod handshakes;
 mod healthy;
 mod held_invalid;
 mod journal;
+mod lifecycle;
 mod loss;
 mod mechanisms;
 mod openvswitch;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         daemon::tests(),
         journal::tests(),
         otlp::tests(),
+        lifecycle::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -284,6 +284,7 @@ fn findings(records: Vec<Record>) -> Result<Vec<Told>> {
         .filter_map(|record| match record.body {
             Body::Finding(finding) => Some((record.time, *finding)),
             Body::Forwarded(_)
+            | Body::Connection(_)
             | Body::Coverage(_)
             | Body::Loss(_)
             | Body::Risk(_)

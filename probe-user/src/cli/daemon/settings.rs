@@ -42,6 +42,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "TIME|never", env = "CONNPROBE_SCAN_EVERY")]
     #[serde(deserialize_with = "parsed")]
     scan_every: Option<ScanEvery>,
+    /// Write a `connection` record of each connection that ends, besides what is in limbo: thousands a second on a busy host
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_LIFECYCLE")]
+    lifecycle: Option<bool>,
     /// How often a heartbeat is written [default: 1m]
     #[arg(long, value_name = "TIME", env = "CONNPROBE_HEARTBEAT_EVERY")]
     #[serde(deserialize_with = "parsed")]
@@ -177,6 +180,8 @@ pub(super) struct Resolved {
     pub(super) filter: Filter,
     /// `None` for never.
     pub(super) scan_every: Option<Duration>,
+    /// Whether connections that end are told.
+    pub(super) lifecycle: bool,
     pub(super) heartbeat_every: Duration,
     pub(super) sinks: Vec<SinkSpec>,
     pub(super) lock: PathBuf,
@@ -202,6 +207,7 @@ impl Settings {
             ports: self.ports.or(other.ports),
             peers: self.peers.or(other.peers),
             scan_every: self.scan_every.or(other.scan_every),
+            lifecycle: self.lifecycle.or(other.lifecycle),
             heartbeat_every: self.heartbeat_every.or(other.heartbeat_every),
             stdout: self.stdout.or(other.stdout),
             file: self.file.or(other.file),
@@ -254,6 +260,7 @@ impl Settings {
             thresholds: self.thresholds.resolve()?,
             filter,
             scan_every: self.scan_every.map_or(Some(SCAN_EVERY), |every| every.0),
+            lifecycle: self.lifecycle.unwrap_or(false),
             heartbeat_every,
             sinks,
             lock: self.lock.unwrap_or_else(|| PathBuf::from("/run/connprobe/daemon.lock")),
@@ -270,6 +277,7 @@ impl fmt::Display for Resolved {
         writeln!(f, "  peers               {}", list(peers.iter().map(ToString::to_string).collect()))?;
         let scan = self.scan_every.map_or("never".to_owned(), |time| humantime::format_duration(time).to_string());
         writeln!(f, "  scan every          {scan}")?;
+        writeln!(f, "  ended connections   {}", if self.lifecycle { "told" } else { "not told" })?;
         writeln!(f, "  heartbeat every     {}", humantime::format_duration(self.heartbeat_every))?;
         for sink in &self.sinks {
             writeln!(f, "  sink                {sink}")?;

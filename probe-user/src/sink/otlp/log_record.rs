@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     report::{
         Host,
-        record::{Body, FindingBody, Record, SeenConnectionBody},
+        record::{Body, Record, SeenConnectionBody},
     },
     sink::headline::{Urgency, message, urgency},
 };
@@ -27,7 +27,7 @@ const NO_ATTRIBUTES: [&str; 4] = ["schema", "type", "time", "host"];
 
 /// Fields that have a name in the semantic conventions, or a shorter one of ours. Any other is called `connprobe.` and its place in
 /// the record.
-const NAMES: [(&str, &str); 21] = [
+const NAMES: [(&str, &str); 23] = [
     ("connection.protocol", "network.transport"),
     ("connection.community_id", "connprobe.community_id"),
     ("connection.local.address", "network.local.address"),
@@ -49,6 +49,8 @@ const NAMES: [(&str, &str); 21] = [
     ("owner.pod_uid", "k8s.pod.uid"),
     ("owner.unit", "connprobe.unit"),
     ("deadline.error", "error.type"),
+    ("error", "error.type"),
+    ("owner.uid", "process.user.id"),
 ];
 
 /// Log records of one host, ready to be sent.
@@ -111,8 +113,8 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
             add(&mut attributes, name, value);
         }
     }
+    attributes.extend(network_type(&record.body).map(|kind| attribute("network.type", text(kind))));
     if let Body::Finding(finding) = &record.body {
-        attributes.push(attribute("network.type", text(network_type(finding))));
         let first = finding.remedies.first();
         attributes.extend(first.map(|remedy| attribute("connprobe.remedy", text(&remedy.text))));
     }
@@ -157,12 +159,16 @@ fn any_value(value: Value) -> Option<AnyValue> {
     Some(AnyValue { value: Some(value) })
 }
 
-const fn network_type(finding: &FindingBody) -> &'static str {
-    let end = match &finding.connection {
-        SeenConnectionBody::Endpoint(connection) => &connection.local,
-        SeenConnectionBody::Forwarder(connection) => &connection.initiator,
+const fn network_type(body: &Body) -> Option<&'static str> {
+    let end = match body {
+        Body::Finding(finding) => match &finding.connection {
+            SeenConnectionBody::Endpoint(connection) => &connection.local,
+            SeenConnectionBody::Forwarder(connection) => &connection.initiator,
+        },
+        Body::Connection(closed) => &closed.connection.local,
+        Body::Coverage(_) | Body::Loss(_) | Body::Risk(_) | Body::Heartbeat(_) | Body::Summary(_) => return None,
     };
-    if end.address.is_ipv4() { "ipv4" } else { "ipv6" }
+    Some(if end.address.is_ipv4() { "ipv4" } else { "ipv6" })
 }
 
 fn attribute(key: &str, value: AnyValue) -> KeyValue {

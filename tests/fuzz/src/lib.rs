@@ -7,10 +7,13 @@ mod tracker;
 
 use connprobe::{
     cli::check_settings,
-    decode::{Units, decode},
+    decode::{Units, decode, decode_connection},
     recording::Reader,
 };
-use connprobe_common::abi::{ABI_VERSION, DropRecord, InvalidRecord, SocketRecord};
+use connprobe_common::{
+    abi::{ABI_VERSION, DropRecord, InvalidRecord, SocketRecord},
+    connection::ConnectionRecord,
+};
 
 /// Names the target that the fuzzing program runs.
 pub const TARGET_VARIABLE: &str = "CONNPROBE_FUZZ_TARGET";
@@ -69,8 +72,9 @@ impl Target {
 fn decode_record(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else { return };
     let mut record = rest.to_vec();
-    let size = [None, Some(size_of::<SocketRecord>()), Some(size_of::<DropRecord>()), Some(size_of::<InvalidRecord>())];
-    if let Some(size) = size.get(usize::from(choice >> 4)).copied().flatten() {
+    let sizes =
+        [size_of::<SocketRecord>(), size_of::<DropRecord>(), size_of::<InvalidRecord>(), size_of::<ConnectionRecord>()];
+    if let Some(size) = usize::from(choice >> 4).checked_sub(1).and_then(|kind| sizes.get(kind).copied()) {
         record.resize(size, 0);
         // Every record begins with it.
         record.splice(..2, ABI_VERSION.to_ne_bytes());
@@ -79,6 +83,7 @@ fn decode_record(data: &[u8]) {
     let units = Units { hz: u32::from(choice & 3) * 250, sock_dead_bit: bit(4, 0), sock_keepopen_bit: bit(8, 9) };
     let decoded = decode(&record, units);
     assert_eq!(decoded, decode(&record, units), "the same bytes are the same event");
+    assert!(decoded.is_err() || decode_connection(&record).is_err(), "no record is of two kinds");
 }
 
 fn read_recording(data: &[u8]) {

@@ -42,6 +42,8 @@ pub(crate) fn replay(reader: Reader<impl Read>) {
             Change::Lost { at, place, count } => drop(serde_json::to_vec(&recorder.loss(at, place, count))?),
             Change::Coverage { at, coverage } => drop(serde_json::to_vec(&recorder.coverage(at, coverage))?),
             Change::Progress { clocks: Some(clocks), .. } => recorder.follow(clocks.mono, clocks.wall()),
+            // Not of a replay: lifecycle records are not recorded.
+            Change::Closed { .. } => {}
             Change::Progress { .. } | Change::Heartbeat(_) | Change::NotAttached => {}
         }
         Ok(())

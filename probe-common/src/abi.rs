@@ -29,6 +29,9 @@ pub mod hook {
     /// How many hooks there are.
     pub const COUNT: usize = 9;
 
+    /// No hook of the counters: a connection is over, [`crate::connection::ConnectionRecord`].
+    pub const LIFECYCLE: u16 = u16::MAX - 1;
+
     /// No hook: the record was written by the scan over all sockets, and counts nowhere.
     pub const SCAN: u16 = u16::MAX;
 }

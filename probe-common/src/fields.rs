@@ -70,11 +70,23 @@ pub enum Field {
     SkbSk,
     ReqNumRetrans,
     ReqAcked,
+    TpBytesSent,
+    TpBytesRetrans,
+    TpBytesAcked,
+    TpBytesReceived,
+    TpSegsOut,
+    TpSegsIn,
+    TpSrttUs,
+    TpRttMin,
+    SkUid,
+    SkCgroup,
+    CgroupKn,
+    KnId,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 77] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -140,6 +152,18 @@ impl Field {
         Self::SkbSk,
         Self::ReqNumRetrans,
         Self::ReqAcked,
+        Self::TpBytesSent,
+        Self::TpBytesRetrans,
+        Self::TpBytesAcked,
+        Self::TpBytesReceived,
+        Self::TpSegsOut,
+        Self::TpSegsIn,
+        Self::TpSrttUs,
+        Self::TpRttMin,
+        Self::SkUid,
+        Self::SkCgroup,
+        Self::CgroupKn,
+        Self::KnId,
     ];
 
     /// How many fields there are.

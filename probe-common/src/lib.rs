@@ -7,5 +7,6 @@
 #![no_std]
 
 pub mod abi;
+pub mod connection;
 pub mod fields;
 pub mod settings;

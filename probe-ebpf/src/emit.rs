@@ -1,5 +1,6 @@
 //! The one place that reserves ring-buffer space, and the one that counts.
 
+pub mod connection;
 use core::hint::black_box;
 
 use aya_ebpf::{
@@ -244,7 +245,7 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     record.ingress_ifindex = ingress_ifindex;
     fill_packet(record, drop.skb, segment, headers_bytes);
     fill_stack(record, drop.context);
-    entry.submit(wakeup::<DropRecord>());
+    entry.submit(wakeup::<DropRecord>(&EVENTS));
     true
 }
 
@@ -319,7 +320,7 @@ fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifinde
             invalid.text as *const core::ffi::c_void,
         );
     }
-    entry.submit(wakeup::<InvalidRecord>());
+    entry.submit(wakeup::<InvalidRecord>(&EVENTS));
     true
 }
 
@@ -349,8 +350,7 @@ fn fill_packet(record: &mut DropRecord, skb: Address, segment: Segment, headers_
     record.headers_bytes = if result == 0 { bytes as u16 } else { 0 };
 }
 
-/// Writes the record; `false` when the ring is full. A function of its own, so that it stands in the object once
-/// and not once a program.
+/// Writes the record; `false` when the ring is full. A function of its own: once in the object, not once a program.
 #[inline(never)]
 fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve::<SocketRecord>(0) else { return false };
@@ -371,7 +371,7 @@ fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u
         Kind::Request => socket::fill_request(record, sk),
         Kind::Packet => {}
     }
-    entry.submit(wakeup::<SocketRecord>());
+    entry.submit(wakeup::<SocketRecord>(&EVENTS));
     true
 }
 
@@ -391,9 +391,9 @@ pub fn zeroed<'a, T: Copy>(record: *mut T) -> &'a mut T {
 /// A wakeup costs some microseconds, a record some dozen nanoseconds: user space reads by a timer, and is woken only by the
 /// record that makes the ring half full.
 #[inline(always)]
-fn wakeup<T>() -> u64 {
-    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-    let half = EVENTS.query(u64::from(BPF_RB_RING_SIZE)) / 2;
+fn wakeup<T>(ring: &RingBuf) -> u64 {
+    let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
+    let half = ring.query(u64::from(BPF_RB_RING_SIZE)) / 2;
     // A record takes 8 bytes more on the ring than its own size.
     let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
     if before < half && waiting >= half { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }

@@ -6,6 +6,14 @@ use anyhow::Result;
 
 use crate::netns::Netns;
 
+/// A ruleset that drops, at this hook (`input`, `forward`), what connection tracking holds for invalid.
+#[must_use]
+pub fn drops_invalid(hook: &str) -> String {
+    format!(
+        "table inet firewall {{ chain {hook} {{ type filter hook {hook} priority 0; ct state invalid drop; }}; }}\n"
+    )
+}
+
 impl Netns {
     /// Loads rules in the language of nftables; all of them or, after an error, none.
     ///

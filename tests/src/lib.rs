@@ -10,6 +10,7 @@
 
 pub mod child;
 pub mod clocks;
+pub mod collector;
 pub mod facts;
 pub mod findings;
 pub mod firewall;

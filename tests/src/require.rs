@@ -28,6 +28,9 @@ pub const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
 /// Set in a guest of the kernel matrix, to the kernel's series.
 pub const GUEST_VARIABLE: &str = "CONNPROBE_GUEST";
 
+/// systemd's journal: where all distributions that have it put it.
+pub const JOURNALD: &str = "/lib/systemd/systemd-journald";
+
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Something a test cannot do without.
@@ -63,6 +66,8 @@ pub enum Requirement {
     OpenVswitch,
     /// `systemd-analyze` judges units.
     SystemdAnalyze,
+    /// systemd's journal can be started, and read.
+    Journald,
     /// The kernel is one of the matrix, in a guest.
     Guest,
 }
@@ -112,6 +117,7 @@ impl Requirement {
                 "needs Open vSwitch, which `cargo xtask test` unpacks, and a kernel with its datapath and Geneve tunnels"
             }
             Self::SystemdAnalyze => "needs systemd-analyze",
+            Self::Journald => "needs systemd-journald and journalctl",
             Self::Guest => "needs a guest of the kernel matrix",
         }
     }
@@ -155,6 +161,11 @@ impl Requirement {
                 let output = Command::new("systemd-analyze").arg("--version").output()?;
                 ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
             }
+            Self::Journald => {
+                fs::metadata(JOURNALD)?;
+                let output = Command::new("journalctl").arg("--version").output()?;
+                ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+            }
             Self::Guest => ensure!(is_guest(), ""),
         }
         Ok(())
@@ -178,7 +189,7 @@ impl Requirement {
         match self {
             Self::Guest | Self::SendResult => !is_guest(),
             // Not every distribution has it.
-            Self::SystemdAnalyze => true,
+            Self::SystemdAnalyze | Self::Journald => true,
             // They are unpacked for this architecture alone.
             Self::Servers => cfg!(not(target_arch = "x86_64")),
             Self::OpenVswitch => cfg!(not(target_arch = "x86_64")) || !is_guest(),

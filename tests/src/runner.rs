@@ -15,6 +15,7 @@
 
 use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
+use std::num::NonZero;
 use std::panic;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -37,6 +38,9 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
 const SECOND_TRY: &str = "passed only on the second try: ";
 
 type Function = Arc<dyn Fn(&TestContext) -> Result<()> + Send + Sync>;
+
+/// How long each test took, and its second try.
+static DURATIONS: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
 /// Held for reading by tests that bear company, for writing by one that does not.
 static COMPANY: RwLock<()> = RwLock::new(());
@@ -135,7 +139,8 @@ impl TestContext {
 /// turns skipped tests of this program into failures.
 #[must_use]
 pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert_with(at_once);
     let share = match Share::of_this_process() {
         Ok(share) => share,
         Err(error) => {
@@ -150,6 +155,7 @@ pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
     });
     let trials = mine.map(|(_, test)| trial(group, test)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    tell_slowest();
     match registry::shut_down() {
         // What a test that ran out of time had made goes here.
         Ok(()) => conclusion.exit_code(),
@@ -158,6 +164,12 @@ pub fn run(group: &'static str, tests: Vec<Test>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// How many tests run at once where that is not said: they mostly wait, for timers and for the kernel.
+fn at_once() -> usize {
+    const PER_PROCESSOR: usize = 2;
+    PER_PROCESSOR * thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn trial(group: &'static str, test: Test) -> Trial {
@@ -172,6 +184,17 @@ fn trial(group: &'static str, test: Test) -> Trial {
         tell(&format!("skipped: {}: {missing}", test.name));
         Ok(Completion::ignored_with(missing))
     })
+}
+
+/// Tells which tests took longest: with the guests' time the list has to be kept short.
+#[expect(clippy::print_stdout, reason = "it stands with the results")]
+fn tell_slowest() {
+    const TOLD: usize = 25;
+    let mut durations = std::mem::take(&mut *lock(&DURATIONS));
+    durations.sort_by(|(one, _), (other, _)| other.cmp(one));
+    for (duration, name) in durations.iter().take(TOLD) {
+        println!("took {:5.1} s: {name}", duration.as_secs_f64());
+    }
 }
 
 /// An error after which a test is not tried again: something was found that is not there. It must not be found now and then either.
@@ -192,10 +215,10 @@ impl std::error::Error for FalseAlarm {}
 fn play(test: &Test) -> Result<(), Failed> {
     let first = if test.is_alone {
         let _alone = COMPANY.write().unwrap_or_else(PoisonError::into_inner);
-        execute(test)
+        timed(test)
     } else {
         let _company = COMPANY.read().unwrap_or_else(PoisonError::into_inner);
-        execute(test)
+        timed(test)
     };
     let Err(failure) = first else { return Ok(()) };
     if failure.is_false_alarm {
@@ -203,9 +226,16 @@ fn play(test: &Test) -> Result<(), Failed> {
     }
     tell(&format!("{} is tried again after:\n{}", test.name, failure.message));
     let _alone = COMPANY.write().unwrap_or_else(PoisonError::into_inner);
-    execute(test).map_err(|failure| failure.message)?;
+    timed(test).map_err(|failure| failure.message)?;
     println!("{SECOND_TRY}{}", test.name);
     Ok(())
+}
+
+fn timed(test: &Test) -> Result<(), Failure> {
+    let start = Instant::now();
+    let result = execute(test);
+    lock(&DURATIONS).push((start.elapsed(), test.name.clone()));
+    result
 }
 
 /// How a test failed.

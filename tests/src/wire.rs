@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "the program's own record types document the fields")]
 
+mod closed;
 mod coverage;
 mod forwarded;
 mod heartbeat;
@@ -15,9 +16,10 @@ use jsonschema::Validator;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use coverage::{Coverage, Hook, MissingField, Module, Scan, SelfTest};
+pub use closed::{Closed, ClosedOwner};
+pub use coverage::{Coverage, Hook, Lifecycle, MissingField, Module, Scan, SelfTest};
 pub use forwarded::{End, ForwardedConnection, Port, PortOwner, Translated};
-pub use heartbeat::{Cost, Heartbeat, Sink};
+pub use heartbeat::{ConnectionCounts, Cost, Heartbeat, Sink};
 pub use risk::{Example, KeepaliveTimes, Risk, Risks};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -233,6 +235,7 @@ pub enum Body {
     Finding(Box<Finding>),
     /// A finding about a connection that is only forwarded.
     Forwarded(Box<Finding<ForwardedConnection>>),
+    Connection(Box<Closed>),
     Coverage(Coverage),
     Loss(Loss),
     Risk(Box<Risk>),
@@ -285,6 +288,7 @@ fn read_parts(record: &Value) -> Result<Record> {
             Body::Forwarded(serde_json::from_value(rest)?)
         }
         "finding" => Body::Finding(serde_json::from_value(rest)?),
+        "connection" => Body::Connection(serde_json::from_value(rest)?),
         "coverage" => Body::Coverage(serde_json::from_value(rest)?),
         "loss" => Body::Loss(serde_json::from_value(rest)?),
         "risk" => Body::Risk(Box::new(serde_json::from_value(rest)?)),
@@ -302,6 +306,7 @@ fn read_parts(record: &Value) -> Result<Record> {
             check(finding)?;
         }
         Body::Risk(risk) => check_risk(risk)?,
+        Body::Connection(closed) => check_closed(closed)?,
         Body::Coverage(_) | Body::Loss(_) | Body::Heartbeat(_) | Body::Summary(_) => {}
     }
     Ok(Record { time, host, seq, body })
@@ -338,6 +343,16 @@ fn check<C>(finding: &Finding<C>) -> Result<()> {
         "nothing is missing from what is confirmed"
     );
     ensure!(!finding.remedies.is_empty(), "every finding says what to do");
+    Ok(())
+}
+
+fn check_closed(closed: &Closed) -> Result<()> {
+    let times = [&closed.opened, &closed.established];
+    ensure!(times.into_iter().flatten().all(|time| is_time(time)), "{closed:?}");
+    ensure!(closed.opened.is_some() == closed.duration_seconds.is_some(), "{closed:?}");
+    ensure!(closed.opened.is_some() == closed.connection.role.is_some(), "{closed:?}");
+    ensure!(closed.reset_by.is_none() || closed.outcome == "reset", "only who sent a RST has reset it: {closed:?}");
+    ensure!(closed.owner.pid.is_some() == closed.owner.known_by.is_some(), "{closed:?}");
     Ok(())
 }
 

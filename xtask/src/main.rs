@@ -15,6 +15,7 @@ mod ci;
 mod debs;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod generate;
 mod golden;
 mod kernels;
@@ -47,6 +48,8 @@ enum Task {
     Ci,
     /// Check the rules of this repository that no compiler knows
     Tidy,
+    /// Run the fuzz targets under libFuzzer, for as long as you like
+    Fuzz(fuzz::Arguments),
     /// Make a failing connection and let connprobe find it
     Demo(demo::Arguments),
     /// Write the files that the program itself describes, or check them
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::main(&project, &arguments),
         Task::Ci => ci::main(&project),
         Task::Tidy => tidy::main(&project),
+        Task::Fuzz(arguments) => fuzz::main(&project, &arguments),
         Task::Demo(arguments) => demo::main(&project, &arguments),
         Task::Generate(arguments) => generate::main(&project, &arguments),
         Task::Golden(arguments) => golden::main(&project, &arguments),

@@ -7,6 +7,7 @@
 //! the BTF tracepoint by the hook alone.
 
 mod conntrack;
+mod lifecycle;
 mod probe;
 mod skb;
 mod sock;

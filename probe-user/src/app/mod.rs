@@ -3,6 +3,7 @@
 pub mod clock;
 mod findings;
 mod host;
+mod lifecycle;
 mod losses;
 mod recording;
 mod replay;

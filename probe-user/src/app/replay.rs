@@ -234,7 +234,7 @@ mod tests {
                     Change::Lost { at, place, count } => drop(serde_json::to_vec(&recorder.loss(at, place, count))?),
                     Change::Coverage { at, coverage } => drop(serde_json::to_vec(&recorder.coverage(at, coverage))?),
                     Change::Progress { clocks: Some(clocks), .. } => recorder.follow(clocks.mono, clocks.wall()),
-                    Change::Progress { .. } | Change::Heartbeat(_) | Change::NotAttached => {}
+                    Change::Progress { .. } | Change::Heartbeat(_) | Change::NotAttached | Change::Closed { .. } => {}
                 }
                 Ok(())
             });

@@ -1,3 +1,4 @@
+mod closed;
 mod ending;
 mod long;
 mod tell;
@@ -9,16 +10,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::{
     clock,
     findings::Findings,
+    lifecycle::Closings,
     losses::Losses,
     recording::Intake,
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
-    case::{Finding, Output},
+    case::{Finding, FindingId, Output},
     decode::{Units, decode},
     kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
-    model::{Coverage, Event, Filter, LossPlace, MonoTime},
+    model::{Cgroup, ClosedConnection, Coverage, Event, Filter, LossPlace, MonoTime},
     recording::SameMoment,
     report::Heartbeat,
     sink::SinkError,
@@ -83,6 +85,15 @@ pub struct WatchOptions {
 pub enum Change<'a> {
     /// A finding was opened, updated or closed.
     Finding(&'a Finding),
+    /// A connection is over.
+    Closed {
+        /// How it was.
+        closed: &'a ClosedConnection,
+        /// Its socket's cgroup, where that is known.
+        cgroup: Option<&'a Cgroup>,
+        /// Findings there were about it.
+        findings: &'a [FindingId],
+    },
     /// Events were lost.
     Lost {
         /// When it was noticed.
@@ -131,10 +142,10 @@ impl Programs {
     }
 }
 
-/// Ready when the ring should be read at once; never without programs.
+/// Ready when a ring should be read at once; never without programs.
 async fn half_full(programs: &mut Option<Programs>) -> io::Result<()> {
     match programs {
-        Some(programs) => programs.probes.ring().half_full().await,
+        Some(programs) => programs.probes.half_full().await,
         None => std::future::pending().await,
     }
 }
@@ -149,6 +160,7 @@ pub struct Watch {
     tracker: Intake,
     witnesses: Witnesses,
     losses: Losses,
+    closings: Closings,
     findings: Findings,
     started: MonoTime,
     /// To be looked for at the end.
@@ -199,6 +211,7 @@ impl Watch {
             tracker: Intake::default(),
             witnesses,
             losses: Losses::default(),
+            closings: Closings::default(),
             findings: Findings::default(),
             started: clock::now(),
             risks: None,
@@ -247,6 +260,8 @@ impl Watch {
                 ready = half_full(&mut self.programs) => {
                     ready.map_err(|error| WatchError::Kernel(error.to_string()))?;
                     self.read_ring();
+                    self.hand_on(&mut tell)?;
+                    self.read_closed(&mut tell)?;
                 }
                 Some(answer) = self.witnesses.next_answer() => {
                     tracing::debug!(?answer, "answer");
@@ -262,7 +277,11 @@ impl Watch {
                     scan_due = Instant::now() + LONGEST_SCAN;
                 }
                 due = self.long.next() => self.do_due(due, &mut tell)?,
-                _ = reading.tick() => self.read_ring(),
+                _ = reading.tick() => {
+                    self.read_ring();
+                    self.hand_on(&mut tell)?;
+                    self.read_closed(&mut tell)?;
+                }
                 _ = counting.tick() => {
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
@@ -338,7 +357,7 @@ impl Watch {
             }
             self.tracker.handle_event(event);
         }
-        Ok(())
+        self.count_lost_closings(tell)
     }
 
     /// Takes what the tracker has to say to where it belongs.
@@ -353,6 +372,9 @@ impl Watch {
                 }
                 Output::Finding(mut finding) => {
                     if self.findings.wants(&mut finding) {
+                        if self.coverage.lifecycle.is_some() {
+                            self.closings.note(finding.id);
+                        }
                         tell(Change::Finding(&finding))?;
                         self.findings.take(*finding);
                     }

@@ -251,6 +251,7 @@ impl Case {
     /// Judges the case as it stands. `Some` when there is something new to report.
     pub(super) fn judge(&mut self, at: MonoTime, standards: &Standards) -> Option<Finding> {
         let mut ruling = judge(&self.history(standards))?;
+        self.surroundings.lower_while_unanswered(&mut ruling);
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });
         }

@@ -1,5 +1,5 @@
 use crate::{
-    judge::EvidenceKind,
+    judge::{Cause, Confidence, EvidenceKind, MissingEvidence, Ruling},
     model::{ConnectionKey, ConntrackStatus, Knowledge, PathStatus, Question, ServiceStatus, SocketView},
 };
 
@@ -56,6 +56,21 @@ impl Surroundings {
     /// Whether an answer is still to come.
     pub(super) const fn awaits_answers(&self) -> bool {
         self.awaits_path || self.awaits_conntrack || self.awaits_function || self.awaits_service || self.awaits_place
+    }
+
+    /// Lowers a ruling that the first answer of connection tracking may show to be about the wrong cause. That answer mostly comes
+    /// before there is a ruling; on a starved host it does not.
+    pub(super) fn lower_while_unanswered(&self, ruling: &mut Ruling) {
+        let is_unanswered = self.awaits_conntrack && self.conntrack == Knowledge::NotAsked;
+        // What `conntrack_expired` may be taken for.
+        let may_be_forgotten = matches!(
+            ruling.cause,
+            Cause::PeerSilent | Cause::LocalSendFailure | Cause::KeepaliveUnanswered | Cause::WindowProbesUnanswered
+        );
+        if is_unanswered && may_be_forgotten {
+            ruling.confidence = Confidence::Suspected;
+            ruling.missing.push(MissingEvidence::ConntrackAnswer);
+        }
     }
 
     /// Whether the function at this address is to be asked for now, and was not before.

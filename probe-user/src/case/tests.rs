@@ -203,6 +203,27 @@ fn answers_that_do_not_come_are_not_waited_for_long() {
 }
 
 #[test]
+fn nothing_is_certain_that_an_answer_still_to_come_may_change() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(timeout_event(1, 9));
+    tracker.handle_answer(at(102_201), found(9));
+    tracker.handle_answer(at(102_202), Answer::Owner { key: key(1), owner: Ok(None) });
+    tracker.handle_answer(at(102_203), Answer::Path { key: key(1), path: Ok(path(true)) });
+    tracker.handle_timeout(at(104_200));
+    let ruling = said(&mut tracker).findings.remove(0).ruling;
+    assert_eq!((ruling.cause, ruling.confidence), (Cause::PeerSilent, Confidence::Suspected));
+    assert_eq!(ruling.missing, [MissingEvidence::ConntrackAnswer]);
+    let inactive = Ok(ConntrackStatus::Inactive);
+    tracker.handle_answer(at(104_300), Answer::Conntrack { key: key(1), conntrack: inactive });
+    let updated = said(&mut tracker);
+    assert_eq!(states(&updated), [FindingState::Updated]);
+    assert_eq!(
+        (updated.findings[0].ruling.confidence, &updated.findings[0].ruling.missing[..]),
+        (Confidence::Confirmed, &[][..])
+    );
+}
+
+#[test]
 fn what_comes_while_answers_are_waited_for_does_not_hurry_the_judgment() {
     let mut tracker = Tracker::new();
     tracker.handle_event(unsendable(10_000, 3));
@@ -464,6 +485,7 @@ fn lost_events_keep_later_cases_confirmed_and_earlier_ones_suspected() {
     let before = said(&mut tracker);
     assert!(before.findings.iter().all(|finding| finding.ruling.confidence == Confidence::Suspected), "{before:?}");
     tracker.handle_event(timeout_event(2, 6));
+    tracker.handle_answer(at(13_000), Answer::Conntrack { key: key(2), conntrack: Ok(ConntrackStatus::Inactive) });
     tracker.handle_timeout(at(15_000));
     let after = said(&mut tracker);
     assert_eq!(after.findings[0].ruling.confidence, Confidence::Confirmed);

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     app::{clock, self_test, this_host},
-    kernel::Privileges,
-    model::{COST_OF_SOCK_DIAG, Coverage, Filter, Hook, HookStatus, ScanStatus, cost_of_missing, runs_for},
+    kernel::{LoadOptions, Privileges},
+    model::{COST_OF_SOCK_DIAG, Coverage, Filter, Hook, HookStatus, RunCost, ScanStatus, cost_of_missing, runs_for},
     report::record::Recorder,
     sink::Stdout,
 };
@@ -28,6 +28,9 @@ pub(super) struct CheckArgs {
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
+    /// Attach also what tells a daemon of every connection that ends (`lifecycle`), which is off otherwise
+    #[arg(long)]
+    lifecycle: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,7 +45,7 @@ enum Format {
 pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
     let prepared = prepare(args)?;
     let privileges = privileges()?;
-    let options = load_options(args, Filter::default(), false);
+    let options = LoadOptions { lifecycle: own.lifecycle, ..load_options(args, Filter::default(), false) };
     let coverage = runtime()?.block_on(self_test(&prepared.facts, &prepared.plan, &options))?;
     let full = coverage.is_full() && privileges.enter_namespaces && privileges.see_owners;
     match own.format {
@@ -86,6 +89,8 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
             HookStatus::Broken(why) => row(hook.name(), "broken", format!("costs: {cost}. {why}")),
         }
     }
+    let (state, means) = lifecycle(coverage);
+    row("lifecycle", state, means);
     for (module, _) in &coverage.modules {
         row(module.name(), "not loaded", module.meaning().to_owned());
     }
@@ -129,6 +134,25 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
     out
 }
 
+/// The programs that tell of connections that end.
+fn lifecycle(coverage: &Coverage) -> (&'static str, String) {
+    let runs_for = runs_for(Hook::InetSockSetState);
+    let Some(own) = &coverage.lifecycle else {
+        return (
+            "off",
+            format!(
+                "a daemon's `connection` records, not asked for (--lifecycle): nothing is loaded that would run for {runs_for}"
+            ),
+        );
+    };
+    match &own.status {
+        HookStatus::Attached(mechanism) => ("ok", format!("by {mechanism}, for {runs_for}{}", told(own.cost))),
+        HookStatus::NotLoaded(module) => ("not loaded", format!("{} is not loaded", module.name())),
+        HookStatus::Unsupported(why) => ("unsupported", format!("costs: no `connection` records. {why}")),
+        HookStatus::Broken(why) => ("broken", format!("costs: no `connection` records. {why}")),
+    }
+}
+
 /// What the hooks cost who has no trouble.
 const COSTS: &str = "No hook runs for a packet of a connection in order: none is attached where every packet passes. Times are averages over \
                      all of this host's runs during the self-test, by the kernel's own statistics; a program's first runs are its \
@@ -136,7 +160,11 @@ const COSTS: &str = "No hook runs for a packet of a connection in order: none is
 
 /// What a run of the hook's program has cost, where that was measured.
 fn measured(coverage: &Coverage, hook: Hook) -> String {
-    match coverage.costs.get(&hook).map(|cost| (cost.runs, cost.per_run_ns())) {
+    told(coverage.costs.get(&hook).copied())
+}
+
+fn told(cost: Option<RunCost>) -> String {
+    match cost.map(|cost| (cost.runs, cost.per_run_ns())) {
         Some((1, Some(ns))) => format!(": {ns} ns (1 run)"),
         Some((runs, Some(ns))) => format!(": {ns} ns ({runs} runs)"),
         Some((_, None)) => ": none in the self-test".to_owned(),

@@ -14,6 +14,8 @@ mod schema;
 mod snapshot;
 mod values;
 
+pub use daemon::check_settings;
+
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -302,7 +302,7 @@ impl Output {
                 self.record(record)?;
             }
             // Only a daemon asks for them.
-            Change::Heartbeat(_) | Change::NotAttached => {}
+            Change::Heartbeat(_) | Change::NotAttached | Change::Closed { .. } => {}
             Change::Progress { findings, open, clocks } => {
                 self.follow_wall_clock(*clocks);
                 if let Some(progress) = &self.progress {

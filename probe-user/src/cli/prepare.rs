@@ -36,6 +36,7 @@ pub(super) fn load_options(args: &KernelArgs, filter: Filter, risks: bool) -> Lo
         object: args.bpf_object.clone(),
         scan_by_sock_diag: args.test_scan_by_sock_diag,
         risks,
+        lifecycle: false,
     }
 }
 

@@ -5,7 +5,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod connection;
 mod segment;
+
+pub use connection::decode_connection;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -46,6 +49,12 @@ pub enum DecodeError {
     /// It names no drop reason.
     #[error("a record of a dropped segment with the unknown reason {0}")]
     DropReason(u32),
+    /// It names no role.
+    #[error("a record with the unknown role {0}")]
+    Role(u8),
+    /// It names no call by which an owner is known.
+    #[error("a record with the unknown source {0} of its owner")]
+    Owner(u8),
     /// It holds no TCP segment.
     #[error("a record of a dropped segment without its headers")]
     Headers,

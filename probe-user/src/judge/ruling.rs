@@ -201,6 +201,8 @@ pub enum MissingEvidence {
     WhatFirewallDrops,
     /// Whether connection tracking forgot the connection before it began to wait or because of it.
     WhenForgotten,
+    /// Whether connection tracking knows the connection: it was asked and has not answered yet.
+    ConntrackAnswer,
     /// Whether an ICMP error has come back.
     IcmpErrors,
     /// Another copy of a dropped FIN, dropped alike: the sender may send it again.
@@ -256,6 +258,7 @@ impl MissingEvidence {
             Self::WhySendingFails => "why_sending_fails",
             Self::WhatFirewallDrops => "what_firewall_drops",
             Self::WhenForgotten => "when_forgotten",
+            Self::ConntrackAnswer => "conntrack_answer",
             Self::IcmpErrors => "icmp_errors",
             Self::AnotherCopy => "another_copy",
             Self::Tracking => "tracking",
@@ -301,6 +304,9 @@ impl fmt::Display for MissingEvidence {
             Self::WhenForgotten => f.write_str(
                 "the connection had waited longer than connection tracking remembers such a one; it may have been forgotten \
                  because of that",
+            ),
+            Self::ConntrackAnswer => f.write_str(
+                "connection tracking has not answered yet whether it knows the connection; one that it has forgotten looks alike",
             ),
             Self::IcmpErrors => f.write_str(
                 "whether an ICMP error has come back is not told here: the peer may be unreachable rather than silent",

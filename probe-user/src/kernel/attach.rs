@@ -1,5 +1,7 @@
 //! Loading the programs and attaching them by the plan.
 
+mod closed;
+
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd as _, OwnedFd},
@@ -15,13 +17,14 @@ use super::{
     facts::Facts,
     fields::spelled,
     function::{Function, Point},
+    lifecycle::Lifecycle,
     missing::{missing_fields, missing_indispensable},
     object::{LoadOptions, OpenError, open},
     plan::{HookPlan, Plan},
     ring::{Ring, RingError},
     scan::{IdleScanner, Scanner},
 };
-use crate::model::{Coverage, Hook, HookStatus, KernelModule, Mechanism, ModuleStatus, ScanStatus};
+use crate::model::{Coverage, Hook, HookStatus, KernelModule, LifecycleStatus, Mechanism, ModuleStatus, ScanStatus};
 
 /// Why nothing could be attached at all.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,7 @@ pub struct Probes {
     coverage: Coverage,
     scanner: Option<Scanner>,
     idle_scanner: Option<IdleScanner>,
+    lifecycle: Option<Lifecycle>,
     // Holds programs and links: they end with it and the scanner.
     _ebpf: Arc<Mutex<Ebpf>>,
 }
@@ -65,13 +69,14 @@ impl Probes {
         if let Some((field, why)) = missing_indispensable(&facts.layout) {
             return Err(AttachError::Field { field: spelled(field), why: why.to_owned() });
         }
-        let mut ebpf = open(facts, options)?;
+        // Reading it takes longer than anything else here: once for all.
+        let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
+        let mut ebpf = open(facts, options, btf.as_ref())?;
         // Counters and ring are taken before the first program runs, so that nothing is missed.
         let mut ring = Ring::take(&mut ebpf)?;
-        let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
         let mut hooks = Vec::new();
         for entry in &plan.hooks {
-            let status = match attach_hook(&mut ebpf, btf.as_ref(), entry) {
+            let status = match attach_hook(&mut ebpf, btf.as_ref(), entry, parts) {
                 HookStatus::Unsupported(_) if is_absent(entry, facts) => HookStatus::NotLoaded(KernelModule::Conntrack),
                 status => status,
             };
@@ -84,6 +89,11 @@ impl Probes {
             }
             hooks.push((entry.hook, status));
         }
+        let lifecycle = match plan.hooks.iter().find(|entry| entry.hook == Hook::InetSockSetState) {
+            Some(entry) if options.lifecycle => Some(closed::attach(&mut ebpf, btf.as_ref(), entry)?),
+            Some(_) | None => None,
+        };
+        let (lifecycle_status, lifecycle) = lifecycle.unzip();
         let ebpf = Arc::new(Mutex::new(ebpf));
         let scanner =
             if options.scan_by_sock_diag { Err("by request".to_owned()) } else { Scanner::load(&ebpf, btf.as_ref()) };
@@ -103,11 +113,12 @@ impl Probes {
             self_test: None,
             modules: facts.absent_modules.iter().map(|module| (*module, ModuleStatus::NotLoaded)).collect(),
             costs: BTreeMap::new(),
+            lifecycle: lifecycle_status.map(|status| LifecycleStatus { status, cost: None }),
         };
         if !coverage.observes_something() {
             return Err(AttachError::NoHook(first_reason(&coverage)));
         }
-        Ok(Self { ring, coverage, scanner: scanner.ok(), idle_scanner, _ebpf: ebpf })
+        Ok(Self { ring, coverage, scanner: scanner.ok(), idle_scanner, lifecycle: lifecycle.flatten(), _ebpf: ebpf })
     }
 
     /// What became of every hook.
@@ -127,7 +138,8 @@ impl Probes {
 
     /// See [`Ring::run_time`].
     pub fn run_time(&self) -> Option<std::time::Duration> {
-        self.ring.run_time()
+        let own = self.lifecycle.as_ref().and_then(Lifecycle::cost).map(|cost| cost.time);
+        Some(self.ring.run_time()? + own.unwrap_or_default())
     }
 
     /// The ring and the counters.
@@ -202,7 +214,12 @@ fn first_reason(coverage: &Coverage) -> String {
         .unwrap_or_else(|| "the plan is empty".to_owned())
 }
 
-fn attach_hook(ebpf: &mut Ebpf, btf: Option<&Btf>, entry: &HookPlan) -> HookStatus {
+fn attach_hook(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    entry: &HookPlan,
+    parts: fn(&HookPlan, Mechanism) -> Vec<Part>,
+) -> HookStatus {
     let mut failures = Vec::new();
     let mut all_unsupported = true;
     for mechanism in &entry.candidates {

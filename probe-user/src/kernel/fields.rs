@@ -112,6 +112,19 @@ pub(super) const fn path(field: Field) -> FieldPath {
         Field::SkbNfct => at("sk_buff", &["_nfct"], Bytes(8)),
         Field::SkbSk => at("sk_buff", &["sk"], PointerTo("sock")),
         Field::DevNet => at("net_device", &["nd_net", "net"], PointerTo("net")),
+        Field::TpBytesSent => at("tcp_sock", &["bytes_sent"], Bytes(8)),
+        Field::TpBytesRetrans => at("tcp_sock", &["bytes_retrans"], Bytes(8)),
+        Field::TpBytesAcked => at("tcp_sock", &["bytes_acked"], Bytes(8)),
+        Field::TpBytesReceived => at("tcp_sock", &["bytes_received"], Bytes(8)),
+        Field::TpSegsOut => at("tcp_sock", &["segs_out"], Bytes(4)),
+        Field::TpSegsIn => at("tcp_sock", &["segs_in"], Bytes(4)),
+        Field::TpSrttUs => at("tcp_sock", &["srtt_us"], Bytes(4)),
+        // `struct minmax`, of which the first sample is the minimum.
+        Field::TpRttMin => at("tcp_sock", &["rtt_min"], Bytes(24)),
+        Field::SkUid => at("sock", &["sk_uid"], Bytes(4)),
+        Field::SkCgroup => at("sock", &["sk_cgrp_data", "cgroup"], PointerTo("cgroup")),
+        Field::CgroupKn => at("cgroup", &["kn"], PointerTo("kernfs_node")),
+        Field::KnId => at("kernfs_node", &["id"], Bytes(8)),
         Field::NetKeepaliveProbes => at("net", &["ipv4", "sysctl_tcp_keepalive_probes"], Bytes(1)),
     }
 }
@@ -144,6 +157,7 @@ pub fn field_named(name: &str) -> Option<Field> {
 
 /// Fields that this kernel may lack without harm, because something else says the same.
 pub(super) const fn is_expected_to_be_missing(field: Field) -> bool {
-    // `icsk_rto_max` came in 6.15 (120 s before), `tcp_usec_ts` in 6.7 (milliseconds before).
-    matches!(field, Field::IcskRtoMax | Field::TpUsecTs)
+    // `icsk_rto_max` came in 6.15 (120 s before), `tcp_usec_ts` in 6.7 (milliseconds before); without CONFIG_SOCK_CGROUP_DATA sockets have
+    // no cgroup.
+    matches!(field, Field::IcskRtoMax | Field::TpUsecTs | Field::SkCgroup)
 }

@@ -12,7 +12,7 @@ use connprobe_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{facts::Facts, filter::prefix};
+use super::{facts::Facts, filter::prefix, lifecycle};
 use crate::model::{DropReason, Filter, Hook};
 
 /// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
@@ -33,18 +33,20 @@ pub struct LoadOptions {
     pub scan_by_sock_diag: bool,
     /// Whether idle connections will be looked for.
     pub risks: bool,
+    /// Whether connections that are over are told.
+    pub lifecycle: bool,
 }
 
-/// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded.
-pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenError> {
+/// Parametrizes the object for this kernel, creates its maps, and leaves its programs ready to be loaded. `btf` is the running
+/// kernel's, where it has any.
+pub(super) fn open(facts: &Facts, options: &LoadOptions, btf: Option<&Btf>) -> Result<Ebpf, OpenError> {
     let bytes = match &options.object {
         None => Cow::Borrowed(OBJECT),
         Some(path) => Cow::Owned(fs::read(path).map_err(|why| OpenError::Object { path: path.clone(), why })?),
     };
     let settings = settings(facts, &options.filter);
-    let btf = if facts.kernel_has_btf { Btf::from_sys_fs().ok() } else { None };
     let mut loader = EbpfLoader::new();
-    loader.btf(btf.as_ref()).override_global("LOCATIONS", facts.layout.locations.as_slice(), true).override_global(
+    loader.btf(btf).override_global("LOCATIONS", facts.layout.locations.as_slice(), true).override_global(
         "SETTINGS",
         settings.as_bytes(),
         true,
@@ -53,6 +55,10 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, OpenErr
         loader.map_max_entries("EVENTS", bytes);
     }
     loader.map_max_entries("STRAYS", strays());
+    if options.lifecycle {
+        loader.map_max_entries("CONNECTIONS", options.ring_bytes.unwrap_or(lifecycle::RING_BYTES));
+        loader.map_max_entries("LIVES", lifecycle::MAX_LIVES);
+    }
     if let Some(entries) = options.suspects {
         loader.map_max_entries("SUSPECTS", entries);
     }

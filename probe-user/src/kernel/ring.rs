@@ -72,10 +72,7 @@ impl Ring {
         let counters = ebpf.take_map("COUNTERS").ok_or(RingError::NoMap("COUNTERS"))?;
         let counters = PerCpuArray::try_from(counters).map_err(|why| RingError::Map { map: "COUNTERS", why })?;
         let descriptor = ring.as_fd().try_clone_to_owned()?;
-        #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor that is not its own")]
-        // SAFETY: an `OwnedFd` stays the same open descriptor for as long as the `AsyncFd` owns it; nothing closes it.
-        let waiter = unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)?;
-        Ok(Self { ring, waiter, counters, programs: Vec::new() })
+        Ok(Self { ring, waiter: wait_for(descriptor)?, counters, programs: Vec::new() })
     }
 
     /// Counts what the kernel does not let this hook's program see.
@@ -162,8 +159,15 @@ impl Statistics {
     }
 }
 
+/// To wait until a ring is to be read.
+pub(super) fn wait_for(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor that is not its own")]
+    // SAFETY: an `OwnedFd` stays the same open descriptor for as long as the `AsyncFd` owns it; nothing closes it.
+    unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
+}
+
 /// A number of a program, as the kernel shows it for its descriptor (`bpf_prog_show_fdinfo`).
-fn shown(program: &OwnedFd, name: &str) -> Option<u64> {
+pub(super) fn shown(program: &OwnedFd, name: &str) -> Option<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

@@ -81,6 +81,18 @@ pub struct Coverage {
     pub modules: Vec<(KernelModule, ModuleStatus)>,
     /// What the attached hooks' programs cost while the self-test was made, by the kernel's own statistics; empty where they were not taken.
     pub costs: BTreeMap<Hook, RunCost>,
+    /// The programs that tell of connections that are over; `None` where that was not asked for.
+    #[serde(default)]
+    pub lifecycle: Option<LifecycleStatus>,
+}
+
+/// The programs that tell of connections that are over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifecycleStatus {
+    /// What became of them.
+    pub status: HookStatus,
+    /// What they cost while the self-test was made, where that was taken.
+    pub cost: Option<RunCost>,
 }
 
 /// How often a hook's programs ran, and for how long, for whatever connection of this host.
@@ -178,6 +190,7 @@ impl Coverage {
             self_test: None,
             modules: Vec::new(),
             costs: BTreeMap::new(),
+            lifecycle: None,
         }
     }
 
@@ -206,6 +219,7 @@ impl Coverage {
         }) && !self.modules.iter().any(|(_, status)| *status == ModuleStatus::LoadedSince)
             && self.missing_fields.iter().all(|missing| missing.harmless)
             && self.scan == ScanStatus::Iterator
+            && self.lifecycle.as_ref().is_none_or(|own| matches!(own.status, HookStatus::Attached(_)))
             && self.self_test.as_ref().is_none_or(|test| matches!(test, SelfTest::Passed { .. }))
     }
 

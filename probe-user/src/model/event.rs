@@ -157,4 +157,8 @@ pub enum LossPlace {
     Recursion(Hook),
     /// A record came through that could not be decoded.
     Decode,
+    /// The ring of connections that are over was full.
+    ConnectionRing,
+    /// As [`Self::Recursion`], of the program that tells of connections that are over.
+    ConnectionRecursion,
 }

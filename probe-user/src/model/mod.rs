@@ -4,6 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod closed;
 mod connection;
 mod conntrack;
 mod coverage;
@@ -22,11 +23,12 @@ mod segment;
 mod socket;
 mod time;
 
+pub use closed::{Amounts, Cgroup, ClosedConnection, Ending, OwnerCall, Role, SeenProcess, Side};
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
 pub use coverage::{
-    COST_OF_SOCK_DIAG, Coverage, HookStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest, cost_of_missing,
-    runs_for,
+    COST_OF_SOCK_DIAG, Coverage, HookStatus, LifecycleStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest,
+    cost_of_missing, runs_for,
 };
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use filter::Filter;

@@ -166,8 +166,9 @@ impl Hider {
     }
 
     fn coverage(&self, coverage: &mut Coverage) {
-        let Coverage { kernel_release: _, hooks, missing_fields, scan, self_test, modules: _, costs: _ } = coverage;
-        for (_, status) in hooks {
+        let Coverage { kernel_release: _, hooks, missing_fields, scan, self_test, modules: _, costs: _, lifecycle } =
+            coverage;
+        for status in hooks.iter_mut().map(|(_, status)| status).chain(lifecycle.as_mut().map(|own| &mut own.status)) {
             match status {
                 HookStatus::Attached(_) | HookStatus::NotLoaded(_) => {}
                 HookStatus::Unsupported(why) | HookStatus::Broken(why) => self.text(why),

@@ -26,8 +26,23 @@ pub struct Heartbeat {
     pub hooks: Vec<HookCount>,
     /// What it costs.
     pub cost: Cost,
+    /// Connections that are over, where those are told.
+    pub connections: Option<ConnectionCounts>,
     /// How the sinks do.
     pub sinks: Vec<SinkHealth>,
+}
+
+/// What has been told of connections that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// Records.
+    pub told: u64,
+    /// Of those, without the moment when it was opened.
+    pub opening_unseen: u64,
+    /// Connections whose record found no room on the ring.
+    pub lost: u64,
+    /// State changes that the program was not run for, because it was running on that CPU already.
+    pub missed: u64,
 }
 
 /// What the program itself has cost since its start.

@@ -17,10 +17,10 @@ mod vantages;
 mod wall_clock;
 mod wrap;
 
-pub use heartbeat::{Cost, Heartbeat, SinkHealth};
+pub use heartbeat::{ConnectionCounts, Cost, Heartbeat, SinkHealth};
 pub use host::Host;
 pub use summary::{Forgotten, HookCount, Summary};
 pub use wall_clock::WallClock;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

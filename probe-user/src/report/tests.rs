@@ -13,9 +13,9 @@ use crate::{
         },
     },
     model::{
-        ConnectionKey, Coverage, Hook, HookStatus, Interface, Keepalive, Knowledge, LossPlace, Mechanism, MissingField,
-        MonoTime, NeighbourState, Owner, PathStatus, Place, Route, ScanStatus, SocketCookie, SocketRouting, SocketView,
-        TcpState,
+        Amounts, ClosedConnection, ConnectionKey, Coverage, Hook, HookStatus, Interface, Keepalive, Knowledge,
+        LossPlace, Mechanism, MissingField, MonoTime, NeighbourState, Owner, OwnerCall, PathStatus, Place, Role, Route,
+        ScanStatus, SeenProcess, SocketCookie, SocketRouting, SocketView, TcpState,
     },
 };
 
@@ -140,6 +140,7 @@ fn coverage() -> Coverage {
         self_test: None,
         modules: Vec::new(),
         costs: std::collections::BTreeMap::new(),
+        lifecycle: None,
     }
 }
 
@@ -317,6 +318,46 @@ fn a_look_that_sees_no_risk_is_a_line_and_one_that_failed_says_so() {
     );
 }
 
+/// Records of every type; of findings one that is open, one that is over, and one of a connection that is only forwarded.
+pub(crate) fn records_of_every_type() -> Vec<record::Record> {
+    let host =
+        Host { name: "compute-3".to_owned(), machine_id: Some("2f".repeat(16)), boot_id: uuid::Uuid::from_u128(7) };
+    let mut recorder = Recorder::new(host, clock());
+    let sink = |failing: Option<&str>| SinkHealth {
+        sink: "stdout".to_owned(),
+        written: 7,
+        dropped: 0,
+        errors: 0,
+        failing: failing.map(str::to_owned),
+    };
+    let heartbeat = Heartbeat {
+        at: at(20_000),
+        watched: Duration::from_secs(20),
+        open_cases: 2,
+        open_findings: 1,
+        findings: 1,
+        lost: 4,
+        undecodable: 0,
+        questions_waiting: 0,
+        connections: None,
+        hooks: summary(Vec::new()).hooks,
+        cost: Cost { cpu: Some(Duration::from_millis(250)), rss_bytes: Some(1 << 24), bpf: None },
+        sinks: vec![sink(None), sink(Some("No space left"))],
+    };
+    let risks = risks();
+    vec![
+        recorder.coverage(at(0), &coverage()),
+        recorder.finding(&finding("10.3.0.50:51050", FindingState::Opened)),
+        recorder.finding(&finding("[2001:db8::1]:51050", FindingState::Closed(Outcome::Recovered))),
+        recorder.finding(&forwarded::to_a_container()),
+        recorder.connection(&closed(), None, &[]),
+        recorder.loss(at(13_000), LossPlace::Ring(Hook::TcpRetransmitSkb), 4),
+        recorder.heartbeat(&heartbeat),
+        recorder.risk(&risks, risks.risks.first().unwrap()),
+        recorder.summary(at(30_000), &summary(vec![finding("10.3.0.50:51050", FindingState::Opened)])),
+    ]
+}
+
 #[test]
 fn risk_records_are_as_the_contract_says() {
     let host = Host { name: "compute-3".to_owned(), machine_id: None, boot_id: uuid::Uuid::from_u128(7) };
@@ -328,6 +369,25 @@ fn risk_records_are_as_the_contract_says() {
     insta::assert_json_snapshot!(records);
 }
 
+fn closed() -> ClosedConnection {
+    let key =
+        ConnectionKey { netns: 7, local: ([10, 3, 0, 50], 51_050).into(), remote: ([10, 3, 0, 100], 5672).into() };
+    ClosedConnection {
+        at: at(12_500),
+        key,
+        cookie: None,
+        opened: Some(at(500)),
+        established: Some(at(501)),
+        role: Some(Role::ActiveOpen),
+        last_state: TcpState::Established,
+        error: Some(104),
+        amounts: Amounts { bytes_sent: Some(1_000), rtt: Some(Duration::from_micros(130)), ..Amounts::default() },
+        process: Some(SeenProcess { pid: 812, comm: "beam.smp".to_owned(), by: OwnerCall::Connect }),
+        uid: Some(106),
+        cgroup_id: None,
+    }
+}
+
 #[test]
 fn records_are_as_the_contract_says() {
     let host = Host { name: "compute-3".to_owned(), machine_id: None, boot_id: uuid::Uuid::from_u128(7) };
@@ -336,6 +396,7 @@ fn records_are_as_the_contract_says() {
         recorder.coverage(at(0), &coverage()),
         recorder.finding(&finding("10.3.0.50:51050", FindingState::Opened)),
         recorder.finding(&local_failure()),
+        recorder.connection(&closed(), None, &[]),
         recorder.loss(at(13_000), LossPlace::Ring(Hook::TcpRetransmitSkb), 4),
         recorder.summary(at(30_000), &summary(vec![finding("10.3.0.50:51050", FindingState::Opened)])),
     ];

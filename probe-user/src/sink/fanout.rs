@@ -19,6 +19,7 @@ use super::{
     file::Lines,
     journald,
     metrics::Server,
+    otlp::Exporter,
     queue::{Counts, Next, Queue, Reader},
     raw_stdout::RawStdout,
     spec::SinkSpec,
@@ -57,12 +58,12 @@ impl Health {
     }
 
     /// Remembers how an attempt went. Only changes are logged.
-    fn take(&self, sink: &SinkSpec, result: Result<(), String>) {
+    pub(super) fn take(&self, sink: &SinkSpec, result: Result<(), String>) {
         let now = result.as_ref().err().cloned();
         let before = std::mem::replace(&mut *self.failing.lock().unwrap_or_else(PoisonError::into_inner), now);
         match (before, result) {
             (None, Err(why)) => {
-                tracing::error!(%sink, why, "records cannot be written, and are dropped until they can be");
+                tracing::error!(%sink, why, "{}", sink.while_it_fails());
             }
             (Some(_), Ok(())) => tracing::warn!(%sink, dropped = self.counts.dropped(), "records can be written again"),
             (None, Ok(())) | (Some(_), Err(_)) => {}
@@ -72,7 +73,7 @@ impl Health {
 
 /// What a sink is told beside its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Command {
+pub(super) enum Command {
     /// Open the file anew.
     Reopen,
     /// Go on at the same place, in another way.
@@ -198,6 +199,10 @@ impl Sinks {
                 let lines = Lines::open(file.clone()).map_err(failed)?;
                 Box::new(move || runtime.block_on(body.write_lines(reader, Output::File(lines))))
             }
+            SinkSpec::Otlp(otlp) => {
+                let exporter = Exporter::new(otlp.clone()).map_err(failed)?;
+                Box::new(move || runtime.block_on(exporter.run(body, reader)))
+            }
             SinkSpec::Metrics(metrics) => {
                 let server = Server::bind(*metrics).map_err(failed)?;
                 Box::new(move || runtime.block_on(body.serve_metrics(server, reader)))
@@ -277,13 +282,19 @@ impl Output {
 }
 
 /// What a sink's thread works with.
-struct Body {
-    spec: SinkSpec,
-    health: Arc<Health>,
-    commands: UnboundedReceiver<Command>,
+pub(super) struct Body {
+    pub(super) spec: SinkSpec,
+    pub(super) health: Arc<Health>,
+    pub(super) commands: UnboundedReceiver<Command>,
 }
 
 impl Body {
+    /// An attempt to write has failed.
+    pub(super) fn fails(&self, why: String) {
+        self.health.counts.add_error();
+        self.health.take(&self.spec, Err(why));
+    }
+
     async fn write_lines(mut self, mut reader: Reader, mut output: Output) {
         loop {
             let next = tokio::select! {

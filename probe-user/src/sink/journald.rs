@@ -4,7 +4,8 @@ use std::io;
 
 use libsystemd::logging::{Priority, journal_send};
 
-use crate::report::record::{Body, EndpointBody, FindingBody, Record, SeenConnectionBody};
+use super::headline::{Urgency, community_id, ends, message, socket, urgency};
+use crate::report::record::{Body, Record};
 
 /// Writes one record.
 pub(super) fn write(record: &Record, line: &str) -> io::Result<()> {
@@ -28,60 +29,22 @@ pub(super) fn write(record: &Record, line: &str) -> io::Result<()> {
             ("CONNPROBE_REMOTE", to),
         ]);
     }
-    journal_send(priority(record), &message(record), fields.into_iter()).map_err(io::Error::other)
-}
-
-/// As urgent as what it tells.
-fn priority(record: &Record) -> Priority {
-    match &record.body {
-        Body::Finding(finding) if finding.state == "closed" => Priority::Info,
-        Body::Finding(finding) if finding.confidence == "confirmed" => Priority::Warning,
-        Body::Finding(_) | Body::Risk(_) => Priority::Notice,
-        Body::Loss(_) => Priority::Warning,
-        Body::Coverage(coverage) if coverage.degraded => Priority::Notice,
-        Body::Heartbeat(heartbeat) if heartbeat.sinks.iter().any(|sink| sink.failing.is_some()) => Priority::Warning,
-        Body::Heartbeat(_) => Priority::Debug,
-        Body::Coverage(_) | Body::Summary(_) => Priority::Info,
+    if let Body::Connection(closed) = &record.body {
+        fields.extend([
+            ("CONNPROBE_OUTCOME", closed.outcome.to_owned()),
+            ("CONNPROBE_COMMUNITY_ID", closed.connection.community_id.clone()),
+            ("CONNPROBE_LOCAL", socket(&closed.connection.local)),
+            ("CONNPROBE_REMOTE", socket(&closed.connection.remote)),
+        ]);
     }
+    journal_send(priority(urgency(record)), &message(record), fields.into_iter()).map_err(io::Error::other)
 }
 
-/// A sentence.
-fn message(record: &Record) -> String {
-    match &record.body {
-        Body::Finding(finding) => {
-            let (from, to) = ends(finding);
-            let owner =
-                finding.owner.as_ref().map_or(String::new(), |owner| format!(", {} (pid {})", owner.comm, owner.pid));
-            let state = finding.outcome.unwrap_or(finding.state);
-            format!("{state}: {}/{} ({}): {from} -> {to}{owner}", finding.verdict, finding.cause, finding.confidence)
-        }
-        Body::Coverage(coverage) if coverage.degraded => {
-            format!("watching on {}, but not everything can be observed", coverage.kernel_release)
-        }
-        Body::Coverage(coverage) => format!("watching on {}", coverage.kernel_release),
-        Body::Heartbeat(heartbeat) => format!(
-            "{} connections under suspicion, {} findings open, {} events lost",
-            heartbeat.open_cases, heartbeat.open_findings, heartbeat.lost
-        ),
-        Body::Loss(loss) => format!("{} lost ({})", loss.count, loss.place),
-        Body::Risk(risk) => format!("risk: {}: {} connections: {}", risk.kind, risk.connections, risk.text),
-        Body::Summary(summary) => {
-            format!("stopped watching: {} findings, {} of them unresolved", summary.findings, summary.unresolved)
-        }
-    }
-}
-
-fn ends(finding: &FindingBody) -> (String, String) {
-    let text = |end: &EndpointBody| std::net::SocketAddr::new(end.address, end.port).to_string();
-    match &finding.connection {
-        SeenConnectionBody::Endpoint(connection) => (text(&connection.local), text(&connection.remote)),
-        SeenConnectionBody::Forwarder(connection) => (text(&connection.initiator), text(&connection.responder)),
-    }
-}
-
-fn community_id(finding: &FindingBody) -> &str {
-    match &finding.connection {
-        SeenConnectionBody::Endpoint(connection) => &connection.community_id,
-        SeenConnectionBody::Forwarder(connection) => &connection.community_id,
+fn priority(urgency: Urgency) -> Priority {
+    match urgency {
+        Urgency::Debug => Priority::Debug,
+        Urgency::Information => Priority::Info,
+        Urgency::Notice => Priority::Notice,
+        Urgency::Warning => Priority::Warning,
     }
 }

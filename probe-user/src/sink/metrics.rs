@@ -177,6 +177,11 @@ struct Ended {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfHook {
     hook: &'static str,
 }
@@ -194,6 +199,7 @@ struct Metrics {
     open: Family<Kind, Gauge>,
     ended: Family<Ended, Counter>,
     lost: Counter,
+    connections: Family<OfOutcome, Counter>,
     cases: Gauge,
     emitted: Family<OfHook, Counter>,
     suppressed: Family<OfHook, Counter>,
@@ -217,6 +223,7 @@ impl Metrics {
             open: Family::default(),
             ended: Family::default(),
             lost: Counter::default(),
+            connections: Family::default(),
             cases: Gauge::default(),
             emitted: Family::default(),
             suppressed: Family::default(),
@@ -233,6 +240,8 @@ impl Metrics {
         registry.register("open_findings", "Findings that are not over, by what they are now", metrics.open.clone());
         registry.register("findings_closed", "Findings that are over, by how they ended", metrics.ended.clone());
         registry.register("events_lost", "Events lost between the kernel and the tracker", metrics.lost.clone());
+        let help = "Connections that are over, where those are told, by how they ended";
+        registry.register("connections", help, metrics.connections.clone());
         registry.register("open_cases", "Connections under suspicion", metrics.cases.clone());
         registry.register("hook_emitted", "Events a hook has told since it was attached", metrics.emitted.clone());
         registry.register("hook_suppressed", "Events held back by a limit since then", metrics.suppressed.clone());
@@ -249,6 +258,9 @@ impl Metrics {
         match &record.body {
             Body::Finding(finding) => self.finding(finding),
             Body::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
+            Body::Connection(closed) => {
+                self.connections.get_or_create(&OfOutcome { outcome: closed.outcome }).inc();
+            }
             Body::Loss(loss) => {
                 self.lost.inc_by(loss.count);
             }

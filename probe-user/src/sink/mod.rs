@@ -2,8 +2,10 @@
 
 mod fanout;
 mod file;
+mod headline;
 mod journald;
 mod metrics;
+mod otlp;
 mod queue;
 mod raw_stdout;
 mod spec;
@@ -13,6 +15,7 @@ mod unix;
 pub use fanout::{Health, Sinks, StartError};
 pub use file::FileSpec;
 pub use metrics::MetricsSpec;
+pub use otlp::{OtlpEndpoint, OtlpSpec};
 pub use queue::Counts;
 pub use spec::SinkSpec;
 pub use stdout::{SinkError, Stdout};

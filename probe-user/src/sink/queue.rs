@@ -140,7 +140,8 @@ impl Reader {
         self.lose(1);
     }
 
-    fn lose(&mut self, count: u64) {
+    /// So many of what was taken were not kept.
+    pub(super) fn lose(&mut self, count: u64) {
         self.behind += count;
         self.counts.dropped.fetch_add(count, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@
 //! through, which serves all that wait, and then rests for a while.
 
 mod cgroup;
+mod cgroups;
 mod conntrack;
 mod flow;
 mod function;
@@ -22,6 +23,7 @@ mod socket;
 pub mod sockets;
 mod xtables;
 
+pub use cgroups::Cgroups;
 pub use process::{Owners, owners_of_sockets};
 
 use std::{

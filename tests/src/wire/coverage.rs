@@ -10,6 +10,17 @@ pub struct Coverage {
     pub scan: Scan,
     pub self_test: Option<SelfTest>,
     pub modules: Vec<Module>,
+    pub lifecycle: Option<Lifecycle>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lifecycle {
+    pub status: String,
+    pub mechanism: Option<String>,
+    pub why: Option<String>,
+    pub runs: Option<u64>,
+    pub run_ns: Option<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -14,7 +14,17 @@ pub struct Heartbeat {
     pub questions_waiting: usize,
     pub cost: Cost,
     pub hooks: Vec<HookCount>,
+    pub connections: Option<ConnectionCounts>,
     pub sinks: Vec<Sink>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionCounts {
+    pub told: u64,
+    pub opening_unseen: u64,
+    pub lost: u64,
+    pub missed: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

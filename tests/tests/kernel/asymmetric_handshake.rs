@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
-    findings::{ensure_is_about, wait as finding},
+    findings::{confirmed, ensure_is_about, recovered, wait as finding},
     labs::{asymmetric::Asymmetric, routed::Routed},
     netns::Netns,
     peer::{Options, Peer},
     probe::Probe,
     require::Requirement::{Bridge, Conntrack, Ipv6},
     runner::{Test, TestContext},
-    wire::{Evidence, Finding},
+    wire::{Connection, Evidence, Finding},
 };
 
 use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
@@ -85,21 +85,6 @@ fn opened(probe: &Probe, start: Instant, cause: &str) -> Result<Finding> {
     Ok(opened)
 }
 
-fn confirmed(probe: &Probe, opened: Finding) -> Result<Finding> {
-    if opened.confidence == "confirmed" {
-        return Ok(opened);
-    }
-    let updated = finding(probe, "updated", SOON)?;
-    ensure!(updated.confidence == "confirmed" && updated.cause == opened.cause, "{updated:#?}");
-    Ok(updated)
-}
-
-fn recovered(probe: &Probe) -> Result<()> {
-    let closed = finding(probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:#?}");
-    Ok(())
-}
-
 fn drop_of<'a>(finding: &'a Finding, message: &str) -> Result<&'a Evidence> {
     finding
         .evidence
@@ -129,7 +114,7 @@ fn server_drops_ack(test: &TestContext) -> Result<()> {
     drop_acks(&lab.server, "input")?;
     let start = Instant::now();
     let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
-    let found = confirmed(&probe, opened(&probe, start, "final_ack_lost")?)?;
+    let found = confirmed(&probe, opened(&probe, start, "final_ack_lost")?, SOON)?;
     ensure_is_servers(&found, &client, &server)?;
     let drop = drop_of(&found, "ACK")?;
     ensure!(drop.data.get("reason") == Some(&"NETFILTER_DROP".into()), "{drop:?}");
@@ -137,7 +122,7 @@ fn server_drops_ack(test: &TestContext) -> Result<()> {
     ensure!(found.path.as_ref().is_some_and(|path| path.ingress_interface.as_deref() == Some("uplink")), "{found:#?}");
     heal(&lab.server)?;
     client.command("write 10")?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -161,7 +146,7 @@ fn client_sees_ack_lost(test: &TestContext) -> Result<()> {
     let missing: Vec<_> = updated.missing_evidence.iter().map(|missing| missing.kind.as_str()).collect();
     ensure!(missing == ["peers_backlog"], "{updated:#?}");
     heal(&lab.router)?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -233,7 +218,7 @@ fn client_drops_synack(test: &TestContext) -> Result<()> {
     ensure!(found.connection.tcp_state.as_deref() == Some("syn_sent"), "{found:?}");
     drop_of(&found, "SYN-ACK")?;
     heal(&lab.client)?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -251,7 +236,7 @@ fn server_drops_synack(test: &TestContext) -> Result<()> {
     ensure_is_servers(&found, &client, &server)?;
     ensure!(drop_of(&found, "SYN-ACK")?.data.get("ingress_ifindex") == Some(&serde_json::Value::Null), "{found:?}");
     heal(&lab.server)?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -268,7 +253,7 @@ fn synack_lost(test: &TestContext) -> Result<()> {
     ensure!(found.confidence == "suspected", "{found:#?}");
     ensure_is_servers(&found, &client, &server)?;
     heal(&lab.router)?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -290,7 +275,7 @@ fn firewall(test: &TestContext) -> Result<()> {
     ensure_is_about(&found, &client, &lab.compute)?;
     // With one way for both directions the firewall sees the SYN-ACK, and the connection goes on.
     lab.answer_the_same_way()?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -322,7 +307,7 @@ fn syn_filtered(test: &TestContext) -> Result<()> {
     ensure!(found.path.as_ref().is_some_and(|path| path.reverse_path_filter == Some(1)), "{found:?}");
     ensure!(drop_of(&found, "SYN")?.data.get("reason") == Some(&"IP_RPFILTER".into()), "{found:?}");
     lab.controller.sysctl("net.ipv4.conf.service.rp_filter", "2")?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -402,9 +387,9 @@ fn embryonic(test: &TestContext) -> Result<()> {
     ensure_is_about(&found, &client, &lab.client)?;
     let entry = found.evidence.iter().find(|evidence| evidence.kind == "conntrack_entry").context("no entry")?;
     ensure!(entry.data.get("state") == Some(&"syn_sent".into()), "{entry:?}");
-    confirmed(&probe, found)?;
+    confirmed(&probe, found, SOON)?;
     lab.client.nft("flush chain inet half output\n")?;
-    recovered(&probe)?;
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }

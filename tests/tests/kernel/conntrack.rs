@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
-    findings::{ensure_is_about, wait as finding},
+    findings::{ensure_is_about, recovered, wait as finding},
     labs::routed::Routed,
     peer::{Options, Peer},
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
+    wire::Connection,
 };
 
 use crate::watching::{PORT, SOON, WATCHING, connect, stop, watch};
@@ -67,8 +68,7 @@ fn own_output(test: &TestContext) -> Result<()> {
     let data = &missing.context("no evidence from conntrack")?.data;
     ensure!(data.get("timeout_established_seconds") == Some(&Routed::FIREWALL_REMEMBERS.as_secs().into()), "{data:?}");
     lab.client.nft("flush table inet firewall\n")?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }

@@ -53,32 +53,35 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// A daemon with a folder of its own.
-struct Daemon {
-    probe: Probe,
-    folder: TempDir,
+pub(crate) struct Daemon {
+    pub(crate) probe: Probe,
+    pub(crate) folder: TempDir,
 }
 
 impl Daemon {
     /// Starts one on a namespace, with more settings.
-    fn start(netns: &Netns, settings: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let config = folder.path().join("connprobe.toml");
-        write_settings(folder.path(), netns, settings)?;
-        let config = config.to_str().context("a path that is no text")?;
-        let probe = Probe::start(&["daemon", "--config", config])?;
-        Ok(Self { probe, folder })
+    pub(crate) fn start(netns: &Netns, settings: &str) -> Result<Self> {
+        Self::start_by(Command::new(program()?), netns, settings)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The same by a command that starts the program with more arguments.
+    pub(crate) fn start_by(mut command: Command, netns: &Netns, settings: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        write_settings(folder.path(), netns, settings)?;
+        command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
+        Ok(Self { probe: Probe::start_command(command)?, folder })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.probe.pid().cast_signed()), signal)?)
     }
 
     /// Waits for a heartbeat that is wanted.
-    fn heartbeat(&self, wanted: impl Fn(&Heartbeat) -> bool) -> Result<Heartbeat> {
+    pub(crate) fn heartbeat(&self, wanted: impl Fn(&Heartbeat) -> bool) -> Result<Heartbeat> {
         let start = Instant::now();
         while start.elapsed() < SOON {
             let record = wire::read(&self.probe.wait_type("heartbeat", SOON)?)?;
@@ -91,7 +94,7 @@ impl Daemon {
     }
 
     /// Ends it as a service manager does.
-    fn stop(self) -> Result<(Vec<Record>, TempDir, String)> {
+    pub(crate) fn stop(self) -> Result<(Vec<Record>, TempDir, String)> {
         self.signal(Signal::SIGTERM)?;
         let finished = self.probe.finish(SOON)?;
         ensure!(finished.code == Some(0), "exit code {:?}\n{}", finished.code, finished.stderr);
@@ -99,7 +102,7 @@ impl Daemon {
     }
 }
 
-fn write_settings(folder: &Path, netns: &Netns, settings: &str) -> Result<()> {
+pub(crate) fn write_settings(folder: &Path, netns: &Netns, settings: &str) -> Result<()> {
     let (inode, lock) = (netns.inode(), folder.join("lock"));
     // Tests run side by side.
     let listen = if settings.contains("metrics_listen") { "" } else { "metrics_listen = \"none\"\n" };
@@ -109,7 +112,7 @@ fn write_settings(folder: &Path, netns: &Netns, settings: &str) -> Result<()> {
 }
 
 /// The records in a file, each whole.
-fn records_in(path: &Path) -> Result<Vec<Value>> {
+pub(crate) fn records_in(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     ensure!(text.is_empty() || text.ends_with('\n'), "the last line of {} is not whole", path.display());
     text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -130,7 +133,7 @@ fn stories(records: &[Record]) -> Vec<(String, Vec<String>)> {
 }
 
 /// A connection stalls, is found, and recovers.
-fn stall_and_recover(daemon: &Daemon, lab: &Routed) -> Result<()> {
+pub(crate) fn stall_and_recover(daemon: &Daemon, lab: &Routed) -> Result<()> {
     let (_server, client) = connect(lab, &Options::default())?;
     cut_and_write(lab, &client)?;
     finding(&daemon.probe, "opened", SOON)?;
@@ -248,7 +251,7 @@ impl Drop for SmallDisk {
     }
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output()?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())

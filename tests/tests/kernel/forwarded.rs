@@ -8,14 +8,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
-    findings::{wait as finding, wait_forwarded},
+    findings::{confirmed, recovered, wait as finding, wait_forwarded},
+    firewall::drops_invalid,
     labs::routed::Routed,
     peer::{Mode, Options, Peer},
     probe::Probe,
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
     stray::Stray,
-    wire::{Evidence, Finding, ForwardedConnection, Port},
+    wire::{Finding, ForwardedConnection, Port},
 };
 
 use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch};
@@ -40,10 +41,6 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// What connection tracking holds for invalid is not forwarded.
-pub(crate) const DROPS_INVALID: &str =
-    "table inet firewall { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }\n";
-
 /// From closing to the first word about it: a copy of the FIN is waited for, then the witnesses are asked. A guest's are slow.
 const LONGEST: Duration = Duration::from_secs(8);
 
@@ -62,10 +59,6 @@ pub(crate) fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Re
         finding = wait_forwarded(probe, "updated", SOON)?;
     }
     Ok(finding)
-}
-
-fn drop_of(finding: &Finding<ForwardedConnection>) -> Result<&Evidence> {
-    finding.evidence.iter().find(|evidence| evidence.kind == "segment_dropped").context("no dropped segment")
 }
 
 /// Checks that it is about this client's connection, and which way the segment went.
@@ -112,25 +105,10 @@ fn ensure_receiver_waits(
     Ok(finding)
 }
 
-fn confirmed(probe: &Probe, opened: Finding<ForwardedConnection>) -> Result<Finding<ForwardedConnection>> {
-    if opened.confidence == "confirmed" {
-        return Ok(opened);
-    }
-    let updated = wait_forwarded(probe, "updated", SOON)?;
-    ensure!(updated.confidence == "confirmed", "{updated:?}");
-    Ok(updated)
-}
-
-fn ensure_recovers(probe: &Probe) -> Result<Finding<ForwardedConnection>> {
-    let closed = wait_forwarded(probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
-    Ok(closed)
-}
-
 fn bad_checksum(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     let (server, client) = connect(&lab, &Options::default())?;
     lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.router, &[])?;
@@ -139,7 +117,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     ensure_is_about(&opened, client.local()?, client.remote()?, &lab)?;
     let opened = ensure_receiver_waits(&probe, opened, &client, &lab)?;
     ensure!(opened.connection.zone == Some(0), "{:?}", opened.connection);
-    let drop = drop_of(&opened)?;
+    let drop = opened.evidence_of("segment_dropped")?;
     let expected = [
         ("message", "FIN".into()),
         ("reason", "NETFILTER_DROP".into()),
@@ -150,13 +128,14 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     for (name, value) in expected {
         ensure!(drop.data.get(name) == Some(&value), "{name}: {drop:?}");
     }
-    let sure = confirmed(&probe, opened)?;
+    let sure = confirmed(&probe, opened, SOON)?;
     ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("checksums")), "{:?}", sure.remedies);
     ensure!(sure.evidence.iter().any(|evidence| evidence.kind == "conntrack_entry"), "{sure:#?}");
     lab.router.nft("delete table inet mangle\n")?;
-    let closed = ensure_recovers(&probe)?;
-    let function = drop_of(&closed)?.data.get("function").and_then(|function| function.as_str());
-    ensure!(function.is_some_and(|function| function.starts_with("nf")), "{function:?}");
+    let closed = recovered::<ForwardedConnection>(&probe, SOON)?;
+    // Who dropped it is told of the first copy.
+    let mut functions = closed.evidence.iter().filter_map(|evidence| evidence.data.get("function")?.as_str());
+    ensure!(functions.any(|function| function.starts_with("nf")), "{closed:#?}");
     stop(probe)?;
     Ok(())
 }
@@ -164,7 +143,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
 fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     lab.router.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     let (server, _client) = connect(&lab, &Options::default())?;
     lab.mangle_fins("tcp checksum set 0xbad")?;
@@ -189,10 +168,10 @@ fn rule(test: &TestContext) -> Result<()> {
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "firewall_drop", "{opened:#?}");
     let opened = ensure_receiver_waits(&probe, opened, &client, &lab)?;
-    confirmed(&probe, opened)?;
+    confirmed(&probe, opened, SOON)?;
     lab.router.nft("delete table inet drops\n")?;
     client.wait_event("eof", SOON)?;
-    ensure_recovers(&probe)?;
+    recovered::<ForwardedConnection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -206,7 +185,7 @@ fn receiver_elsewhere(test: &TestContext) -> Result<()> {
         "table ip translation { chain output { type nat hook output priority -100; \
          ip daddr 10.77.9.9 dnat to 10.77.2.1; }; }\n",
     )?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
     let client = Peer::connect(&lab.client, ([10, 77, 9, 9], PORT).into(), &Options::default())?;
     client.command("write 1000")?;
@@ -219,7 +198,7 @@ fn receiver_elsewhere(test: &TestContext) -> Result<()> {
     ensure_is_about(&opened, client.local()?, Routed::server_v4(PORT), &lab)?;
     ensure!(opened.connection.ends.iter().all(|end| end.role == "sender"), "{:?}", opened.connection);
     lab.router.nft("delete table inet mangle\n")?;
-    ensure_recovers(&probe)?;
+    recovered::<ForwardedConnection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -236,7 +215,7 @@ fn reset(test: &TestContext) -> Result<()> {
     let opened = close_at_server(&probe, &server, "abort")?;
     ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("firewall_drop", "confirmed"), "{opened:#?}");
     let opened = ensure_receiver_waits(&probe, opened, &client, &lab)?;
-    ensure!(drop_of(&opened)?.data.get("message") == Some(&"RST".into()), "{opened:?}");
+    ensure!(opened.evidence_of("segment_dropped")?.data.get("message") == Some(&"RST".into()), "{opened:?}");
     client.command("abort")?;
     wait_forwarded(&probe, "closed", SOON)?;
     stop(probe)?;
@@ -248,7 +227,7 @@ fn zone(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     lab.router
         .nft("table inet zones { chain raw { type filter hook prerouting priority -350; ct zone set 7; }; }\n")?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     let (server, client) = connect(&lab, &Options::default())?;
     lab.mangle_fins("tcp flags set fin")?;
     let probe = watch(&lab.router, &[])?;
@@ -263,7 +242,7 @@ fn zone(test: &TestContext) -> Result<()> {
 fn only_what_was_asked_for(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     let (server, _client) = connect(&lab, &Options::default())?;
     lab.mangle_fins("tcp flags set fin")?;
     let inode = lab.router.inode().to_string();
@@ -319,7 +298,7 @@ fn both_vantages(test: &TestContext) -> Result<()> {
 fn in_order(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     lab.router.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")?;
     let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
     let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;

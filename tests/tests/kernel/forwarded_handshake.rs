@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use connprobe_tests::{
-    findings::wait_forwarded,
+    findings::{recovered, wait_forwarded},
     labs::{asymmetric::Asymmetric, routed::Routed},
     netns::Netns,
     peer::{Options, Peer},
@@ -16,7 +16,7 @@ use connprobe_tests::{
     require::Requirement::{Bridge, Conntrack},
     runner::{Test, TestContext},
     stray::Stray,
-    wire::{Evidence, Finding, ForwardedConnection, Port},
+    wire::{Finding, ForwardedConnection, Port},
 };
 
 use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
@@ -70,17 +70,6 @@ fn receiver_state(finding: &Finding<ForwardedConnection>) -> Option<&str> {
     finding.connection.ends.iter().find(|end| end.role == "receiver").map(|end| end.tcp_state.as_str())
 }
 
-fn evidence<'a>(finding: &'a Finding<ForwardedConnection>, kind: &str) -> Result<&'a Evidence> {
-    let mut all = finding.evidence.iter();
-    all.find(|evidence| evidence.kind == kind).with_context(|| format!("no {kind}: {finding:#?}"))
-}
-
-fn ensure_recovers(probe: &Probe) -> Result<()> {
-    let closed = wait_forwarded(probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:#?}");
-    Ok(())
-}
-
 fn controller(lab: &Asymmetric, options: &Options) -> Result<Peer> {
     Peer::listen(&lab.controller, Asymmetric::controller_address(PORT), options)
 }
@@ -104,15 +93,15 @@ fn final_ack(test: &TestContext) -> Result<()> {
     let found = opened(&probe, start, "final_ack_lost")?;
     ensure_is_about(&found, client.local()?, client.remote()?, ["inside", "outside"])?;
     ensure!(receiver_state(&found) == Some("new_syn_recv"), "{:?}", found.connection.ends);
-    let entry = evidence(&found, "conntrack_entry")?;
+    let entry = found.evidence_of("conntrack_entry")?;
     ensure!(entry.data.get("state") == Some(&"syn_sent".into()), "{entry:?}");
     ensure!(entry.data.get("replied") == Some(&false.into()), "{entry:?}");
-    let drop = evidence(&found, "segment_dropped")?;
+    let drop = found.evidence_of("segment_dropped")?;
     ensure!(drop.data.get("reason") == Some(&"NETFILTER_DROP".into()), "{drop:?}");
     ensure!(found.remedies.iter().any(|remedy| remedy.text.contains("come back through this host")), "{found:#?}");
     // With one way for both directions the firewall sees the SYN-ACK, and the connection goes on.
     lab.answer_the_same_way()?;
-    ensure_recovers(&probe)?;
+    recovered::<ForwardedConnection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -171,7 +160,7 @@ fn syn_ack(test: &TestContext) -> Result<()> {
     ensure_is_about(&found, client.local()?, Routed::server_v4(PORT), ["server", "client"])?;
     ensure!(receiver_state(&found) == Some("syn_sent"), "{:?}", found.connection.ends);
     lab.router.nft("delete table inet drops\n")?;
-    ensure_recovers(&probe)?;
+    recovered::<ForwardedConnection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }

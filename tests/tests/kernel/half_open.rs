@@ -5,10 +5,11 @@ use std::{net::SocketAddr, thread::sleep, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     clocks::{wall_of_event, wall_seconds},
-    findings::{ensure_is_about, wait as finding},
+    findings::{ensure_is_about, recovered, wait as finding},
     labs::routed::Routed,
     peer::{Keepalive, Mode, Options, Peer},
     runner::{Test, TestContext},
+    wire::Connection,
 };
 
 use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, stop_silent, watch};
@@ -210,8 +211,7 @@ fn next_hop_gone(test: &TestContext) -> Result<()> {
     ensure!(next_hop.data.get("interface") == Some(&"uplink".into()), "{next_hop:?}");
     ensure_is_about(&opened, &client, &lab.client)?;
     lab.router.ip("link set client arp on\n")?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }

@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
-    findings::wait as finding,
+    findings::{recovered, wait as finding},
     labs::routed::Routed,
     peer::{Mode, Options, Peer},
     require::is_guest,
     runner::{Test, TestContext},
-    wire::Summary,
+    wire::{Connection, Summary},
 };
 use nix::{
     errno::Errno,
@@ -81,8 +81,7 @@ fn flap(test: &TestContext) -> Result<()> {
     ensure!(opened.confidence == "suspected", "{opened:?}");
     lab.heal()?;
     let healed = Instant::now();
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     // The next retransmission comes 3.2 s after the fourth; its answer is looked for within a second or so.
     println!("recovery was told {:.1} s after the path was healed", healed.elapsed().as_secs_f64());
     let (finished, records) = stop(probe)?;

@@ -1,9 +1,10 @@
 //! Connection tracking's own word for why it holds a FIN for invalid, where its functions can be probed.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use connprobe::model::Mechanism;
 use connprobe_tests::{
     findings::{ensure_is_about, wait as finding},
+    firewall::drops_invalid,
     labs::routed::Routed,
     peer::Options,
     require::Requirement::{Attaching, Conntrack},
@@ -26,18 +27,10 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const DROPS_INVALID: &str =
-    "table inet firewall { chain input { type filter hook input priority 0; ct state invalid drop; }; }\n";
-
 /// All the client's connections are in this zone.
 const ZONE: &str = "table inet zone { \
                     chain in { type filter hook prerouting priority raw; ct zone set 7; }; \
                     chain out { type filter hook output priority raw; ct zone set 7; }; }\n";
-
-fn invalid(finding: &Finding) -> Result<&Evidence> {
-    let held = finding.evidence.iter().find(|evidence| evidence.kind == "segment_invalid");
-    held.with_context(|| format!("nothing of connection tracking: {:#?}", finding.evidence))
-}
 
 fn ensure_says(evidence: &Evidence, expected: &[(&str, serde_json::Value)]) -> Result<()> {
     for (name, value) in expected {
@@ -64,7 +57,7 @@ fn close(test: &TestContext, rules: &str, statement: &str, check: impl Fn(&Findi
 }
 
 fn checksum(test: &TestContext) -> Result<()> {
-    close(test, DROPS_INVALID, "tcp checksum set 0xbad", |opened| {
+    close(test, &drops_invalid("input"), "tcp checksum set 0xbad", |opened| {
         ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
         let expected = [
             ("why", "bad checksum".into()),
@@ -73,16 +66,16 @@ fn checksum(test: &TestContext) -> Result<()> {
             ("zone", serde_json::Value::Null),
             ("checksum", "wrong".into()),
         ];
-        ensure_says(invalid(opened)?, &expected)
+        ensure_says(opened.evidence_of("segment_invalid")?, &expected)
     })
 }
 
 fn window(test: &TestContext) -> Result<()> {
     // Half of the sequence numbers ahead (RFC 9293 section 3.4): nothing is farther outside; nft keeps the checksum right.
-    let rules = format!("{DROPS_INVALID}{ZONE}");
+    let rules = drops_invalid("input") + ZONE;
     close(test, &rules, "tcp sequence set tcp sequence ^ 0x80000000", |opened| {
         ensure!(opened.cause == "conntrack_invalid", "{opened:#?}");
-        let invalid = invalid(opened)?;
+        let invalid = opened.evidence_of("segment_invalid")?;
         ensure_says(invalid, &[("zone", 7.into()), ("hook", "prerouting".into()), ("checksum", "right".into())])?;
         let why = invalid.data.get("why").and_then(|why| why.as_str()).unwrap_or_default();
         ensure!(why.starts_with("SEQ is over") && why.contains("window of the receiver"), "{why}");
@@ -101,7 +94,7 @@ fn unseen(test: &TestContext) -> Result<()> {
             (opened.cause.as_str(), opened.confidence.as_str()) == ("conntrack_invalid", "suspected"),
             "{opened:#?}"
         );
-        ensure_says(invalid(opened)?, &[("why", "invalid tcp flag combination".into())])?;
+        ensure_says(opened.evidence_of("segment_invalid")?, &[("why", "invalid tcp flag combination".into())])?;
         ensure!(opened.missing_evidence.iter().any(|missing| missing.kind == "who_dropped"), "{opened:#?}");
         ensure!(opened.evidence.iter().all(|evidence| evidence.kind != "segment_dropped"), "{opened:#?}");
         Ok(())

@@ -15,9 +15,12 @@ mod half_open;
 mod handshakes;
 mod healthy;
 mod held_invalid;
+mod journal;
+mod lifecycle;
 mod loss;
 mod mechanisms;
 mod openvswitch;
+mod otlp;
 mod padded;
 mod recording;
 mod retransmit_stalled;
@@ -54,6 +57,9 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        journal::tests(),
+        otlp::tests(),
+        lifecycle::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -8,14 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
-    findings::wait_forwarded,
+    findings::{recovered, wait_forwarded},
     labs::compute_node::ComputeNode,
     padded::{Padding, Wire},
     peer::{Mode, Options, Peer},
     probe::Probe,
     require::Requirement::OpenVswitch,
     runner::{Test, TestContext},
-    wire::{End, Evidence, Finding, ForwardedConnection},
+    wire::{End, Finding, ForwardedConnection},
 };
 use nix::sys::utsname::uname;
 
@@ -86,7 +86,7 @@ fn whole(probe: &Probe) -> Result<(Finding<ForwardedConnection>, Instant)> {
     let is_whole = |finding: &Finding<ForwardedConnection>| {
         finding.connection.ingress.is_some()
             && receiver(finding).is_some_and(|end| end.owner.is_some())
-            && evidence(finding, "drop_place").is_ok()
+            && finding.evidence_of("drop_place").is_ok()
     };
     while !is_whole(&finding) {
         finding = wait_forwarded(probe, "updated", LATE).with_context(|| format!("after {finding:#?}"))?;
@@ -96,12 +96,6 @@ fn whole(probe: &Probe) -> Result<(Finding<ForwardedConnection>, Instant)> {
 
 fn receiver(finding: &Finding<ForwardedConnection>) -> Option<&End> {
     finding.connection.ends.iter().find(|end| end.role == "receiver")
-}
-
-/// The latest of this kind.
-fn evidence<'a>(finding: &'a Finding<ForwardedConnection>, kind: &str) -> Result<&'a Evidence> {
-    let latest = finding.evidence.iter().rev().find(|evidence| evidence.kind == kind);
-    latest.with_context(|| format!("no {kind}: {finding:#?}"))
 }
 
 /// Checks that it is about the machine's connection, between the tunnel and the machine's interface.
@@ -134,19 +128,19 @@ fn are_drops_told() -> Result<bool> {
 
 /// Checks that connection tracking has said why, and who dropped it is told or known to be missing.
 fn ensure_tells_who_dropped(finding: &Finding<ForwardedConnection>, why: &str) -> Result<()> {
-    let held = evidence(finding, "segment_invalid")?;
+    let held = finding.evidence_of("segment_invalid")?;
     ensure!(held.data.get("why") == Some(&why.into()), "{held:?}");
-    let place = evidence(finding, "drop_place")?;
+    let place = finding.evidence_of("drop_place")?;
     ensure!(place.data.get("site") == Some(&"openvswitch".into()), "{place:?}");
     let is_missing = finding.missing_evidence.iter().any(|missing| missing.kind == "who_dropped");
     if are_drops_told()? {
-        let drop = evidence(finding, "segment_dropped")?;
+        let drop = finding.evidence_of("segment_dropped")?;
         ensure!(drop.data.get("reason") == Some(&"OVS_DROP_LAST_ACTION".into()), "{drop:?}");
         ensure!(drop.data.get("tracked") == Some(&false.into()), "{drop:?}");
         ensure!(place.text.contains("do_execute_actions"), "{place:?}");
         ensure!(finding.confidence == "confirmed" && !is_missing, "{finding:#?}");
     } else {
-        ensure!(evidence(finding, "segment_dropped").is_err(), "{finding:#?}");
+        ensure!(finding.evidence_of("segment_dropped").is_err(), "{finding:#?}");
         ensure!(place.text.contains("ovs_ct_"), "{place:?}");
         ensure!(finding.confidence == "suspected" && is_missing, "{finding:#?}");
     }
@@ -168,7 +162,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     ensure!(finding.cause == "conntrack_bad_checksum", "{finding:#?}");
     ensure_is_about(&finding, &client, &lab)?;
     ensure_tells_who_dropped(&finding, "bad checksum")?;
-    let held = evidence(&finding, "segment_invalid")?;
+    let held = finding.evidence_of("segment_invalid")?;
     ensure!(held.data.get("checksum") == Some(&"wrong".into()), "{held:?}");
     let setting = "sysctl -w net.netfilter.nf_conntrack_checksum=0";
     ensure!(finding.remedies.iter().any(|remedy| remedy.command.as_deref() == Some(setting)), "{finding:#?}");
@@ -194,7 +188,7 @@ fn padded(test: &TestContext) -> Result<()> {
     let (finding, _) = whole(&probe)?;
     ensure!(finding.cause == "conntrack_bad_checksum", "{finding:#?}");
     ensure_is_about(&finding, &client, &lab)?;
-    let held = evidence(&finding, "segment_invalid")?;
+    let held = finding.evidence_of("segment_invalid")?;
     ensure!(held.text.contains("(it counts 6 bytes of padding in)"), "{held:?}");
     // Open vSwitch has cut the padding off (`ovs_skb_network_trim`, `net/openvswitch/conntrack.c`).
     ensure!(held.data.get("actual_bytes") == Some(&40.into()), "{held:?}");
@@ -230,8 +224,7 @@ fn invalid(test: &TestContext) -> Result<()> {
     ensure!(tracked.contains(&client.local()?.ip().to_string()), "{tracked}");
     lab.mend_fins()?;
     // The gaps between copies have grown.
-    let closed = wait_forwarded(&probe, "closed", Duration::from_secs(60))?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<ForwardedConnection>(&probe, Duration::from_secs(60))?;
     client.wait_event("eof", SOON)?;
     stop(probe)?;
     Ok(())

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, thread::sleep, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     findings::wait_forwarded,
+    firewall::drops_invalid,
     labs::routed::Routed,
     link::{End, veth},
     padded::{Padding, Wire},
@@ -12,7 +13,7 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::{Bridge, Conntrack},
     runner::{Test, TestContext},
-    wire::{Evidence, Finding, ForwardedConnection},
+    wire::{Finding, ForwardedConnection},
 };
 
 use crate::watching::{PORT, SOON, WATCHING, attached, connect, stop, stop_silent, watch};
@@ -36,9 +37,6 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const DROPS_INVALID: &str =
-    "table inet firewall { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }\n";
-
 /// Sends a FIN and a copy of it.
 fn send(wire: Wire<'_>, from: SocketAddr, to: SocketAddr, padding: Padding) -> Result<()> {
     wire.send_padded_fin(from, to, padding)?;
@@ -46,14 +44,10 @@ fn send(wire: Wire<'_>, from: SocketAddr, to: SocketAddr, padding: Padding) -> R
     wire.send_padded_fin(from, to, padding)
 }
 
-fn drop_of(finding: &Finding<ForwardedConnection>) -> Result<&Evidence> {
-    finding.evidence.iter().find(|evidence| evidence.kind == "segment_dropped").context("no dropped segment")
-}
-
 fn counted_in(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     let (_server, client) = connect(&lab, &Options::default())?;
     let inode = lab.router.inode().to_string();
     let text = Probe::diagnose(&["--netns", &inode, "--duration", "20s"])?;
@@ -64,7 +58,7 @@ fn counted_in(test: &TestContext) -> Result<()> {
     send(wire, Routed::server_v4(PORT), client.local()?, Padding::CountedIn)?;
     let opened = wait_forwarded(&probe, "opened", SOON)?;
     ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
-    let drop = drop_of(&opened)?;
+    let drop = opened.evidence_of("segment_dropped")?;
     ensure!(drop.data.get("checksum") == Some(&"wrong".into()), "{drop:?}");
     ensure!(drop.text.contains("(it counts 6 bytes of padding in)"), "{drop:?}");
     stop(probe)?;
@@ -76,7 +70,7 @@ fn counted_in(test: &TestContext) -> Result<()> {
 fn garbage(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     lab.client.nft(
         "table inet count { counter fins { }; \
          chain raw { type filter hook prerouting priority -400; tcp flags & fin == fin counter name fins; }; }\n",
@@ -132,7 +126,7 @@ fn on_a_bridge(test: &TestContext) -> Result<()> {
         let owner = port.owner.as_ref().and_then(|owner| owner.netns);
         ensure!((port.name.as_str(), owner) == (name, Some(behind.inode())), "{port:?}");
     }
-    let drop = drop_of(&finding)?;
+    let drop = finding.evidence_of("segment_dropped")?;
     ensure!(drop.data.get("stated_bytes") == Some(&40.into()), "{drop:?}");
     ensure!(drop.data.get("actual_bytes") == Some(&46.into()), "{drop:?}");
     ensure!(drop.data.get("checksum") == Some(&"right".into()), "{drop:?}");

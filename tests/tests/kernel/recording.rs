@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, fs::File, io::BufReader, path::Path, process::C
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe::recording::{Input, Reader};
 use connprobe_tests::{
-    findings::{wait as finding, wait_forwarded},
+    findings::{recovered, wait as finding, wait_forwarded},
     labs::routed::Routed,
     netns::Netns,
     peer::{Mode, Options, Peer},
     probe::{self, Finished, Probe},
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
-    wire::{self, Body, Finding},
+    wire::{self, Body, Connection, Finding},
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -250,8 +250,7 @@ fn full_disk(test: &TestContext) -> Result<()> {
     cut_and_write(&lab, &client)?;
     probe.wait_stderr("the recording ends here, the watch goes on", Duration::from_secs(60))?;
     lab.heal()?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     // The shell waits for it.
     let recorder = child_of(probe.pid())?;
     kill(Pid::from_raw(recorder), Signal::SIGINT)?;

@@ -5,12 +5,12 @@ use std::{process::Command, thread::sleep, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     clocks::{now_wall_seconds, wall_of_event, wall_seconds},
-    findings::{ensure_is_about, wait as finding},
+    findings::{ensure_is_about, recovered, wait as finding},
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::Probe,
     runner::{Test, TestContext},
-    wire::Finding,
+    wire::{Connection, Finding},
 };
 
 use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, stop_silent, summary, watch};
@@ -56,8 +56,7 @@ fn cut_off(test: &TestContext) -> Result<()> {
     ensure!(updated.finding_id == opened.finding_id, "another id");
 
     lab.heal()?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     let (finished, records) = stop(probe)?;
     ensure!(finished.code == Some(0), "a recovered connection is no failure: exit code {:?}", finished.code);
     let summary = summary(&records)?;

@@ -64,6 +64,7 @@ fn risks(netns: &Netns, command: &[&str], idle_timeout: &str) -> Result<(Vec<Ris
             Body::Risk(risk) => Some(*risk),
             Body::Finding(_)
             | Body::Forwarded(_)
+            | Body::Connection(_)
             | Body::Coverage(_)
             | Body::Loss(_)
             | Body::Heartbeat(_)
@@ -229,6 +230,7 @@ fn bare(test: &TestContext) -> Result<()> {
         Body::Risk(risk) => Some(risk),
         Body::Finding(_)
         | Body::Forwarded(_)
+        | Body::Connection(_)
         | Body::Coverage(_)
         | Body::Loss(_)
         | Body::Heartbeat(_)

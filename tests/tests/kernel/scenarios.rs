@@ -39,6 +39,8 @@ const VIP: &str = "10.77.1.100";
 
 struct Scenario {
     name: &'static str,
+    /// Whether it is played where the guests share the list, too: each takes an emulated processor a minute.
+    is_shared: bool,
     needs: &'static [Requirement],
     server: Options,
     client: fn() -> Result<Options>,
@@ -65,6 +67,7 @@ impl Scenario {
     fn new(name: &'static str, verdict: &'static str, cause: &'static str) -> Self {
         Self {
             name,
+            is_shared: false,
             needs: &[],
             server: Options::default(),
             client: || Ok(Options::default()),
@@ -89,7 +92,7 @@ fn scenarios() -> Vec<Scenario> {
     let half_open = |name, cause| Scenario::new(name, "half_open", cause);
     let unsendable = Some(("probe0", "tcp_retries2"));
     vec![
-        Scenario { fail: |lab| lab.cut(), ..stalled("a path that drops everything", "peer_silent") },
+        Scenario { is_shared: true, fail: |lab| lab.cut(), ..stalled("a path that drops everything", "peer_silent") },
         Scenario {
             client: || Ok(Options { keepalive: Some(KEEPALIVE), ..Options::default() }),
             fail: |lab| lab.cut(),
@@ -115,6 +118,7 @@ fn scenarios() -> Vec<Scenario> {
             ..stalled("a route that is withdrawn", "local_send_failure")
         },
         Scenario {
+            is_shared: true,
             client: || Ok(Options { keepalive: Some(KEEPALIVE), ..Options::default() }),
             fail: |lab| lab.cut(),
             write: "",
@@ -124,6 +128,7 @@ fn scenarios() -> Vec<Scenario> {
             ..half_open("an idle connection whose peer has lost its power", "keepalive_unanswered")
         },
         Scenario {
+            is_shared: true,
             fail: |lab| lab.refuse(),
             off_deadline_seconds: ONE_STEP_SECONDS,
             ..half_open("a path that answers with ICMP errors", "peer_unreachable")
@@ -144,6 +149,7 @@ fn scenarios() -> Vec<Scenario> {
             ..half_open("a firewall of this host that forgets and lets nothing out", "conntrack_expired")
         },
         Scenario {
+            is_shared: true,
             needs: &[Conntrack],
             prepare: |lab| lab.firewall(&lab.client, &["input"]),
             fail: |_| forget(),
@@ -183,9 +189,10 @@ pub(crate) fn tests() -> Vec<Test> {
         .into_iter()
         .map(|scenario| {
             let needs = [WATCHING, scenario.needs].concat();
-            Test::new(format!("found in time and whenever the watch began: {}", scenario.name), &needs, move |test| {
-                play(test, &scenario)
-            })
+            let is_shared = scenario.is_shared;
+            let name = format!("found in time and whenever the watch began: {}", scenario.name);
+            let test = Test::new(name, &needs, move |test| play(test, &scenario));
+            if is_shared { test } else { test.not_shared() }
         })
         .collect()
 }
@@ -277,6 +284,7 @@ fn findings(records: Vec<Record>) -> Result<Vec<Told>> {
         .filter_map(|record| match record.body {
             Body::Finding(finding) => Some((record.time, *finding)),
             Body::Forwarded(_)
+            | Body::Connection(_)
             | Body::Coverage(_)
             | Body::Loss(_)
             | Body::Risk(_)
@@ -299,7 +307,16 @@ impl Scenario {
     fn check(&self, told: &[Told], client: &Peer, lab: &Routed, given_up: Option<(f64, Errno)>) -> Result<Outcome> {
         let first = told.first().context("nothing was found")?;
         for (number, finding) in told.iter().map(|told| &told.finding).enumerate() {
-            ensure!((finding.verdict.as_str(), finding.cause.as_str()) == (self.verdict, self.cause), "another cause");
+            // A guest's connection tracking may answer too late for the first word, which then says so.
+            let is_provisional = is_guest()
+                && number + 1 < told.len()
+                && finding.missing_evidence.iter().any(|missing| missing.kind == "conntrack_answer");
+            if !is_provisional {
+                ensure!(
+                    (finding.verdict.as_str(), finding.cause.as_str()) == (self.verdict, self.cause),
+                    "another cause"
+                );
+            }
             // A guest may be too slow to name the owner at once; then that comes as an update.
             let is_named_later = is_guest() && finding.owner.is_none() && number + 1 < told.len();
             if !is_named_later {

@@ -7,13 +7,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
-    findings::{ensure_is_about, wait as finding},
+    findings::{confirmed, ensure_is_about, recovered, wait as finding},
+    firewall::drops_invalid,
     labs::routed::Routed,
     peer::{Mode, Options, Peer},
     probe::Probe,
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
-    wire::{Evidence, Finding},
+    wire::{Connection, Finding},
 };
 use serde_json::Value;
 
@@ -37,10 +38,6 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// What connection tracking holds for invalid is dropped on its way in.
-const DROPS_INVALID: &str =
-    "table inet firewall { chain input { type filter hook input priority 0; ct state invalid drop; }; }\n";
-
 /// The finding about a FIN from the server that the client does not get; with the time from closing to it.
 fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Result<Finding> {
     server.command(command)?;
@@ -49,20 +46,6 @@ fn close_at_server(probe: &Probe, server: &Peer, command: &str) -> Result<Findin
     println!("told {:.1} s after the {command}", closed.elapsed().as_secs_f64());
     ensure!(opened.verdict == "silently_dropped_fin", "{opened:?}");
     Ok(opened)
-}
-
-fn drop_of(finding: &Finding) -> Result<&Evidence> {
-    finding.evidence.iter().find(|evidence| evidence.kind == "segment_dropped").context("no dropped segment")
-}
-
-/// Waits until the finding is a fact, if it is not yet.
-fn confirmed(probe: &Probe, opened: Finding) -> Result<Finding> {
-    if opened.confidence == "confirmed" {
-        return Ok(opened);
-    }
-    let updated = finding(probe, "updated", SOON)?;
-    ensure!(updated.confidence == "confirmed", "{updated:?}");
-    Ok(updated)
 }
 
 /// Waits until a record says where it was dropped. The function that did it is known by then.
@@ -81,7 +64,7 @@ fn wait_for_place(probe: &Probe) -> Result<()> {
 fn bad_checksum(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.nft(DROPS_INVALID)?;
+    lab.client.nft(&drops_invalid("input"))?;
     let (server, client) = connect(&lab, &Options::default())?;
     lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.client, &[])?;
@@ -89,7 +72,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     ensure!(opened.cause == "conntrack_bad_checksum", "{opened:#?}");
     ensure_is_about(&opened, &client, &lab.client)?;
     ensure!(opened.connection.tcp_state.as_deref() == Some("established"), "{opened:?}");
-    let drop = drop_of(&opened)?;
+    let drop = opened.evidence_of("segment_dropped")?;
     let expected = [
         ("message", "FIN".into()),
         ("reason", "NETFILTER_DROP".into()),
@@ -101,15 +84,15 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
         ensure!(drop.data.get(name) == Some(&value), "{name}: {drop:?}");
     }
     ensure!(drop.data.get("ingress_ifindex").is_some_and(Value::is_number), "{drop:?}");
-    let sure = confirmed(&probe, opened)?;
+    let sure = confirmed(&probe, opened, SOON)?;
     ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("checksums")), "{:?}", sure.remedies);
     // Looking it up takes a slow guest longer than a first judgment waits.
     wait_for_place(&probe)?;
     lab.router.nft("delete table inet mangle\n")?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
-    let function = drop_of(&closed)?.data.get("function").and_then(|function| function.as_str());
-    ensure!(function.is_some_and(|function| function.starts_with("nf")), "{function:?}");
+    let closed = recovered::<Connection>(&probe, SOON)?;
+    // Who dropped it is told of the first copy.
+    let mut functions = closed.evidence.iter().filter_map(|evidence| evidence.data.get("function")?.as_str());
+    ensure!(functions.any(|function| function.starts_with("nf")), "{closed:#?}");
     stop(probe)?;
     Ok(())
 }
@@ -117,14 +100,14 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
 fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.nft(DROPS_INVALID)?;
+    lab.client.nft(&drops_invalid("input"))?;
     lab.client.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     let (server, _client) = connect(&lab, &Options::default())?;
     lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.client, &[])?;
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "stack_drop", "{opened:#?}");
-    ensure!(drop_of(&opened)?.data.get("reason") == Some(&"TCP_CSUM".into()), "{opened:?}");
+    ensure!(opened.evidence_of("segment_dropped")?.data.get("reason") == Some(&"TCP_CSUM".into()), "{opened:?}");
     stop(probe)?;
     Ok(())
 }
@@ -132,7 +115,7 @@ fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
 fn invalid(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.nft(DROPS_INVALID)?;
+    lab.client.nft(&drops_invalid("input"))?;
     let (server, client) = connect(&lab, &Options::default())?;
     // A FIN without an ACK is none that TCP sends (`tcp_valid_flags`, `net/netfilter/nf_conntrack_proto_tcp.c`); nft keeps the
     // checksum right.
@@ -141,8 +124,8 @@ fn invalid(test: &TestContext) -> Result<()> {
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "conntrack_invalid", "{opened:#?}");
     ensure_is_about(&opened, &client, &lab.client)?;
-    ensure!(drop_of(&opened)?.data.get("checksum") == Some(&"right".into()), "{opened:?}");
-    confirmed(&probe, opened)?;
+    ensure!(opened.evidence_of("segment_dropped")?.data.get("checksum") == Some(&"right".into()), "{opened:?}");
+    confirmed(&probe, opened, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -158,10 +141,9 @@ fn rule(test: &TestContext) -> Result<()> {
     let opened = close_at_server(&probe, &server, "close")?;
     ensure!(opened.cause == "firewall_drop", "{opened:#?}");
     ensure_is_about(&opened, &client, &lab.client)?;
-    confirmed(&probe, opened)?;
+    confirmed(&probe, opened, SOON)?;
     lab.client.nft("delete table inet drops\n")?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     client.wait_event("eof", SOON)?;
     stop(probe)?;
     Ok(())
@@ -178,7 +160,7 @@ fn reset(test: &TestContext) -> Result<()> {
     let opened = close_at_server(&probe, &server, "abort")?;
     ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("firewall_drop", "confirmed"), "{opened:#?}");
     ensure_is_about(&opened, &client, &lab.client)?;
-    ensure!(drop_of(&opened)?.data.get("message") == Some(&"RST".into()), "{opened:?}");
+    ensure!(opened.evidence_of("segment_dropped")?.data.get("message") == Some(&"RST".into()), "{opened:?}");
     stop(probe)?;
     Ok(())
 }
@@ -199,10 +181,9 @@ fn own_rule(test: &TestContext) -> Result<()> {
         "{opened:#?}"
     );
     ensure_is_about(&opened, &client, &lab.client)?;
-    ensure!(drop_of(&opened)?.data.get("ingress_ifindex") == Some(&Value::Null), "{opened:?}");
+    ensure!(opened.evidence_of("segment_dropped")?.data.get("ingress_ifindex") == Some(&Value::Null), "{opened:?}");
     lab.client.nft("delete table inet drops\n")?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -232,8 +213,8 @@ fn unacknowledged(test: &TestContext) -> Result<()> {
 fn in_order(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.nft(DROPS_INVALID)?;
-    lab.server.nft(DROPS_INVALID)?;
+    lab.client.nft(&drops_invalid("input"))?;
+    lab.server.nft(&drops_invalid("input"))?;
     let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
     let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
     let probe = watch(&lab.client, &[])?;

@@ -39,6 +39,7 @@ fn findings(finished: &Finished) -> Result<Vec<Finding>> {
         .filter_map(|record| match record.body {
             Body::Finding(finding) => Some(*finding),
             Body::Forwarded(_)
+            | Body::Connection(_)
             | Body::Coverage(_)
             | Body::Loss(_)
             | Body::Risk(_)

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     clocks::{wall_of_event, wall_seconds},
-    findings::{ensure_is_about, wait as finding},
+    findings::{ensure_is_about, recovered, wait as finding},
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::Probe,
     require::Requirement::SendResult,
     runner::{Test, TestContext},
-    wire::{Finding, Path},
+    wire::{Connection, Finding, Path},
 };
 use serde_json::Value;
 
@@ -89,8 +89,7 @@ fn idle_failover(test: &TestContext) -> Result<()> {
     let deadline = opened.deadline.as_ref().context("no deadline")?;
     ensure!((deadline.timer.as_str(), deadline.set_by.as_str()) == ("probe0", "tcp_retries2"), "{deadline:?}");
     lab.client.add_address("uplink", &format!("{VIP}/32"))?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    let closed = recovered::<Connection>(&probe, SOON)?;
     ensure_is_about(&closed, &client, &lab.client)?;
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
@@ -282,8 +281,7 @@ fn route_withdrawn(test: &TestContext) -> Result<()> {
     ensure!(confirmed.confidence == "confirmed", "{confirmed:?}");
     ensure!(confirmed.evidence.iter().any(|evidence| evidence.kind == "no_route"), "{confirmed:?}");
     lab.client.ip("route add default via 10.77.1.254\n")?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }
@@ -306,8 +304,7 @@ fn filtered_in_flight(test: &TestContext) -> Result<()> {
     ensure_is_about(&opened, &client, &lab.client)?;
     lab.client.nft("delete table inet filter\n")?;
     lab.heal()?;
-    let closed = finding(&probe, "closed", SOON)?;
-    ensure!(closed.outcome.as_deref() == Some("recovered"), "{closed:?}");
+    recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())
 }

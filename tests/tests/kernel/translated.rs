@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     findings::wait_forwarded,
+    firewall::drops_invalid,
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::Probe,
@@ -14,7 +15,7 @@ use connprobe_tests::{
 };
 
 use crate::{
-    forwarded::{DROPS_INVALID, close_at_server},
+    forwarded::close_at_server,
     watching::{PORT, SOON, WATCHING, stop, watch},
 };
 
@@ -80,7 +81,7 @@ fn ensure_said(commands: &[String], expected: &str) -> Result<()> {
 fn service(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.router.nft(DROPS_INVALID)?;
+    lab.router.nft(&drops_invalid("forward"))?;
     let (server, client) = connect(&lab)?;
     lab.mangle_fins("tcp flags set fin")?;
     let inode = lab.router.inode().to_string();

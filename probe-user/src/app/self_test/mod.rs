@@ -18,9 +18,11 @@ use tokio::time::sleep;
 use self::{comparison::compare, connection::Rehearsal};
 use super::watch::units;
 use crate::{
-    decode::decode,
-    kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Statistics},
-    model::{ConnectionEvent, Coverage, EventKind, Filter, Hook, SelfTest},
+    decode::{decode, decode_connection},
+    kernel::{AttachError, Facts, Lifecycle, LoadOptions, Plan, Probes, Statistics},
+    model::{
+        ConnectionEvent, ConnectionKey, Coverage, Ending, EventKind, Filter, Hook, LifecycleStatus, SelfTest, Side,
+    },
 };
 
 /// How long an event may take. The retransmission timer fires after 0.2 to 0.5 s; an emulated host may be slow.
@@ -54,7 +56,11 @@ pub async fn self_test(facts: &Facts, plan: &Plan, options: &LoadOptions) -> Res
             BTreeMap::new()
         }
     };
-    Ok(Coverage { self_test: Some(result), costs, ..probes.coverage().clone() })
+    let lifecycle = probes.coverage().lifecycle.clone().map(|own| {
+        let cost = statistics.is_ok().then(|| probes.lifecycle().and_then(|lifecycle| lifecycle.cost())).flatten();
+        LifecycleStatus { cost, ..own }
+    });
+    Ok(Coverage { self_test: Some(result), costs, lifecycle, ..probes.coverage().clone() })
 }
 
 async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> SelfTest {
@@ -67,6 +73,7 @@ async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> S
     collect(probes, facts, &mut events, &retransmits).await;
     drop(stalled);
     collect(probes, facts, &mut events, &ends).await;
+    let unclosed = probes.lifecycle().is_some_and(|lifecycle| !has_told(lifecycle, &expected.key));
     let silent = unseen(&attached, &events);
     // What was told is looked at first: an event with a wrong tuple is why another seems to be missing.
     let (values, mismatches) = compare(&expected, &events);
@@ -74,9 +81,21 @@ async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> S
         SelfTest::Wrong(mismatches.iter().map(ToString::to_string).collect())
     } else if !silent.is_empty() {
         SelfTest::Silent(silent)
+    } else if unclosed {
+        SelfTest::Wrong(vec!["no record came of the connection's end".to_owned()])
     } else {
         SelfTest::Passed { values }
     }
+}
+
+/// Whether the end of this connection was told, from its own end, as it was: reset by its peer.
+fn has_told(lifecycle: &mut Lifecycle, key: &ConnectionKey) -> bool {
+    let mut is_told = false;
+    lifecycle.drain(|bytes| match decode_connection(bytes) {
+        Ok(closed) => is_told |= closed.key == *key && closed.ending() == Ending::Reset(Some(Side::Remote)),
+        Err(error) => tracing::debug!(%error, "self-test"),
+    });
+    is_told
 }
 
 /// Those of the hooks that have told nothing.

@@ -142,6 +142,7 @@ impl Watch {
             questions_waiting: self.tracker.questions_waiting(),
             hooks,
             cost: Cost { bpf: self.programs.as_ref().and_then(Programs::run_time), ..cost() },
+            connections: self.coverage.lifecycle.as_ref().map(|_| self.closings.counts()),
             sinks: Vec::new(),
         })
     }
@@ -153,7 +154,7 @@ impl Watch {
         tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<bool, WatchError> {
         let Attach { facts, plan, options } = attach;
-        let probes = match Probes::attach(facts, plan, &options.load) {
+        let mut probes = match Probes::attach(facts, plan, &options.load) {
             Ok(probes) => probes,
             Err(error) => {
                 tracing::error!(%error, "the programs cannot be attached with the new settings; the old ones stay");
@@ -175,6 +176,7 @@ impl Watch {
         self.findings.ask_about(options.load.filter.clone());
         // What the old programs have told until now is not lost, and what they have lost is told.
         self.read_ring();
+        self.hand_over_closed(&mut probes, tell)?;
         self.count_losses(tell)?;
         self.coverage = Coverage::clone(probes.coverage());
         self.programs = Some(Programs { probes, units: units(facts) });

@@ -1,6 +1,7 @@
 //! `connprobe daemon`: watch all year, and write records to every sink.
 
 mod instance;
+mod otlp;
 mod service;
 mod settings;
 
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     app::{Attach, Change, Reload, Watch, WatchError, WatchOptions, clock, this_host},
     case::FindingState,
+    kernel::LoadOptions,
     report::{
         Heartbeat, SinkHealth, Summary,
         record::{Record, Recorder},
@@ -65,6 +67,15 @@ impl DaemonArgs {
             None => resolved,
         }
     }
+}
+
+/// What `--check-config` would say of a file that holds this.
+///
+/// # Errors
+///
+/// With what is wrong, and its line.
+pub fn check_settings(text: &str) -> anyhow::Result<String> {
+    Ok(Settings::parse(text)?.resolve()?.to_string())
 }
 
 pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit> {
@@ -109,7 +120,8 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
 }
 
 fn watch_options(kernel: &KernelArgs, resolved: &Resolved) -> WatchOptions {
-    WatchOptions { load: load_options(kernel, resolved.filter.clone(), false), scan_every: resolved.scan_every }
+    let load = load_options(kernel, resolved.filter.clone(), false);
+    WatchOptions { load: LoadOptions { lifecycle: resolved.lifecycle, ..load }, scan_every: resolved.scan_every }
 }
 
 /// What a daemon works with while it watches.
@@ -130,6 +142,7 @@ impl Daemon<'_> {
     fn change(&mut self, change: Change<'_>) -> Result<(), SinkError> {
         let record = match change {
             Change::Finding(finding) => self.recorder.finding(finding),
+            Change::Closed { closed, cgroup, findings } => self.recorder.connection(closed, cgroup, findings),
             Change::Lost { at, place, count } => self.recorder.loss(at, place, count),
             Change::Coverage { at, coverage } => self.recorder.coverage(at, coverage),
             Change::NotAttached => {
@@ -181,8 +194,8 @@ impl Daemon<'_> {
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
         let new = self.args.resolve()?;
-        let watches_others =
-            self.must_attach || (&new.filter, new.scan_every) != (&self.resolved.filter, self.resolved.scan_every);
+        let programs = |of: &Resolved| (of.filter.clone(), of.scan_every, of.lifecycle);
+        let watches_others = self.must_attach || programs(&new) != programs(&self.resolved);
         if new.lock != self.resolved.lock {
             tracing::warn!("`lock` is taken at the start only: the old one stays");
         }

@@ -13,13 +13,14 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::otlp;
 use crate::{
     app::{HEARTBEAT_EVERY, SCAN_EVERY},
     cli::values::{Listen, PeerPrefix, Period, ScanEvery, Size, port},
     judge::Thresholds,
     kernel::check_filter,
     model::Filter,
-    sink::{FileSpec, MetricsSpec, SinkSpec},
+    sink::{FileSpec, MetricsSpec, OtlpEndpoint, SinkSpec},
     witness::netns,
 };
 
@@ -41,6 +42,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "TIME|never", env = "CONNPROBE_SCAN_EVERY")]
     #[serde(deserialize_with = "parsed")]
     scan_every: Option<ScanEvery>,
+    /// Write a `connection` record of each connection that ends, besides what is in limbo: thousands a second on a busy host
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_LIFECYCLE")]
+    lifecycle: Option<bool>,
     /// How often a heartbeat is written [default: 1m]
     #[arg(long, value_name = "TIME", env = "CONNPROBE_HEARTBEAT_EVERY")]
     #[serde(deserialize_with = "parsed")]
@@ -64,6 +68,17 @@ pub(super) struct Settings {
     /// Write records to systemd's journal
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_JOURNALD")]
     journald: Option<bool>,
+    /// Send records to this OpenTelemetry collector, by OTLP over HTTP
+    #[arg(long, value_name = "URL", env = "CONNPROBE_OTLP_ENDPOINT")]
+    #[serde(deserialize_with = "parsed")]
+    otlp_endpoint: Option<OtlpEndpoint>,
+    /// Add the header fields in this file to what is sent there, such as `Authorization: Bearer ...`, one a line
+    #[arg(long, value_name = "PATH", env = "CONNPROBE_OTLP_HEADERS_FILE")]
+    otlp_headers_file: Option<PathBuf>,
+    /// How long the collector may take for an answer [default: 10s]
+    #[arg(long, value_name = "TIME", env = "CONNPROBE_OTLP_TIMEOUT")]
+    #[serde(deserialize_with = "parsed")]
+    otlp_timeout: Option<Period>,
     /// Serve /metrics for Prometheus and /healthz at this address, or none; they are not encrypted and ask nobody who he is
     /// [default: 127.0.0.1:9758]
     #[arg(long, value_name = "ADDRESS:PORT|none", env = "CONNPROBE_METRICS_LISTEN")]
@@ -165,6 +180,8 @@ pub(super) struct Resolved {
     pub(super) filter: Filter,
     /// `None` for never.
     pub(super) scan_every: Option<Duration>,
+    /// Whether connections that end are told.
+    pub(super) lifecycle: bool,
     pub(super) heartbeat_every: Duration,
     pub(super) sinks: Vec<SinkSpec>,
     pub(super) lock: PathBuf,
@@ -175,7 +192,12 @@ impl Settings {
     /// Reads a file.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Reads what a file holds.
+    pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
+        Ok(toml::from_str(text)?)
     }
 
     /// Takes from `other` what is not said here.
@@ -185,6 +207,7 @@ impl Settings {
             ports: self.ports.or(other.ports),
             peers: self.peers.or(other.peers),
             scan_every: self.scan_every.or(other.scan_every),
+            lifecycle: self.lifecycle.or(other.lifecycle),
             heartbeat_every: self.heartbeat_every.or(other.heartbeat_every),
             stdout: self.stdout.or(other.stdout),
             file: self.file.or(other.file),
@@ -192,6 +215,9 @@ impl Settings {
             file_keep: self.file_keep.or(other.file_keep),
             unix_socket: self.unix_socket.or(other.unix_socket),
             journald: self.journald.or(other.journald),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
+            otlp_headers_file: self.otlp_headers_file.or(other.otlp_headers_file),
+            otlp_timeout: self.otlp_timeout.or(other.otlp_timeout),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             lock: self.lock.or(other.lock),
             thresholds: self.thresholds.or(other.thresholds),
@@ -218,12 +244,14 @@ impl Settings {
             SinkSpec::File(FileSpec { path, max_bytes, keep: self.file_keep.unwrap_or(KEEP) })
         });
         let journald = self.journald.unwrap_or(false).then_some(SinkSpec::Journald);
-        let mut sinks: Vec<_> = [file, self.unix_socket.map(SinkSpec::Unix), journald].into_iter().flatten().collect();
+        let otlp = otlp::sink(self.otlp_endpoint, self.otlp_headers_file.as_deref(), self.otlp_timeout)?;
+        let unix = self.unix_socket.map(SinkSpec::Unix);
+        let mut sinks: Vec<_> = [file, unix, journald, otlp].into_iter().flatten().collect();
         if self.stdout.unwrap_or(sinks.is_empty()) {
             sinks.push(SinkSpec::Stdout);
         }
         if sinks.is_empty() {
-            bail!("no sink is left: with `stdout = false` name a file, a unix_socket or journald");
+            bail!("no sink is left: with `stdout = false` name a file, a unix_socket, journald or an otlp_endpoint");
         }
         let heartbeat_every = self.heartbeat_every.map_or(HEARTBEAT_EVERY, |period| period.0);
         let listen = self.metrics_listen.map_or_else(|| Some(METRICS), |listen| listen.0);
@@ -232,6 +260,7 @@ impl Settings {
             thresholds: self.thresholds.resolve()?,
             filter,
             scan_every: self.scan_every.map_or(Some(SCAN_EVERY), |every| every.0),
+            lifecycle: self.lifecycle.unwrap_or(false),
             heartbeat_every,
             sinks,
             lock: self.lock.unwrap_or_else(|| PathBuf::from("/run/connprobe/daemon.lock")),
@@ -248,6 +277,7 @@ impl fmt::Display for Resolved {
         writeln!(f, "  peers               {}", list(peers.iter().map(ToString::to_string).collect()))?;
         let scan = self.scan_every.map_or("never".to_owned(), |time| humantime::format_duration(time).to_string());
         writeln!(f, "  scan every          {scan}")?;
+        writeln!(f, "  ended connections   {}", if self.lifecycle { "told" } else { "not told" })?;
         writeln!(f, "  heartbeat every     {}", humantime::format_duration(self.heartbeat_every))?;
         for sink in &self.sinks {
             writeln!(f, "  sink                {sink}")?;
@@ -312,6 +342,8 @@ mod tests {
             ("file_max_size = \"a lot\"\n", "line 1", "not a size"),
             ("stdout = \"yes\"\n", "line 1", "stdout"),
             ("metrics_listen = \"9758\"\n", "line 1", "an address and a port"),
+            ("stdout = true\notlp_endpoint = \"grpc://collector:4317\"\n", "line 2", "not over grpc"),
+            ("otlp_timeout = 10\n", "line 1", "otlp_timeout"),
             ("[thresholds]\nretransmits = 3\n", "line 2", "unknown field `retransmits`"),
             ("[thresholds]\nfin_confirmed = \"soon\"\n", "line 2", "fin_confirmed"),
             ("file_keep = -1\n", "line 1", "file_keep"),
@@ -329,6 +361,7 @@ mod tests {
         let refused = |text: &str| read(text).unwrap().resolve().unwrap_err().to_string();
         assert!(refused("stdout = false\n").contains("no sink is left"));
         assert!(refused("file_keep = 3\n").contains("name that, too"));
+        assert!(refused("otlp_timeout = \"3s\"\n").contains("otlp_endpoint"));
         assert!(refused("[thresholds]\nretransmits_suspected = 9\n").contains("retransmits_confirmed (6)"));
     }
 }

@@ -21,6 +21,25 @@ pub struct CoverageBody {
     pub self_test: Option<SelfTestBody>,
     /// Parts of the kernel that were not loaded at the start.
     pub modules: Vec<ModuleBody>,
+    /// The programs behind `connection` records; `null` where such records were not asked for, and nothing is loaded for them.
+    pub lifecycle: Option<LifecycleBody>,
+}
+
+/// What became of the programs behind `connection` records.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct LifecycleBody {
+    /// As of a hook.
+    #[schemars(extend("enum" = ["ok", "not_loaded", "unsupported", "broken"]))]
+    pub status: &'static str,
+    /// How they are attached; `null` when they are not.
+    #[schemars(extend("enum" = one_of_or_null(Mechanism::ALL.map(Mechanism::name))))]
+    pub mechanism: Option<&'static str>,
+    /// Why they are not attached; `null` when they are.
+    pub why: Option<String>,
+    /// As of a hook.
+    pub runs: Option<u64>,
+    /// As of a hook.
+    pub run_ns: Option<u64>,
 }
 
 /// A part of the kernel that was not loaded at the start.
@@ -93,14 +112,7 @@ impl CoverageBody {
                 .hooks
                 .iter()
                 .map(|(hook, status)| {
-                    let (status, mechanism, why) = match status {
-                        HookStatus::Attached(mechanism) => ("ok", Some(mechanism.name()), None),
-                        HookStatus::NotLoaded(module) => {
-                            ("not_loaded", None, Some(format!("{} is not loaded: {}", module.name(), module.meaning())))
-                        }
-                        HookStatus::Unsupported(why) => ("unsupported", None, Some(why.clone())),
-                        HookStatus::Broken(why) => ("broken", None, Some(why.clone())),
-                    };
+                    let (status, mechanism, why) = told(status);
                     let cost = coverage.costs.get(hook);
                     let (runs, run_ns) = (cost.map(|cost| cost.runs), cost.and_then(RunCost::per_run_ns));
                     HookBody { hook: hook.name(), status, mechanism, why, runs_for: runs_for(*hook), runs, run_ns }
@@ -131,7 +143,24 @@ impl CoverageBody {
                 .iter()
                 .map(|(module, status)| ModuleBody { module: module.name(), status: status.name() })
                 .collect(),
+            lifecycle: coverage.lifecycle.as_ref().map(|own| {
+                let (status, mechanism, why) = told(&own.status);
+                let (runs, run_ns) = (own.cost.map(|cost| cost.runs), own.cost.as_ref().and_then(RunCost::per_run_ns));
+                LifecycleBody { status, mechanism, why, runs, run_ns }
+            }),
         }
+    }
+}
+
+/// A status with the mechanism, or the reason why there is none.
+fn told(status: &HookStatus) -> (&'static str, Option<&'static str>, Option<String>) {
+    match status {
+        HookStatus::Attached(mechanism) => ("ok", Some(mechanism.name()), None),
+        HookStatus::NotLoaded(module) => {
+            ("not_loaded", None, Some(format!("{} is not loaded: {}", module.name(), module.meaning())))
+        }
+        HookStatus::Unsupported(why) => ("unsupported", None, Some(why.clone())),
+        HookStatus::Broken(why) => ("broken", None, Some(why.clone())),
     }
 }
 
@@ -139,8 +168,8 @@ impl CoverageBody {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LossBody {
     /// `ring` (it was full), `recursion` (the hook's program was running on that CPU already), `decode` (a record of the kernel made no
-    /// sense) or `sink` (records that could not be written here; this one has the `seq` of the last of them).
-    #[schemars(extend("enum" = ["ring", "recursion", "decode", "sink"]))]
+    /// sense), `connection_ring` and `connection_recursion` (the same two of `connection` records alone) or `sink` (records that could not be written here; this one has the `seq` of the last of them).
+    #[schemars(extend("enum" = ["ring", "recursion", "decode", "connection_ring", "connection_recursion", "sink"]))]
     pub place: &'static str,
     /// The hook whose events were lost; `null` where that is not known.
     pub hook: Option<&'static str>,
@@ -157,6 +186,8 @@ impl LossBody {
         match place {
             LossPlace::Ring(hook) => Self { place: "ring", hook: Some(hook.name()), count },
             LossPlace::Recursion(hook) => Self { place: "recursion", hook: Some(hook.name()), count },
+            LossPlace::ConnectionRing => Self { place: "connection_ring", hook: None, count },
+            LossPlace::ConnectionRecursion => Self { place: "connection_recursion", hook: None, count },
             LossPlace::Decode => Self { place: "decode", hook: None, count },
         }
     }

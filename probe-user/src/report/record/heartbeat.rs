@@ -2,7 +2,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::summary::HookCountBody;
-use crate::report::{Heartbeat, SinkHealth};
+use crate::report::{ConnectionCounts, Heartbeat, SinkHealth};
 
 /// How a daemon does, every so often: as long as these come, it is at work.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -25,8 +25,23 @@ pub struct HeartbeatBody {
     pub cost: CostBody,
     /// What each hook did since the watch began.
     pub hooks: Vec<HookCountBody>,
+    /// Connections that are over; `null` unless `connection` records are asked for.
+    pub connections: Option<ConnectionCountsBody>,
     /// How the sinks do.
     pub sinks: Vec<SinkHealthBody>,
+}
+
+/// Connections that are over, since the watch began.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ConnectionCountsBody {
+    /// `connection` records.
+    pub told: u64,
+    /// Of those, with `opened` `null`.
+    pub opening_unseen: u64,
+    /// Connections whose record found no room on the ring.
+    pub lost: u64,
+    /// State changes that the program was not run for, because it was running on that CPU already.
+    pub missed: u64,
 }
 
 /// What the program itself has cost since its start.
@@ -43,7 +58,7 @@ pub struct CostBody {
 /// How a sink does.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SinkHealthBody {
-    /// Its kind (`stdout`, `file`, `unix_socket`, `journald` or `metrics`), and where it writes to.
+    /// Its kind (`stdout`, `file`, `unix_socket`, `journald`, `otlp` or `metrics`), and where it writes to.
     pub sink: String,
     /// Records written; by a socket with several readers to any of them.
     pub written: u64,
@@ -71,6 +86,10 @@ impl HeartbeatBody {
                 bpf_seconds: heartbeat.cost.bpf.map(|time| time.as_secs_f64()),
             },
             hooks: heartbeat.hooks.iter().map(HookCountBody::new).collect(),
+            connections: heartbeat.connections.map(|counts| {
+                let ConnectionCounts { told, opening_unseen, lost, missed } = counts;
+                ConnectionCountsBody { told, opening_unseen, lost, missed }
+            }),
             sinks: heartbeat.sinks.iter().cloned().map(sink).collect(),
         }
     }

@@ -3,6 +3,7 @@
 //! A field that this kernel or this vantage cannot tell is `null`, never 0. Times are RFC 3339 in UTC with nanoseconds;
 //! every other number names its unit.
 
+mod closed;
 mod coverage;
 mod evidence;
 mod finding;
@@ -17,13 +18,14 @@ mod schema;
 mod socket;
 mod summary;
 
-pub use coverage::{CoverageBody, HookBody, LossBody, MissingFieldBody, ScanBody, SelfTestBody};
+pub use closed::{ClosedBody, ClosedOwnerBody};
+pub use coverage::{CoverageBody, HookBody, LifecycleBody, LossBody, MissingFieldBody, ScanBody, SelfTestBody};
 pub use evidence::{EvidenceBody, EvidenceData};
 pub use finding::{
     ConnectionBody, DeadlineBody, EndpointBody, FindingBody, MissingBody, RemedyBody, SeenConnectionBody,
 };
 pub use forwarded::{EndBody, ForwardedBody, PortBody, PortOwnerBody};
-pub use heartbeat::{CostBody, HeartbeatBody, SinkHealthBody};
+pub use heartbeat::{ConnectionCountsBody, CostBody, HeartbeatBody, SinkHealthBody};
 use jiff::Timestamp;
 pub use owner::OwnerBody;
 pub use path::PathBody;
@@ -36,9 +38,9 @@ pub use summary::{HookCountBody, SummaryBody};
 
 use super::{Heartbeat, Host, Summary, WallClock};
 use crate::{
-    case::Finding,
+    case::{Finding, FindingId},
     judge::risk::{Risk, Risks},
-    model::{Coverage, LossPlace, MonoTime},
+    model::{Cgroup, ClosedConnection, Coverage, LossPlace, MonoTime},
 };
 
 /// Name and major version of the contract.
@@ -70,7 +72,7 @@ pub struct Envelope {
     /// Name and major version of the contract.
     #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
-    /// `finding`, `coverage`, `heartbeat`, `loss`, `risk` or `summary`.
+    /// `finding`, `connection`, `coverage`, `heartbeat`, `loss`, `risk` or `summary`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// When it happened.
@@ -88,6 +90,8 @@ pub struct Envelope {
 pub enum Body {
     /// `finding`: a finding was opened, updated or closed.
     Finding(Box<FindingBody>),
+    /// `connection`: a connection is over.
+    Connection(Box<ClosedBody>),
     /// `coverage`: what is observed and what is not.
     Coverage(CoverageBody),
     /// `heartbeat`: how a daemon does.
@@ -131,6 +135,13 @@ impl Recorder {
         let related = self.related.of(finding, id);
         let body = FindingBody::new(finding, id, related, &self.clock);
         self.record("finding", finding.at, Body::Finding(Box::new(body)))
+    }
+
+    /// A connection is over, about which there were these findings.
+    pub fn connection(&mut self, closed: &ClosedConnection, cgroup: Option<&Cgroup>, findings: &[FindingId]) -> Record {
+        let ids = findings.iter().map(|id| finding::finding_id(id, &self.host)).collect();
+        let body = ClosedBody::new(closed, cgroup, ids, &self.clock);
+        self.record("connection", closed.at, Body::Connection(Box::new(body)))
     }
 
     /// What is observed.

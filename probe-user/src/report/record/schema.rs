@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Value, json};
 
-use super::{CoverageBody, Envelope, FindingBody, HeartbeatBody, LossBody, Record, RiskBody, SCHEMA, SummaryBody};
+use super::{
+    ClosedBody, CoverageBody, Envelope, FindingBody, HeartbeatBody, LossBody, Record, RiskBody, SCHEMA, SummaryBody,
+};
 
 /// The JSON Schema (draft 2020-12) of one record, with the field descriptions of the types. Fields are only added within a major version,
 /// so it allows unknown ones.
@@ -23,6 +25,7 @@ impl JsonSchema for Record {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let bodies = [
             ("finding", generator.subschema_for::<FindingBody>()),
+            ("connection", generator.subschema_for::<ClosedBody>()),
             ("coverage", generator.subschema_for::<CoverageBody>()),
             ("heartbeat", generator.subschema_for::<HeartbeatBody>()),
             ("loss", generator.subschema_for::<LossBody>()),

@@ -93,7 +93,7 @@ fn to_a_machine(state: FindingState) -> Finding {
 }
 
 /// The same to a container of this host, seen in the namespace of a router.
-fn to_a_container() -> Finding {
+pub(super) fn to_a_container() -> Finding {
     let mut finding = to_a_machine(FindingState::Opened);
     let status = SocketStatus {
         state: TcpState::Established,

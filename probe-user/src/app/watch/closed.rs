@@ -1,0 +1,85 @@
+//! Connections that are over, on their way through a watch.
+
+use std::time::Instant;
+
+use super::{Change, Programs, Watch, WatchError};
+use crate::{
+    app::clock,
+    decode::decode_connection,
+    kernel::{HookTotals, Lifecycle, Probes},
+    model::MonoTime,
+    sink::SinkError,
+};
+
+impl Watch {
+    /// Tells of those that are on their ring.
+    pub(super) fn read_closed(
+        &mut self,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<(), WatchError> {
+        self.read_closed_before(None, tell)
+    }
+
+    /// Tells of those that were over before then.
+    fn read_closed_before(
+        &mut self,
+        before: Option<MonoTime>,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<(), WatchError> {
+        let lifecycle = self.programs.as_mut().and_then(|programs| programs.probes.lifecycle());
+        let Some(lifecycle) = lifecycle else { return Ok(()) };
+        let (closings, losses) = (&mut self.closings, &mut self.losses);
+        let mut result = Ok(());
+        lifecycle.drain(|bytes| {
+            let closed = match decode_connection(bytes) {
+                Ok(closed) => closed,
+                Err(error) => {
+                    tracing::warn!(%error, "a record of a connection could not be decoded");
+                    losses.undecodable();
+                    return;
+                }
+            };
+            if result.is_err() || before.is_some_and(|before| closed.at >= before) {
+                return;
+            }
+            if let Some(findings) = closings.take(&closed) {
+                let cgroup = closed.cgroup_id.and_then(|id| closings.cgroups.of(id, Instant::now()));
+                result = tell(Change::Closed { closed: &closed, cgroup, findings: &findings });
+            }
+        });
+        Ok(result?)
+    }
+
+    /// Other programs tell from now on, and both are attached: each connection is told by one of them.
+    pub(super) fn hand_over_closed(
+        &mut self,
+        to: &mut Probes,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<(), WatchError> {
+        if let Some(from) = self.programs.as_mut().and_then(|programs| programs.probes.lifecycle())
+            && let Some(to) = to.lifecycle()
+        {
+            to.take_over(from);
+        }
+        let now = clock::now();
+        self.read_closed_before(Some(now), tell)?;
+        self.count_lost_closings(tell)?;
+        self.closings.begin_anew(now);
+        Ok(())
+    }
+
+    pub(super) fn count_lost_closings(
+        &mut self,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<(), WatchError> {
+        let totals =
+            |programs: &mut Programs| programs.probes.lifecycle().map(|lifecycle| Lifecycle::totals(lifecycle));
+        let Some(totals) = self.programs.as_mut().and_then(totals) else { return Ok(()) };
+        let totals: HookTotals = totals.map_err(|error| WatchError::Kernel(error.to_string()))?;
+        let at = clock::now();
+        for (place, count) in self.closings.new_losses(totals) {
+            tell(Change::Lost { at, place, count })?;
+        }
+        Ok(())
+    }
+}

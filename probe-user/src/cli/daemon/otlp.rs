@@ -1,0 +1,89 @@
+//! How records go to an OpenTelemetry collector.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, anyhow, bail};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::{
+    cli::values::Period,
+    sink::{OtlpEndpoint, OtlpSpec, SinkSpec},
+};
+
+/// As the specification of OpenTelemetry's exporters (`OTEL_EXPORTER_OTLP_TIMEOUT`).
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The sink, if there is to be one.
+pub(super) fn sink(
+    endpoint: Option<OtlpEndpoint>,
+    headers_file: Option<&Path>,
+    timeout: Option<Period>,
+) -> anyhow::Result<Option<SinkSpec>> {
+    let Some(endpoint) = endpoint else {
+        if headers_file.is_some() || timeout.is_some() {
+            bail!("otlp_headers_file and otlp_timeout say how records are sent to `otlp_endpoint`: name that, too");
+        }
+        return Ok(None);
+    };
+    let headers = headers_file.map(read_headers).transpose()?.unwrap_or_default();
+    let timeout = timeout.map_or(TIMEOUT, |timeout| timeout.0);
+    Ok(Some(SinkSpec::Otlp(OtlpSpec { endpoint, headers, timeout })))
+}
+
+/// Header fields, one a line. They are secrets: what is wrong is told without repeating it.
+fn read_headers(path: &Path) -> anyhow::Result<HeaderMap> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("otlp_headers_file {} cannot be read", path.display()))?;
+    let mut headers = HeaderMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let place = || format!("in otlp_headers_file {}, line {number}", path.display());
+        let (name, value) = header(line).with_context(place)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn header(line: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
+    const SHAPE: &str = "give for example `Authorization: Bearer TOKEN`";
+    let (name, value) = line.split_once(':').with_context(|| format!("not a header field; {SHAPE}"))?;
+    let name: HeaderName = name.trim().parse().map_err(|_| anyhow!("not the name of a header field; {SHAPE}"))?;
+    let mut value: HeaderValue = value
+        .trim()
+        .parse()
+        .map_err(|_| anyhow!("the value of `{name}` has characters that no header field may have"))?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> anyhow::Result<HeaderMap> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        fs::write(&path, text).unwrap();
+        read_headers(&path)
+    }
+
+    #[test]
+    fn secrets_are_read_from_a_file_and_never_told() {
+        let headers = read("# who we are\nAuthorization: Bearer s:ecret\n\n X-Scope : tenant\n").unwrap();
+        assert_eq!(headers["authorization"], "Bearer s:ecret");
+        assert_eq!(headers["x-scope"], "tenant");
+        assert!(!format!("{headers:?}").contains("ecret"), "{headers:?}");
+        for (text, what) in [
+            ("a: b\nsecret\n", "line 2: not a header field"),
+            ("se cret: secret\n", "line 1: not the name of"),
+            ("Authorization: secret\u{7}\n", "the value of `authorization`"),
+        ] {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.contains(what) && error.contains("headers") && !error.contains("cret"), "{error}");
+        }
+        assert!(format!("{:#}", read_headers(Path::new("/nowhere")).unwrap_err()).contains("/nowhere cannot be read"));
+    }
+}

@@ -1,0 +1,99 @@
+use std::{fmt, str::FromStr, time::Duration};
+
+use http::{HeaderMap, Uri, uri::Scheme};
+
+/// Where log records go, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpSpec {
+    /// The collector.
+    pub endpoint: OtlpEndpoint,
+    /// What every request says beside what the protocol wants, such as who sends it. The values are marked as sensitive.
+    pub headers: HeaderMap,
+    /// How long a request may take.
+    pub timeout: Duration,
+}
+
+/// The URL that logs are posted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpEndpoint(Uri);
+
+impl OtlpEndpoint {
+    pub(super) const fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+}
+
+impl fmt::Display for OtlpEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for OtlpEndpoint {
+    type Err = String;
+
+    /// The collector's URL, to which the path of logs is added as OTLP/HTTP wants it, unless it is there.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const LOGS: &str = "/v1/logs";
+        const EXAMPLE: &str = "give for example http://127.0.0.1:4318 or https://collector.example:4318";
+        let uri: Uri = text.parse().map_err(|_| format!("not a URL; {EXAMPLE}"))?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(format!("a URL begins with http:// or https://; {EXAMPLE}"));
+        };
+        if !["http", "https"].contains(&scheme) {
+            return Err(format!("OTLP over HTTP is spoken here, not over {scheme}; {EXAMPLE}"));
+        }
+        if authority.as_str().contains('@') {
+            return Err(
+                "a password in a URL is read by everybody: write `Authorization: ...` to otlp_headers_file".to_owned()
+            );
+        }
+        if authority.host().len() < authority.as_str().len() && authority.port_u16().is_none() {
+            return Err("a port is a number from 1 to 65535".to_owned());
+        }
+        if uri.query().is_some() {
+            return Err(format!("a collector's URL has no query; {EXAMPLE}"));
+        }
+        let base = uri.path().trim_end_matches('/');
+        let base = base.strip_suffix(LOGS).unwrap_or(base);
+        let whole = format!("{scheme}://{authority}{base}{LOGS}");
+        whole.parse().map(Self).map_err(|_| format!("not a URL; {EXAMPLE}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_logs_is_added_to_the_collectors_url() {
+        for (typed, url) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/logs"),
+            ("http://[::1]:4318/", "http://[::1]:4318/v1/logs"),
+            ("https://collector.example/otlp/", "https://collector.example/otlp/v1/logs"),
+            ("https://collector.example/otlp/v1/logs", "https://collector.example/otlp/v1/logs"),
+        ] {
+            assert_eq!(typed.parse::<OtlpEndpoint>().unwrap().to_string(), url);
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_collector_is_refused_without_repeating_it() {
+        for (typed, why) in [
+            ("127.0.0.1:4318", "begins with http://"),
+            ("collector", "begins with http://"),
+            ("grpc://collector:4317", "not over grpc"),
+            ("http://me:secret@collector:4318", "otlp_headers_file"),
+            ("http://collector:4318/?key=secret", "no query"),
+            ("http://", "not a URL"),
+            ("http://collector:99999", "from 1 to 65535"),
+        ] {
+            let error = typed.parse::<OtlpEndpoint>().unwrap_err();
+            assert!(error.contains(why) && !error.contains("secret"), "{typed}: {error}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The package in a fresh Debian system: installed, run, upgraded, removed and purged.
+//! The package in a fresh Debian system: installed, run, upgraded, removed and purged; and its unit where systemd is process 1.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +12,12 @@ use crate::run;
 /// Runs as root of the fresh system.
 const SCRIPT: &str = include_str!("try_out.sh");
 
+/// Runs in a guest.
+const BOOT_SCRIPT: &str = include_str!("boot.sh");
+
+/// The guest's kernel.
+const KERNEL: &str = "6.12";
+
 /// Says what does not hold; `upgrade` is a later package with other settings.
 pub(super) fn main(project: &Project, package: &Path, upgrade: &Path) -> Result<()> {
     if !run::is_root()? {
@@ -24,7 +30,22 @@ pub(super) fn main(project: &Project, package: &Path, upgrade: &Path) -> Result<
     // What it mounts is gone with its namespace.
     let mut inside = Command::new("unshare");
     inside.args(["--mount", "--propagation", "private", "sh"]).arg(&script).arg("outside");
-    run::run(inside.arg(&system).arg(package).arg(upgrade)).context("the package does not behave in a fresh system")
+    run::run(inside.arg(&system).arg(package).arg(upgrade)).context("the package does not behave in a fresh system")?;
+    boot(&folder, package)
+}
+
+/// Starts the unit as systemd does, in a guest that sees this machine's systemd.
+fn boot(folder: &Path, package: &Path) -> Result<()> {
+    if !Path::new("/lib/systemd/systemd").exists() {
+        eprintln!("skipped: the unit, for this machine has no systemd to boot a guest with");
+        return Ok(());
+    }
+    let script = folder.join("boot.sh");
+    super::write(&script, BOOT_SCRIPT.as_bytes())?;
+    // A process of its own, so that its output is what `cargo xtask vm` prints.
+    let mut guest = Command::new(std::env::current_exe()?);
+    guest.args(["vm", "--kernel", KERNEL, "--limit", "10", "--run", "sh"]).arg(&script).arg("prepare");
+    run::run(guest.arg(package)).context("the unit does not behave under systemd")
 }
 
 /// A minimal system of this machine's release, made once: packages are put into a layer above it.

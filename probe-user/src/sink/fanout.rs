@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -17,10 +14,11 @@ use tokio::sync::{
 
 use super::{
     file::Lines,
+    health::Health,
     journald,
     metrics::Server,
     otlp::Exporter,
-    queue::{Counts, Next, Queue, Reader},
+    queue::{Next, Queue, Reader},
     raw_stdout::RawStdout,
     spec::SinkSpec,
     unix::Listener,
@@ -38,37 +36,6 @@ pub struct StartError {
     pub sink: String,
     /// Why.
     pub error: io::Error,
-}
-
-/// How a sink does.
-#[derive(Debug, Default)]
-pub struct Health {
-    /// What it has done.
-    pub counts: Arc<Counts>,
-    /// Why the latest attempt to write failed; `None` where it did not.
-    failing: Mutex<Option<String>>,
-    /// Whether it will never write again: its reader has gone.
-    has_ended: AtomicBool,
-}
-
-impl Health {
-    /// Why it fails at present.
-    pub fn failing(&self) -> Option<String> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Remembers how an attempt went. Only changes are logged.
-    pub(super) fn take(&self, sink: &SinkSpec, result: Result<(), String>) {
-        let now = result.as_ref().err().cloned();
-        let before = std::mem::replace(&mut *self.failing.lock().unwrap_or_else(PoisonError::into_inner), now);
-        match (before, result) {
-            (None, Err(why)) => {
-                tracing::error!(%sink, why, "{}", sink.while_it_fails());
-            }
-            (Some(_), Ok(())) => tracing::warn!(%sink, dropped = self.counts.dropped(), "records can be written again"),
-            (None, Ok(())) | (Some(_), Err(_)) => {}
-        }
-    }
 }
 
 /// What a sink is told beside its records.
@@ -245,7 +212,10 @@ impl Sinks {
         drop(queue);
         let until = Instant::now() + LAST_LINES;
         for sink in running {
-            let _ = sink.alive.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let ended = sink.alive.recv_timeout(until.saturating_duration_since(Instant::now()));
+            if ended == Err(RecvTimeoutError::Timeout) {
+                tracing::error!(sink = %sink.spec, "the last records could not be written in time, and are lost");
+            }
         }
     }
 }

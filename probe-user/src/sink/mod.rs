@@ -3,6 +3,7 @@
 mod fanout;
 mod file;
 mod headline;
+mod health;
 mod journald;
 mod metrics;
 mod otlp;
@@ -12,8 +13,9 @@ mod spec;
 mod stdout;
 mod unix;
 
-pub use fanout::{Health, Sinks, StartError};
+pub use fanout::{Sinks, StartError};
 pub use file::FileSpec;
+pub use health::Health;
 pub use metrics::MetricsSpec;
 pub use otlp::{OtlpEndpoint, OtlpSpec};
 pub use queue::Counts;

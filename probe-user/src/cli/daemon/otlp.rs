@@ -25,6 +25,11 @@ pub(super) fn sink(
         }
         return Ok(None);
     };
+    if endpoint.may_be_secret() {
+        bail!(
+            "otlp_endpoint has a password or a query, which would be told with it: write it as a header field to otlp_headers_file"
+        );
+    }
     let headers = headers_file.map(read_headers).transpose()?.unwrap_or_default();
     let timeout = timeout.map_or(TIMEOUT, |timeout| timeout.0);
     Ok(Some(SinkSpec::Otlp(OtlpSpec { endpoint, headers, timeout })))

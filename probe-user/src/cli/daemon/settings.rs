@@ -361,6 +361,8 @@ mod tests {
         let refused = |text: &str| read(text).unwrap().resolve().unwrap_err().to_string();
         assert!(refused("stdout = false\n").contains("no sink is left"));
         assert!(refused("file_keep = 3\n").contains("name that, too"));
+        let secret = refused("otlp_endpoint = \"http://me:secret@127.0.0.1:4318\"\n");
+        assert!(secret.contains("otlp_headers_file") && !secret.contains("secret@"), "{secret}");
         assert!(refused("otlp_timeout = \"3s\"\n").contains("otlp_endpoint"));
         assert!(refused("[thresholds]\nretransmits_suspected = 9\n").contains("retransmits_confirmed (6)"));
     }

@@ -94,7 +94,8 @@ impl Lifecycle {
     pub fn take_over(&mut self, from: &Self) {
         /// `BPF_NOEXIST`: what is remembered here already is newer.
         const IF_NEW: u64 = 1;
-        for (socket, life) in from.lives.iter().flatten() {
+        // A walk begins anew where it meets an entry that has just gone: on a busy host it need not come to an end.
+        for (socket, life) in from.lives.iter().flatten().take(2 * MAX_LIVES as usize) {
             if self.lives.insert(socket, life, IF_NEW).is_ok() && from.lives.get(&socket, 0).is_err() {
                 let _ = self.lives.remove(&socket);
             }

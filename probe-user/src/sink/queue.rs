@@ -10,10 +10,12 @@ use tokio::sync::broadcast::{
     error::{RecvError, TryRecvError},
 };
 
-use crate::report::record::Record;
+use crate::report::record::{Body, Record};
 
 /// Records kept for sinks that are behind, some 4 kB each. A sink that falls behind by more loses the oldest.
 const CAPACITY: usize = 4_096;
+/// The same of connections that are over, some 2 kB each: they come by the thousand, and take no other record's place.
+const CONNECTIONS: usize = 8_192;
 
 /// A record, and its line.
 #[derive(Debug)]
@@ -22,31 +24,51 @@ pub(super) struct Entry {
     pub(super) record: Record,
     /// It as JSON, with the line's end.
     pub(super) line: String,
+    /// The `seq` of the record before it of the same kind: connections that are over, or all others.
+    previous: Option<u64>,
 }
 
 /// The probe's end: writing never waits.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
+    records: Sender,
+    connections: Sender,
+}
+
+#[derive(Clone, Debug)]
+struct Sender {
     sender: broadcast::Sender<Arc<Entry>>,
+    /// How many records there were, with all of other kinds, when the latest was sent; 0 before the first.
+    sent: Arc<AtomicU64>,
+}
+
+impl Sender {
+    fn new(capacity: usize) -> Self {
+        Self { sender: broadcast::Sender::new(capacity), sent: Arc::default() }
+    }
 }
 
 impl Queue {
     pub(super) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY) }
+        Self { records: Sender::new(CAPACITY), connections: Sender::new(CONNECTIONS) }
     }
 
     /// Hands a record to all sinks. Without any it goes nowhere.
     pub(super) fn publish(&self, record: Record) -> serde_json::Result<()> {
         let mut line = serde_json::to_string(&record)?;
         line.push('\n');
+        let Sender { sender, sent } =
+            if matches!(record.body, Body::Connection(_)) { &self.connections } else { &self.records };
+        let previous = sent.swap(record.envelope.seq.saturating_add(1), Ordering::Relaxed).checked_sub(1);
         // Fails only when no sink reads.
-        let _ = self.sender.send(Arc::new(Entry { record, line }));
+        let _ = sender.send(Arc::new(Entry { record, line, previous }));
         Ok(())
     }
 
     /// A sink's end, which gets what is published from now on.
     pub(super) fn reader(&self, counts: &Arc<Counts>) -> Reader {
-        Reader { receiver: self.sender.subscribe(), counts: Arc::clone(counts), behind: 0 }
+        let lane = |from: &Sender| Lane::new(from.sender.subscribe(), Arc::clone(counts));
+        Reader { records: lane(&self.records), connections: lane(&self.connections), counts: Arc::clone(counts) }
     }
 }
 
@@ -86,10 +108,21 @@ impl Counts {
 /// A sink's end of the queue.
 #[derive(Debug)]
 pub(super) struct Reader {
+    records: Lane,
+    connections: Lane,
+    counts: Arc<Counts>,
+}
+
+/// Its end for one kind of record.
+#[derive(Debug)]
+struct Lane {
     receiver: broadcast::Receiver<Arc<Entry>>,
     counts: Arc<Counts>,
+    /// Taken, and not given to the sink yet.
+    ahead: Option<Arc<Entry>>,
     /// Records lost since the last that was written.
     behind: u64,
+    has_ended: bool,
 }
 
 /// What a sink is to write next.
@@ -97,53 +130,95 @@ pub(super) struct Reader {
 pub(super) struct Next {
     /// The record.
     pub(super) entry: Arc<Entry>,
-    /// How many before it the sink has lost.
+    /// How many of its kind before it the sink has lost.
     pub(super) lost: u64,
+}
+
+impl Lane {
+    fn new(receiver: broadcast::Receiver<Arc<Entry>>, counts: Arc<Counts>) -> Self {
+        Self { receiver, counts, ahead: None, behind: 0, has_ended: false }
+    }
+
+    /// Takes the next record of those that are there already.
+    fn look(&mut self) {
+        while self.ahead.is_none() && !self.has_ended {
+            match self.receiver.try_recv() {
+                Ok(entry) => self.ahead = Some(entry),
+                Err(TryRecvError::Lagged(count)) => self.lose(count),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Closed) => self.has_ended = true,
+            }
+        }
+    }
+
+    /// Waits until there is something to look at; for ever when nothing will be. Cancel-safe.
+    async fn wait(&mut self) {
+        if self.has_ended {
+            std::future::pending::<()>().await;
+        }
+        match self.receiver.recv().await {
+            Ok(entry) => self.ahead = Some(entry),
+            Err(RecvError::Lagged(count)) => self.lose(count),
+            Err(RecvError::Closed) => self.has_ended = true,
+        }
+    }
+
+    fn lose(&mut self, count: u64) {
+        self.behind += count;
+        self.counts.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn seq(&self) -> Option<u64> {
+        self.ahead.as_ref().map(|entry| entry.record.envelope.seq)
+    }
+
+    fn take(&mut self) -> Option<Next> {
+        let entry = self.ahead.take()?;
+        Some(Next { entry, lost: std::mem::take(&mut self.behind) })
+    }
 }
 
 impl Reader {
     /// The next record; `None` when there will be none.
     pub(super) async fn next(&mut self) -> Option<Next> {
         loop {
-            let received = self.receiver.recv().await;
-            if let Some(next) = self.take(received) {
-                return next;
+            if let Some(next) = self.next_at_hand() {
+                return Some(next);
+            }
+            if self.records.has_ended && self.connections.has_ended {
+                return None;
+            }
+            tokio::select! {
+                () = self.records.wait() => {}
+                () = self.connections.wait() => {}
             }
         }
     }
 
-    /// The next record of those that are there already.
+    /// The next record of those that are there already, in the order of their `seq`.
     pub(super) fn next_at_hand(&mut self) -> Option<Next> {
-        loop {
-            match self.receiver.try_recv() {
-                Ok(entry) => return Some(Next { entry, lost: std::mem::take(&mut self.behind) }),
-                Err(TryRecvError::Lagged(count)) => self.lose(count),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
-            }
-        }
-    }
-
-    fn take(&mut self, received: Result<Arc<Entry>, RecvError>) -> Option<Option<Next>> {
-        match received {
-            Ok(entry) => Some(Some(Next { entry, lost: std::mem::take(&mut self.behind) })),
-            Err(RecvError::Closed) => Some(None),
-            Err(RecvError::Lagged(count)) => {
-                self.lose(count);
-                None
-            }
+        self.records.look();
+        self.connections.look();
+        // Whatever was published before a connection that is there now is there by now, too.
+        self.records.look();
+        match (self.records.seq(), self.connections.seq()) {
+            (Some(record), Some(connection)) if connection < record => self.connections.take(),
+            (Some(_), _) => self.records.take(),
+            (None, _) => self.connections.take(),
         }
     }
 
     /// What was taken could not be written.
     pub(super) fn give_up(&mut self, next: &Next) {
-        self.behind += next.lost;
-        self.lose(1);
+        let is_connection = matches!(next.entry.record.body, Body::Connection(_));
+        let lane = if is_connection { &mut self.connections } else { &mut self.records };
+        lane.behind += next.lost;
+        lane.lose(1);
     }
 
-    /// So many of what was taken were not kept.
+    /// So many of what was taken were not kept; of which kind they were is not told.
     pub(super) fn lose(&mut self, count: u64) {
-        self.behind += count;
-        self.counts.dropped.fetch_add(count, Ordering::Relaxed);
+        self.records.lose(count);
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -165,7 +240,7 @@ impl Next {
         if self.lost == 0 {
             return None;
         }
-        let record = self.entry.record.sink_loss(self.lost)?;
+        let record = self.entry.record.sink_loss(self.entry.previous?, self.lost);
         let line = serde_json::to_string(&record).ok()? + "\n";
         Some((record, line))
     }
@@ -175,9 +250,27 @@ impl Next {
 mod tests {
     use super::*;
     use crate::{
-        model::{LossPlace, MonoTime},
+        model::{Amounts, ClosedConnection, ConnectionKey, LossPlace, MonoTime, TcpState},
         report::{Host, WallClock, record::Recorder},
     };
+
+    fn closed() -> ClosedConnection {
+        let end = ([10, 0, 0, 1], 80).into();
+        ClosedConnection {
+            at: MonoTime::default(),
+            key: ConnectionKey { netns: 7, local: end, remote: end },
+            cookie: None,
+            opened: None,
+            established: None,
+            role: None,
+            last_state: TcpState::LastAck,
+            error: None,
+            amounts: Amounts::default(),
+            process: None,
+            uid: None,
+            cgroup_id: None,
+        }
+    }
 
     fn recorder() -> Recorder {
         let host = Host { name: "a".to_owned(), machine_id: None, boot_id: uuid::Uuid::nil() };
@@ -208,5 +301,30 @@ mod tests {
             rest += 1;
         }
         assert_eq!((rest, counts.dropped()), (CAPACITY - 2, 11));
+    }
+
+    #[tokio::test]
+    async fn connections_that_end_take_no_other_records_place() {
+        let (queue, mut recorder) = (Queue::new(), recorder());
+        let counts = Arc::default();
+        let mut reader = queue.reader(&counts);
+        queue.publish(recorder.loss(MonoTime::default(), LossPlace::Decode, 1)).unwrap();
+        for _ in 0..CONNECTIONS + 3 {
+            queue.publish(recorder.connection(&closed(), None, &[])).unwrap();
+        }
+        queue.publish(recorder.loss(MonoTime::default(), LossPlace::Decode, 2)).unwrap();
+        let first = reader.next().await.unwrap();
+        assert_eq!((first.entry.record.envelope.seq, first.lost), (0, 0));
+        let second = reader.next().await.unwrap();
+        assert_eq!((second.entry.record.envelope.seq, second.lost), (4, 3));
+        let (loss, _) = second.loss().unwrap();
+        assert_eq!(loss.envelope.seq, 3);
+        drop(queue);
+        let mut seqs = Vec::new();
+        while let Some(next) = reader.next().await {
+            seqs.push(next.entry.record.envelope.seq);
+        }
+        assert!(seqs.is_sorted(), "in the order of their numbers");
+        assert_eq!(seqs.len(), CONNECTIONS);
     }
 }

@@ -58,11 +58,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record that stands for the `count` before this one, where a sink has lost them: its `seq` is that of the last of them.
-    pub fn sink_loss(&self, count: u64) -> Option<Self> {
-        let seq = self.envelope.seq.checked_sub(1)?;
+    /// The record that stands for `count` before this one, where a sink has lost them; `seq` is that of the last of them.
+    #[must_use]
+    pub fn sink_loss(&self, seq: u64, count: u64) -> Self {
         let envelope = Envelope { kind: "loss", seq, ..self.envelope.clone() };
-        Some(Self { envelope, body: Body::Loss(LossBody::of_sink(count)) })
+        Self { envelope, body: Body::Loss(LossBody::of_sink(count)) }
     }
 }
 

@@ -79,10 +79,11 @@ CREATE TABLE IF NOT EXISTS connprobe.findings_local ON CLUSTER '{cluster}'
     since DateTime64(9, 'UTC') CODEC(Delta, ZSTD(1)),
     deadline Nullable(DateTime64(9, 'UTC')) CODEC(ZSTD(1)),
     deadline_error LowCardinality(String),
-    -- Where and why the latest segment was dropped, if any was.
+    -- Why and where the latest segment was dropped, if any was.
     drop_reason LowCardinality(String),
     drop_site LowCardinality(String),
     drop_hook LowCardinality(String),
+    -- Each rule that can have dropped one: `family table chain: text`.
     drop_rules Array(String) CODEC(ZSTD(1)),
     evidence Array(LowCardinality(String)) CODEC(ZSTD(1)),
     missing_evidence Array(LowCardinality(String)) CODEC(ZSTD(1)),
@@ -243,7 +244,9 @@ SELECT
     dropped.data.reason AS drop_reason,
     place.data.site AS drop_site,
     place.data.hook AS drop_hook,
-    arrayMap(rule -> concat(rule.family, ' ', rule.`table`, ' ', rule.chain, ': ', rule.text), place.data.rules) AS drop_rules,
+    arrayDistinct(arrayMap(
+        rule -> concat(rule.family, ' ', rule.`table`, ' ', rule.chain, ': ', rule.text),
+        arrayFlatten(arrayMap(e -> e.data.rules, arrayFilter(e -> e.kind = 'drop_place', r.evidence))))) AS drop_rules,
     arrayDistinct(r.evidence.kind) AS evidence,
     r.missing_evidence.kind AS missing_evidence,
     r.remedies[1].text AS remedy,

@@ -140,7 +140,7 @@ SELECT
         if(status = 'closed', outcome, status)))) AS told,
     arraySort(groupUniqArrayIf(concat(
         host, ': ', if(drop_reason = '', '', concat(drop_reason, ' ')),
-        multiIf(notEmpty(drop_rules), concat('by ', arrayStringConcat(drop_rules, ' or ')),
+        multiIf(notEmpty(drop_rules), concat('by ', arrayStringConcat(drop_rules, ' / ')),
                 drop_site != '', concat('in ', drop_site, ' ', drop_hook), '')),
         drop_reason != '' OR drop_site != '')) AS dropped_on,
     arraySort(groupUniqArrayIf(
@@ -178,7 +178,7 @@ SELECT
     drop_reason,
     drop_site,
     drop_hook,
-    -- One of them, where the record names several.
+    -- Where there are several, each of them or one of them.
     drop_rules AS rules,
     uniqExact(community_id) AS connections,
     min(since) AS first,

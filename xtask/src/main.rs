@@ -23,6 +23,7 @@ mod project;
 mod results;
 mod run;
 mod servers;
+mod store;
 mod test;
 mod tidy;
 mod vm;

@@ -9,6 +9,7 @@ mod conntrack;
 mod coverage;
 mod daemon;
 mod drop_place;
+mod fleet;
 mod forwarded;
 mod forwarded_handshake;
 mod half_open;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        fleet::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

@@ -6,7 +6,7 @@
 --   incoming -> records      every line, whole, for a month
 --            -> findings     findings, their fields in columns and the whole record, for 400 days
 --            -> heartbeats   heartbeats, their numbers in columns, for 90 days
---            -> last_records the latest record of each type of each host, for 400 days
+--            -> last_records the latest record of each type but findings of each host, for 400 days
 --
 -- How long rows are kept, and their partition, goes by `received`, this store's clock: a host whose clock is wrong, or whose records
 -- come late, makes neither partitions of long ago nor rows that are gone at once. What happened when goes by `time`, the host's.
@@ -181,7 +181,7 @@ SELECT
     r.seq AS seq,
     record
 FROM connprobe.incoming
-WHERE startsWith(r.schema, 'connprobe/1') AND isValidJSON(record);
+WHERE startsWith(r.schema, 'connprobe/1') AND r.type != 'finding' AND isValidJSON(record);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_findings ON CLUSTER '{cluster}' TO connprobe.findings AS
 WITH
@@ -253,7 +253,7 @@ SELECT
     r.remedies[1].command AS remedy_command,
     record
 FROM connprobe.incoming
-WHERE startsWith(r.schema, 'connprobe/1') AND r.type = 'finding' AND isValidJSON(record);
+WHERE JSONExtractString(record, 'type') = 'finding' AND startsWith(JSONExtractString(record, 'schema'), 'connprobe/1') AND isValidJSON(record);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_heartbeats ON CLUSTER '{cluster}' TO connprobe.heartbeats AS
 WITH
@@ -283,4 +283,4 @@ SELECT
     arraySum(r.sinks.dropped) AS sinks_dropped,
     arrayMap(s -> concat(s.sink, ': ', assumeNotNull(s.failing)), arrayFilter(s -> s.failing IS NOT NULL, r.sinks)) AS sinks_failing
 FROM connprobe.incoming
-WHERE startsWith(r.schema, 'connprobe/1') AND r.type = 'heartbeat' AND isValidJSON(record);
+WHERE JSONExtractString(record, 'type') = 'heartbeat' AND startsWith(JSONExtractString(record, 'schema'), 'connprobe/1') AND isValidJSON(record);

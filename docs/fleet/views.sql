@@ -58,17 +58,18 @@ SELECT
 FROM
 (
     SELECT * EXCEPT (record)
-    FROM connprobe.findings
+    FROM connprobe.findings FINAL
     WHERE received > now() - INTERVAL 30 DAY
-    ORDER BY seq DESC
-    LIMIT 1 BY finding_id
+        AND (finding_id, seq) GLOBAL IN (
+            SELECT finding_id, max(seq) FROM connprobe.findings WHERE received > now() - INTERVAL 30 DAY GROUP BY finding_id)
 ) AS f
 GLOBAL LEFT JOIN (SELECT host, status, watching_since FROM connprobe.hosts) AS h ON f.host = h.host;
 
 CREATE OR REPLACE VIEW connprobe.open_findings ON CLUSTER '{cluster}' AS
 SELECT * FROM connprobe.current_findings WHERE status IN ('open', 'host_silent');
 
--- One row for each connection in limbo, however many hosts have told of it: what each says, and where it is dropped.
+-- One row for each connection in limbo, now or within the last day (`lately`), however many hosts have told of it: what each says, and where
+-- it is dropped.
 --
 -- Findings are about the same connection when their Community ID is the same and they are about the same time: one begins at the latest
 -- five minutes (`apart`) after the others have ended. That is more than clocks differ, and less than it mostly takes until the same
@@ -76,11 +77,13 @@ SELECT * FROM connprobe.current_findings WHERE status IN ('open', 'host_silent')
 -- it by the second are counted to the first; also where that happens twice on the way.
 CREATE OR REPLACE VIEW connprobe.connections ON CLUSTER '{cluster}' AS
 WITH
+    INTERVAL 1 DAY AS lately,
     INTERVAL 5 MINUTE AS apart,
     lives AS
     (
         SELECT *, least(since, time) AS begin, if(status IN ('open', 'host_silent'), greatest(now64(9, 'UTC'), time), time) AS end
         FROM connprobe.current_findings
+        WHERE end > now() - lately
     ),
     translations AS
     (

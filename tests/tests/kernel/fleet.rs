@@ -334,7 +334,8 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     add("firewall-1", "gateway-1", 2, &[name("1:first"), translated("1:second")])?;
     add("firewall-1", "node-1", 3, &[name("1:second"), translated("1:third")])?;
     add("controller-1", "server-1", 4, &[name("1:third")])?;
-    let earlier = Value::from("2026-01-01T00:00:00Z");
+    let earlier = column(store, "SELECT formatDateTime(now('UTC') - INTERVAL 2 HOUR, '%FT%TZ')")?;
+    let earlier = Value::from(earlier.concat());
     add("controller-1", "server-2", 5, &[name("1:third"), ("/time", earlier.clone()), ("/since", earlier)])?;
     store.insert(&lines)?;
     let met = column(

@@ -18,7 +18,7 @@ use connprobe_tests::{
     require::Requirement::{Bridge, Conntrack, Rsyslog as RsyslogThere, Store as StoreThere},
     rsyslog::Rsyslog,
     runner::{Test, TestContext},
-    store::Store,
+    store::{SHIPPED, Store},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -266,10 +266,25 @@ fn answers(store: &Store) -> Result<()> {
         causes == ["peer_silent 10.78.1.1 5672 connprobe-peer", "peer_silent 10.78.2.1 5672 connprobe-peer"],
         "{causes:?}"
     );
+    documented(store)?;
     for nothing in ["missing_records", "rejected"] {
         let rows = store.rows(&format!("SELECT * FROM connprobe.{nothing}"))?;
         ensure!(rows.is_empty(), "{nothing}: {rows:#?}");
     }
+    Ok(())
+}
+
+/// Each query of the document is one that the store takes, and those about what is in limbo have an answer.
+fn documented(store: &Store) -> Result<()> {
+    let document = fs::read_to_string(Path::new(SHIPPED).join("README.md"))?;
+    let blocks = document.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut answered = 0;
+    for query in blocks.flat_map(|block| block.split_terminator(";\n").flat_map(|line| line.split("; "))) {
+        let query = query.replace("FORMAT Vertical", "").replace('…', "00000000-0000-0000-0000-000000000000");
+        answered += usize::from(!store.rows(&query)?.is_empty());
+    }
+    println!("{answered} of the document's queries have an answer");
+    ensure!(answered >= 4, "{answered}");
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::openvswitch;
 use crate::probe::Probe;
 use crate::registry::lock;
 use crate::server;
+use crate::{rsyslog, store};
 
 /// Names, separated by commas, the groups of tests in which a skipped test is a failure, such as `kernel,vm`.
 pub const REQUIRE_VARIABLE: &str = "CONNPROBE_REQUIRE";
@@ -64,6 +65,10 @@ pub enum Requirement {
     Servers,
     /// Open vSwitch's programs are there, and the kernel has its datapath and Geneve tunnels.
     OpenVswitch,
+    /// rsyslog is there.
+    Rsyslog,
+    /// ClickHouse's engine is there.
+    Store,
     /// `systemd-analyze` judges units.
     SystemdAnalyze,
     /// systemd's journal can be started, and read.
@@ -116,6 +121,8 @@ impl Requirement {
             Self::OpenVswitch => {
                 "needs Open vSwitch, which `cargo xtask test` unpacks, and a kernel with its datapath and Geneve tunnels"
             }
+            Self::Rsyslog => "needs rsyslog, which `cargo xtask test` unpacks",
+            Self::Store => "needs ClickHouse's engine (chDB), which `cargo xtask test` unpacks",
             Self::SystemdAnalyze => "needs systemd-analyze",
             Self::Journald => "needs systemd-journald and journalctl",
             Self::Guest => "needs a guest of the kernel matrix",
@@ -157,6 +164,11 @@ impl Requirement {
                     netns.run(openvswitch::check_kernel)?
                 })?;
             }
+            Self::Rsyslog => rsyslog::check()?,
+            Self::Store => {
+                ensure!(!is_guest(), "half a gigabyte of program is too much for a guest");
+                store::check()?;
+            }
             Self::SystemdAnalyze => {
                 let output = Command::new("systemd-analyze").arg("--version").output()?;
                 ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -191,7 +203,8 @@ impl Requirement {
             // Not every distribution has it.
             Self::SystemdAnalyze | Self::Journald => true,
             // They are unpacked for this architecture alone.
-            Self::Servers => cfg!(not(target_arch = "x86_64")),
+            Self::Servers | Self::Rsyslog => cfg!(not(target_arch = "x86_64")),
+            Self::Store => cfg!(not(target_arch = "x86_64")) || is_guest(),
             Self::OpenVswitch => cfg!(not(target_arch = "x86_64")) || !is_guest(),
             Self::Attaching(mechanism @ (Mechanism::Fentry | Mechanism::Kprobe)) => std::env::var(GUEST_VARIABLE)
                 .map_or(true, |kernel| KernelFacts::committed(&kernel).is_ok_and(|facts| !facts.offers(mechanism))),

@@ -11,9 +11,13 @@ use crate::netns::Netns;
 
 /// Where they are unpacked, beside the folder of the build that this program is part of.
 fn tree() -> Result<PathBuf> {
+    Ok(target()?.join("servers/root"))
+}
+
+/// Where all that is built and unpacked is.
+pub(crate) fn target() -> Result<PathBuf> {
     let program = env::current_exe().context("cannot tell where this program is")?;
-    let target = program.ancestors().nth(3).context("this program is in no build folder")?;
-    Ok(target.join("servers/root"))
+    Ok(program.ancestors().nth(3).context("this program is in no build folder")?.to_owned())
 }
 
 /// Whether HAProxy and nginx can be started.

@@ -25,6 +25,7 @@ mod project;
 mod results;
 mod run;
 mod servers;
+mod store;
 mod test;
 mod tidy;
 mod vm;

@@ -8,7 +8,7 @@ use crate::packages;
 use crate::project::{self, Project};
 use crate::run;
 
-const PACKAGES: [&str; 3] = ["haproxy", "nginx-light", "openvswitch-switch"];
+const PACKAGES: [&str; 5] = ["haproxy", "nginx-light", "openvswitch-switch", "rsyslog", "rsyslog-relp"];
 
 /// Unpacks them where the tests look for them (`tests/src/server.rs`), which skip or fail without. What is there already is kept.
 pub(crate) fn prepare(project: &Project) {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::project::Project;
 use crate::results::{Results, Totals};
 use crate::vm::{self, CrossTarget};
-use crate::{packages, run, servers};
+use crate::{packages, run, servers, store};
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -22,6 +22,7 @@ pub(crate) struct Arguments {
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     packages::install_missing(&packages::HARNESS_TOOLS)?;
     servers::prepare(project);
+    store::prepare(project);
     // The binary is built first: tests run it as a user would.
     let mut build = run::cargo();
     let built = run::status(build.args(["build", "--workspace"]).current_dir(project.root()))?.success();

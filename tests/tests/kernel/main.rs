@@ -9,6 +9,7 @@ mod conntrack;
 mod coverage;
 mod daemon;
 mod drop_place;
+mod fleet;
 mod forwarded;
 mod forwarded_handshake;
 mod half_open;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         journal::tests(),
         otlp::tests(),
         lifecycle::tests(),
+        fleet::tests(),
         risks::tests(),
         snapshot::tests(),
         healthy::tests(),

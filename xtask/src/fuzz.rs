@@ -124,7 +124,8 @@ impl<'a> Fuzzed<'a> {
         Ok(())
     }
 
+    /// By code that is reached, not by how often: the corpus is for every test run, and a test limits its size.
     fn merge(&self) -> Result<()> {
-        run::run(self.command().arg("-merge=1").arg(&self.committed).arg(&self.found))
+        run::run(self.command().args(["-set_cover_merge=1", "-use_counters=0"]).arg(&self.committed).arg(&self.found))
     }
 }

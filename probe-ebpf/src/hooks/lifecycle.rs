@@ -14,7 +14,7 @@
 //! connection that its own end aborts, without an error. Blind spot: who has accepted a connection that the peer resets.
 //!
 //! Cost: of a change to FIN-WAIT-2, CLOSE-WAIT, CLOSING or LISTEN a comparison; an insertion and a removal a connection, one or two
-//! look-ups, one record.
+//! look-ups, its tuple read twice, one record.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
@@ -27,8 +27,9 @@ use connprobe_common::{abi::hook, connection, fields::Field};
 use super::{classic_field, classic_socket, kprobe_argument, kprobe_socket, socket_argument};
 use crate::{
     emit::connection::{Life, connection_event},
+    filter,
     globals::settings,
-    socket::{Address, state},
+    socket::{self, Address, state},
 };
 
 const IPPROTO_TCP: u16 = 6;
@@ -98,6 +99,10 @@ fn is_told(to: u8) -> bool {
 
 #[inline(always)]
 fn on_state_change(sk: Address, from: u8, to: u8) {
+    // Other protocols have the same states (`IPPROTO_MPTCP`, SCTP).
+    if sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+        return;
+    }
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     match to {
@@ -106,14 +111,19 @@ fn on_state_change(sk: Address, from: u8, to: u8) {
             note_owner(&mut life, connection::OWNER_CONNECTED);
             let _ = LIVES.insert(&sk.0, &life, 0);
         }
-        state::ESTABLISHED => on_established(sk, now_ns),
+        state::ESTABLISHED => on_established(sk, from, now_ns),
         state::CLOSE => on_close(sk, from, now_ns),
         _ => on_closing(sk),
     }
 }
 
 #[inline(always)]
-fn on_established(sk: Address, now_ns: u64) {
+fn on_established(sk: Address, from: u8, now_ns: u64) {
+    // At SYN-SENT its port need not be known yet.
+    if !socket::tuple(sk).is_some_and(|tuple| filter::passes(&tuple)) {
+        let _ = LIVES.remove(&sk.0);
+        return;
+    }
     if let Some(life) = LIVES.get_ptr_mut(&sk.0) {
         // SAFETY: a map value stays valid while the program runs, and the socket's lock keeps its changes apart.
         let life = unsafe { &mut *life };
@@ -123,7 +133,9 @@ fn on_established(sk: Address, now_ns: u64) {
             return;
         }
     }
-    let life = Life { opened_ns: now_ns, established_ns: now_ns, role: connection::ROLE_PASSIVE, ..Life::UNSEEN };
+    let (role, opened_ns) =
+        if from == state::SYN_SENT { (connection::ROLE_ACTIVE, 0) } else { (connection::ROLE_PASSIVE, now_ns) };
+    let life = Life { opened_ns, established_ns: now_ns, role, ..Life::UNSEEN };
     let _ = LIVES.insert(&sk.0, &life, 0);
 }
 
@@ -138,23 +150,27 @@ fn on_closing(sk: Address) {
                 note_owner(life, connection::OWNER_CLOSED);
             }
         }
-        None => {
+        None if socket::tuple(sk).is_some_and(|tuple| filter::passes(&tuple)) => {
             let mut life = Life::UNSEEN;
             note_owner(&mut life, connection::OWNER_CLOSED);
             let _ = LIVES.insert(&sk.0, &life, 0);
         }
+        None => {}
     }
 }
 
 #[inline(always)]
 fn on_close(sk: Address, from: u8, now_ns: u64) {
     // Neither a listener nor a socket that never had a connection is one.
-    if matches!(from, state::CLOSE | state::LISTEN) || sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+    if matches!(from, state::CLOSE | state::LISTEN) {
         return;
     }
     let mut life = match LIVES.get_ptr(&sk.0) {
         // SAFETY: copied out at once.
         Some(life) => unsafe { *life },
+        // A listener's child that another one has made needless, or that could not be made (`inet_ehash_nolisten`, `tcp_v4_syn_recv_sock`):
+        // its tuple may be that of a connection that lives.
+        None if from == state::SYN_RECV => return,
         None => Life::UNSEEN,
     };
     let _ = LIVES.remove(&sk.0);

@@ -13,6 +13,8 @@ use crate::{
 /// Findings that are remembered until their connection is over. The oldest is forgotten first; then a connection that ends names it no
 /// more.
 const MOST_FINDINGS: usize = 20_000;
+/// Findings of one connection that are named: one that stalls and recovers all year has more.
+const MOST_OF_ONE: usize = 16;
 
 /// What is needed to tell of connections that are over.
 #[derive(Debug, Default)]
@@ -30,7 +32,7 @@ pub(super) struct Closings {
 #[derive(Debug, Default)]
 struct Remembered {
     findings: BTreeMap<ConnectionKey, Vec<FindingId>>,
-    /// In the order in which their first finding was opened; some may be over.
+    /// In the order in which their first finding was opened; as many again may be over.
     order: VecDeque<ConnectionKey>,
 }
 
@@ -81,11 +83,17 @@ impl Remembered {
         if of_connection.is_empty() {
             self.order.push_back(key);
         }
+        if of_connection.len() == MOST_OF_ONE {
+            of_connection.remove(0);
+        }
         of_connection.push(finding);
-        if self.order.len() > MOST_FINDINGS
+        while self.findings.len() > MOST_FINDINGS
             && let Some(oldest) = self.order.pop_front()
         {
             self.findings.remove(&oldest);
+        }
+        if self.order.len() > 2 * MOST_FINDINGS {
+            self.order.retain(|key| self.findings.contains_key(key));
         }
     }
 

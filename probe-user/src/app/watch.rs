@@ -17,7 +17,7 @@ use super::{
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
-    case::{Finding, FindingId, Output},
+    case::{Finding, FindingId, FindingState, Output},
     decode::{Units, decode},
     kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Cgroup, ClosedConnection, Coverage, Event, Filter, LossPlace, MonoTime},
@@ -372,7 +372,9 @@ impl Watch {
                 }
                 Output::Finding(mut finding) => {
                     if self.findings.wants(&mut finding) {
-                        if self.coverage.lifecycle.is_some() {
+                        // One that is over may come behind its connection's own record.
+                        let is_over = matches!(finding.state, FindingState::Closed(_));
+                        if self.coverage.lifecycle.is_some() && !is_over {
                             self.closings.note(finding.id);
                         }
                         tell(Change::Finding(&finding))?;

@@ -80,6 +80,11 @@ fn process(record: &ConnectionRecord) -> Result<Option<SeenProcess>, DecodeError
         connection::OWNER_CLOSED => OwnerCall::Close,
         other => return Err(DecodeError::Owner(other)),
     };
+    /// Threads of the kernel that close and connect for others: MPTCP's and SMC's workers, and what runs in softirq.
+    const KERNEL_THREADS: [&[u8]; 2] = [b"kworker/", b"ksoftirqd/"];
+    if KERNEL_THREADS.iter().any(|name| record.comm.starts_with(name)) {
+        return Ok(None);
+    }
     let name: Vec<u8> = record.comm.iter().copied().take_while(|byte| *byte != 0).collect();
     Ok(Some(SeenProcess { pid: record.pid, comm: String::from_utf8_lossy(&name).into_owned(), by }))
 }

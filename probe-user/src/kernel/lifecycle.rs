@@ -60,9 +60,10 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Hands every record now on the ring to `take`, oldest first of each CPU, and frees its place.
-    pub fn drain(&mut self, mut take: impl FnMut(&[u8])) {
-        while let Some(record) = self.ring.next() {
+    /// Hands records on the ring to `take`, at most so many, oldest first of each CPU, and frees their places.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) {
+        for _ in 0..most {
+            let Some(record) = self.ring.next() else { return };
             take(&record);
         }
     }
@@ -90,14 +91,17 @@ impl Lifecycle {
         Some(RunCost { runs: sum("run_cnt:")?, time: Duration::from_nanos(sum("run_time_ns:")?) })
     }
 
-    /// Takes over what programs remember that go: both are attached. A connection that closes meanwhile is forgotten by both.
+    /// Takes over what programs remember that go. Both are attached, and those that go have seen all that these have, and what was
+    /// before.
     pub fn take_over(&mut self, from: &Self) {
-        /// `BPF_NOEXIST`: what is remembered here already is newer.
-        const IF_NEW: u64 = 1;
         // A walk begins anew where it meets an entry that has just gone: on a busy host it need not come to an end.
         for (socket, life) in from.lives.iter().flatten().take(2 * MAX_LIVES as usize) {
-            if self.lives.insert(socket, life, IF_NEW).is_ok() && from.lives.get(&socket, 0).is_err() {
-                let _ = self.lives.remove(&socket);
+            let copied = self.lives.insert(socket, life, 0);
+            // What has changed meanwhile was changed here, too, and was overwritten just now.
+            match from.lives.get(&socket, 0) {
+                Ok(now) if copied.is_ok() && now != life => drop(self.lives.insert(socket, now, 0)),
+                Ok(_) => {}
+                Err(_) => drop(self.lives.remove(&socket)),
             }
         }
     }

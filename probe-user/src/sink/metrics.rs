@@ -199,6 +199,7 @@ struct Metrics {
     open: Family<Kind, Gauge>,
     ended: Family<Ended, Counter>,
     lost: Counter,
+    connections_lost: Counter,
     connections: Family<OfOutcome, Counter>,
     cases: Gauge,
     emitted: Family<OfHook, Counter>,
@@ -223,6 +224,7 @@ impl Metrics {
             open: Family::default(),
             ended: Family::default(),
             lost: Counter::default(),
+            connections_lost: Counter::default(),
             connections: Family::default(),
             cases: Gauge::default(),
             emitted: Family::default(),
@@ -242,6 +244,8 @@ impl Metrics {
         registry.register("events_lost", "Events lost between the kernel and the tracker", metrics.lost.clone());
         let help = "Connections that are over, where those are told, by how they ended";
         registry.register("connections", help, metrics.connections.clone());
+        let help = "Connections that are over and could not be told, as far as that is known";
+        registry.register("connections_lost", help, metrics.connections_lost.clone());
         registry.register("open_cases", "Connections under suspicion", metrics.cases.clone());
         registry.register("hook_emitted", "Events a hook has told since it was attached", metrics.emitted.clone());
         registry.register("hook_suppressed", "Events held back by a limit since then", metrics.suppressed.clone());
@@ -260,6 +264,9 @@ impl Metrics {
             Body::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
             Body::Connection(closed) => {
                 self.connections.get_or_create(&OfOutcome { outcome: closed.outcome }).inc();
+            }
+            Body::Loss(loss) if loss.place.starts_with("connection_") => {
+                self.connections_lost.inc_by(loss.count);
             }
             Body::Loss(loss) => {
                 self.lost.inc_by(loss.count);

@@ -199,8 +199,11 @@ impl Reader {
     pub(super) fn next_at_hand(&mut self) -> Option<Next> {
         self.records.look();
         self.connections.look();
-        // Whatever was published before a connection that is there now is there by now, too.
-        self.records.look();
+        // Whatever was published before a connection that is there now is there by now, too; what comes now may come behind another
+        // connection.
+        if self.connections.seq().is_some() {
+            self.records.look();
+        }
         match (self.records.seq(), self.connections.seq()) {
             (Some(record), Some(connection)) if connection < record => self.connections.take(),
             (Some(_), _) => self.records.take(),

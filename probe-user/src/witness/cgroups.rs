@@ -13,28 +13,30 @@ use crate::model::Cgroup;
 
 /// Where the unified hierarchy is mounted: alone, or beside the older ones.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// A walk reads every folder, some microseconds each: not more often than this for cgroups that are new.
+/// A walk reads every folder, some microseconds each: not more often than this for cgroups that are new,
 const WALK_EVERY: Duration = Duration::from_secs(1);
+/// and not for more than a fiftieth of the time.
+const REST_AFTER_WALK: u32 = 49;
 /// Cgroups that are remembered; beyond this, all are forgotten and looked up anew.
 const MOST_REMEMBERED: usize = 20_000;
 
 /// Finds paths of cgroups, and remembers them: those of cgroups that are gone are still wanted for a while.
 #[derive(Debug, Default)]
 pub struct Cgroups {
-    known: HashMap<u64, Cgroup>,
-    latest_walk: Option<Instant>,
+    /// `None` for those that were gone before they were looked for: numbers are not used again.
+    known: HashMap<u64, Option<Cgroup>>,
+    next_walk: Option<Instant>,
 }
 
 impl Cgroups {
     /// The cgroup with this inode number; `None` where it was gone before it was looked for, or there is no unified hierarchy.
     pub fn of(&mut self, id: u64, now: Instant) -> Option<&Cgroup> {
-        if !self.known.contains_key(&id)
-            && self.latest_walk.is_none_or(|latest| now.duration_since(latest) >= WALK_EVERY)
-        {
-            self.latest_walk = Some(now);
+        if !self.known.contains_key(&id) && self.next_walk.is_none_or(|next| now >= next) {
             self.walk();
+            self.known.entry(id).or_default();
+            self.next_walk = Some(now + WALK_EVERY.max(now.elapsed() * REST_AFTER_WALK));
         }
-        self.known.get(&id)
+        self.known.get(&id)?.as_ref()
     }
 
     fn walk(&mut self) {
@@ -53,7 +55,7 @@ impl Cgroups {
             let path = folder.strip_prefix(mount).unwrap_or(&folder);
             let path = format!("/{}", path.to_string_lossy());
             let place = cgroup::place(&path);
-            self.known.insert(id, Cgroup { path, place });
+            self.known.insert(id, Some(Cgroup { path, place }));
         }
     }
 }

@@ -383,7 +383,12 @@ fn churn(test: &TestContext) -> Result<()> {
     // A change that comes while the program runs on that CPU already is missed by the kernel's own rule, and counted.
     ensure!(told <= wanted && told + usize::try_from(lost)? >= wanted, "{told} of {wanted} were told, {lost} lost");
     let of = |role: &str| closed.iter().filter(|closed| closed.connection.role.as_deref() == Some(role)).count();
-    println!("{} active and {} passive opens told, {lost} changes lost", of("active_open"), of("passive_open"));
+    let (active, passive) = (of("active_open"), of("passive_open"));
+    println!("{active} active and {passive} passive opens told, {lost} changes lost");
+    // What was opened before the settings changed, or while they did, is known all the same.
+    let unseen = closed.iter().filter(|closed| closed.opened.is_none()).count();
+    ensure!(unseen <= usize::try_from(lost)?, "of {unseen} the opening was not seen");
+    ensure!(active.abs_diff(passive) <= usize::try_from(lost)?, "{active} active and {passive} passive opens");
     let bytes = |closed: &&&Closed| closed.bytes_received >= Some(64) && closed.bytes_sent == Some(64);
     let whole = closed.iter().filter(bytes).count();
     ensure!(whole + 2 >= told, "{whole} of {told} with their bytes");

@@ -91,7 +91,7 @@ async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> S
 /// Whether the end of this connection was told, from its own end, as it was: reset by its peer.
 fn has_told(lifecycle: &mut Lifecycle, key: &ConnectionKey) -> bool {
     let mut is_told = false;
-    lifecycle.drain(|bytes| match decode_connection(bytes) {
+    lifecycle.drain(usize::MAX, |bytes| match decode_connection(bytes) {
         Ok(closed) => is_told |= closed.key == *key && closed.ending() == Ending::Reset(Some(Side::Remote)),
         Err(error) => tracing::debug!(%error, "self-test"),
     });

@@ -11,26 +11,41 @@ use crate::{
     sink::SinkError,
 };
 
+/// Told at once; the rest when the ring is read next, 50 ms later: events, timers and signals must not wait for a host that closes
+/// connections as fast as they are told.
+const MOST_AT_ONCE: usize = 2_000;
+/// More than fit on the ring.
+const ALL: usize = 32_768;
+
 impl Watch {
     /// Tells of those that are on their ring.
     pub(super) fn read_closed(
         &mut self,
         tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<(), WatchError> {
-        self.read_closed_before(None, tell)
+        self.read_closed_before(None, MOST_AT_ONCE, tell)
+    }
+
+    /// Tells of all that are on their ring.
+    pub(super) fn read_all_closed(
+        &mut self,
+        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+    ) -> Result<(), WatchError> {
+        self.read_closed_before(None, ALL, tell)
     }
 
     /// Tells of those that were over before then.
     fn read_closed_before(
         &mut self,
         before: Option<MonoTime>,
+        most: usize,
         tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<(), WatchError> {
         let lifecycle = self.programs.as_mut().and_then(|programs| programs.probes.lifecycle());
         let Some(lifecycle) = lifecycle else { return Ok(()) };
         let (closings, losses) = (&mut self.closings, &mut self.losses);
         let mut result = Ok(());
-        lifecycle.drain(|bytes| {
+        lifecycle.drain(most, |bytes| {
             let closed = match decode_connection(bytes) {
                 Ok(closed) => closed,
                 Err(error) => {
@@ -62,7 +77,7 @@ impl Watch {
             to.take_over(from);
         }
         let now = clock::now();
-        self.read_closed_before(Some(now), tell)?;
+        self.read_closed_before(Some(now), ALL, tell)?;
         self.count_lost_closings(tell)?;
         self.closings.begin_anew(now);
         Ok(())

@@ -40,7 +40,7 @@ impl Watch {
     ) -> Result<Ended, WatchError> {
         self.read_ring();
         self.hand_on(tell)?;
-        self.read_closed(tell)?;
+        self.read_all_closed(tell)?;
         let ended = clock::now();
         let _ = timeout(LAST_ANSWERS, async {
             while self.witnesses.in_flight() > 0 {

@@ -176,8 +176,8 @@ impl Watch {
         self.findings.ask_about(options.load.filter.clone());
         // What the old programs have told until now is not lost, and what they have lost is told.
         self.read_ring();
-        self.hand_over_closed(&mut probes, tell)?;
         self.count_losses(tell)?;
+        self.hand_over_closed(&mut probes, tell)?;
         self.coverage = Coverage::clone(probes.coverage());
         self.programs = Some(Programs { probes, units: units(facts) });
         self.scans = scans;

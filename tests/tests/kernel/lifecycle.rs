@@ -125,6 +125,19 @@ impl Daemon {
         }
         Ok(ids.len())
     }
+
+    /// Waits until it holds so many: those of before go when their last scan is over.
+    fn wait_programs(&self, wanted: usize) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let held = self.programs()?;
+            if held == wanted {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < SOON, "{held} programs are held, not {wanted}");
+            sleep(Duration::from_millis(100));
+        }
+    }
 }
 
 fn closed_of(records: &[Record]) -> Vec<&Closed> {
@@ -432,10 +445,9 @@ fn off(test: &TestContext) -> Result<()> {
     let heartbeat = daemon.probe.wait_type("heartbeat", SOON)?;
     ensure!(at(&heartbeat, "/connections").is_null(), "{heartbeat}");
     daemon.reload("lifecycle = false", "lifecycle = true")?;
-    let with = daemon.programs()?;
-    ensure!(with == without + 1, "{without} programs without, {with} with");
+    daemon.wait_programs(without + 1)?;
     daemon.reload("lifecycle = true", "lifecycle = false")?;
-    ensure!(daemon.programs()? == without, "the program is still there");
+    daemon.wait_programs(without)?;
     let records = daemon.stop()?;
     let told: Vec<_> =
         records

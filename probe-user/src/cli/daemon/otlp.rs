@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The sink, if there is to be one.
 pub(super) fn sink(
-    endpoint: Option<OtlpEndpoint>,
+    endpoint: Option<&str>,
     headers_file: Option<&Path>,
     timeout: Option<Period>,
 ) -> anyhow::Result<Option<SinkSpec>> {
@@ -25,6 +25,7 @@ pub(super) fn sink(
         }
         return Ok(None);
     };
+    let endpoint: OtlpEndpoint = endpoint.parse().map_err(|why| anyhow!("otlp_endpoint: {why}"))?;
     if endpoint.may_be_secret() {
         bail!(
             "otlp_endpoint has a password or a query, which would be told with it: write it as a header field to otlp_headers_file"

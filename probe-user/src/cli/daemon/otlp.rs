@@ -3,7 +3,10 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 
 use crate::{
     cli::values::Period,
@@ -57,6 +60,10 @@ fn header(line: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
     const SHAPE: &str = "give for example `Authorization: Bearer TOKEN`";
     let (name, value) = line.split_once(':').with_context(|| format!("not a header field; {SHAPE}"))?;
     let name: HeaderName = name.trim().parse().map_err(|_| anyhow!("not the name of a header field; {SHAPE}"))?;
+    // Another value than the request's own would make another request of it (RFC 9112, sections 3.2 and 6).
+    if [CONTENT_LENGTH, TRANSFER_ENCODING, HOST].contains(&name) {
+        bail!("`{name}` is written by what sends the request: take it out");
+    }
     let mut value: HeaderValue = value
         .trim()
         .parse()
@@ -82,7 +89,11 @@ mod tests {
         assert_eq!(headers["authorization"], "Bearer s:ecret");
         assert_eq!(headers["x-scope"], "tenant");
         assert!(!format!("{headers:?}").contains("ecret"), "{headers:?}");
+        assert_eq!(read("a: b\nA: c\n").unwrap().get_all("a").iter().collect::<Vec<_>>(), ["b", "c"]);
         for (text, what) in [
+            ("Content-Length: 7\n", "line 1: `content-length` is written by"),
+            ("transfer-encoding: chunked\n", "`transfer-encoding` is written by"),
+            ("HOST: secret\n", "`host` is written by"),
             ("a: b\nsecret\n", "line 2: not a header field"),
             ("se cret: secret\n", "line 1: not the name of"),
             ("Authorization: secret\u{7}\n", "the value of `authorization`"),

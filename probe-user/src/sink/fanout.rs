@@ -17,7 +17,7 @@ use super::{
     health::Health,
     journald,
     metrics::Server,
-    otlp::Exporter,
+    otlp::{Client, Exporter},
     queue::{Next, Queue, Reader},
     raw_stdout::RawStdout,
     spec::SinkSpec,
@@ -39,12 +39,12 @@ pub struct StartError {
 }
 
 /// What a sink is told beside its records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Command {
     /// Open the file anew.
     Reopen,
-    /// Go on at the same place, in another way.
-    Change(SinkSpec),
+    /// Go on at the same place, in another way; with a collector by this client.
+    Change(SinkSpec, Option<Client>),
     /// Write what there is by now, and no more.
     Stop,
     /// There will be no more records: write those that there are.
@@ -69,6 +69,41 @@ impl Running {
 
     fn has_ended(&self) -> bool {
         self.health.has_ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether it goes on as this.
+    fn goes_on_as(&self, spec: &SinkSpec) -> bool {
+        !self.has_ended() && self.spec.is_same_place(spec)
+    }
+
+    /// What it is to be told, where these are the sinks from now on. What this takes is made here, where it may still fail.
+    fn command(&self, specs: &[SinkSpec]) -> Result<Option<Command>, StartError> {
+        match specs.iter().find(|spec| self.goes_on_as(spec)) {
+            None => Ok(Some(Command::Stop)),
+            Some(spec) if *spec == self.spec => Ok(None),
+            Some(spec) => {
+                let client = match spec {
+                    SinkSpec::Otlp(otlp) => Some(Client::new(otlp.clone())),
+                    SinkSpec::Stdout
+                    | SinkSpec::File(_)
+                    | SinkSpec::Unix(_)
+                    | SinkSpec::Journald
+                    | SinkSpec::Metrics(_) => None,
+                };
+                let client = client.transpose().map_err(|error| StartError { sink: spec.to_string(), error })?;
+                Ok(Some(Command::Change(spec.clone(), client)))
+            }
+        }
+    }
+
+    /// Tells it, and says whether it goes on.
+    fn take(&mut self, command: Command) -> bool {
+        let goes_on = !matches!(command, Command::Stop);
+        if let Command::Change(spec, _) = &command {
+            self.spec = spec.clone();
+        }
+        self.tell(command);
+        goes_on
     }
 }
 
@@ -120,26 +155,15 @@ impl Sinks {
     ///
     /// # Errors
     ///
-    /// When a new one cannot be opened: then nothing is changed.
+    /// When a new one cannot be opened, or one cannot go on in another way: then nothing is changed.
     pub fn apply(&mut self, specs: &[SinkSpec]) -> Result<(), StartError> {
-        let goes_on = |spec: &SinkSpec, running: &Running| !running.has_ended() && running.spec.is_same_place(spec);
-        let is_new = |spec: &&SinkSpec| !self.running.iter().any(|running| goes_on(spec, running));
+        let is_new = |spec: &&SinkSpec| !self.running.iter().any(|running| running.goes_on_as(spec));
+        let commands = self.running.iter().map(|running| running.command(specs)).collect::<Result<Vec<_>, _>>()?;
         // All are opened before the first writes.
         let opened = specs.iter().filter(is_new).map(|spec| self.open(spec)).collect::<Result<Vec<_>, _>>()?;
         let started = opened.into_iter().map(Opened::start).collect::<Result<Vec<_>, _>>()?;
-        self.running.retain_mut(|running| match specs.iter().find(|spec| goes_on(spec, running)) {
-            Some(spec) => {
-                if running.spec != *spec {
-                    running.tell(Command::Change(spec.clone()));
-                    running.spec = spec.clone();
-                }
-                true
-            }
-            None => {
-                running.tell(Command::Stop);
-                false
-            }
-        });
+        let mut commands = commands.into_iter();
+        self.running.retain_mut(|running| commands.next().flatten().is_none_or(|command| running.take(command)));
         self.running.extend(started);
         Ok(())
     }
@@ -276,7 +300,7 @@ impl Body {
                         }
                         continue;
                     }
-                    Some(Command::Change(spec)) => {
+                    Some(Command::Change(spec, _)) => {
                         if let (Output::File(lines), SinkSpec::File(file)) = (&mut output, &spec) {
                             lines.turn_over_at(file.clone());
                         }
@@ -326,9 +350,9 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Change(SinkSpec::Metrics(spec))) => heartbeats.come_every(spec.heartbeat_every),
+                    Some(Command::Change(SinkSpec::Metrics(spec), _)) => heartbeats.come_every(spec.heartbeat_every),
                     // It ends with the records.
-                    Some(Command::Change(_) | Command::Reopen | Command::Finish) => {}
+                    Some(Command::Change(..) | Command::Reopen | Command::Finish) => {}
                     Some(Command::Stop) | None => return,
                 }
             }
@@ -349,7 +373,7 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Reopen | Command::Change(_)) => {}
+                    Some(Command::Reopen | Command::Change(..)) => {}
                     Some(Command::Finish) => drop(finish.take()),
                     Some(Command::Stop) | None => return,
                 }
@@ -372,7 +396,7 @@ mod tests {
     use crate::{
         model::{LossPlace, MonoTime},
         report::{Host, WallClock, record::Recorder},
-        sink::FileSpec,
+        sink::{FileSpec, OtlpSpec},
     };
 
     fn recorder() -> Recorder {
@@ -412,5 +436,35 @@ mod tests {
         // What comes while one ends it may still write.
         assert!((201..=202).contains(&lines(&path)), "{}", lines(&path));
         assert_eq!(lines(&other), 2);
+    }
+
+    fn otlp(url: &str) -> SinkSpec {
+        let endpoint = url.parse().unwrap();
+        SinkSpec::Otlp(OtlpSpec { endpoint, headers: http::HeaderMap::new(), timeout: Duration::from_secs(1) })
+    }
+
+    #[test]
+    fn a_collector_that_cannot_be_verified_is_refused_and_the_old_one_stays() {
+        const WITHOUT_CERTIFICATES: &str = "SSL_CERT_FILE";
+        const NONE: &str = "/dev/null";
+        if std::env::var_os(WITHOUT_CERTIFICATES).is_none_or(|file| file != NONE) {
+            // The environment is one for all tests of a process.
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let module = module_path!().trim_start_matches("connprobe::");
+            let name = format!("{module}::a_collector_that_cannot_be_verified_is_refused_and_the_old_one_stays");
+            alone.args(["--exact", &name]).env(WITHOUT_CERTIFICATES, NONE);
+            let output = alone.env_remove("SSL_CERT_DIR").output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (otlp("http://127.0.0.1:1"), otlp("https://127.0.0.1:1"));
+        let mut sinks = Sinks::start(std::slice::from_ref(&old)).unwrap();
+        for _ in 0..2 {
+            let error = sinks.apply(&[file(folder.path().join("events"), 1), new.clone()]).unwrap_err();
+            assert!(error.to_string().contains("install ca-certificates"), "{error}");
+            assert_eq!(sinks.health().map(|(spec, _)| spec).collect::<Vec<_>>(), [&old]);
+        }
     }
 }

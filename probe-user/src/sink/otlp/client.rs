@@ -43,14 +43,14 @@ pub(super) enum Outcome {
 
 /// Speaks to one collector.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     spec: OtlpSpec,
     http: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl Client {
     /// Fails where there are no certificates that an encrypted connection could be verified with.
-    pub(super) fn new(spec: OtlpSpec) -> io::Result<Self> {
+    pub(crate) fn new(spec: OtlpSpec) -> io::Result<Self> {
         let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;

@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     fanout::{Body, Command},
     queue::{Next, Reader},
-    spec::SinkSpec,
 };
-use client::{Client, Outcome};
+pub(super) use client::Client;
+use client::Outcome;
 use retry::Backoff;
 pub use spec::{OtlpEndpoint, OtlpSpec};
 
@@ -185,13 +185,8 @@ impl Exporter {
         match command {
             // Somebody has looked after things: the next attempt comes at once.
             Some(Command::Reopen) => self.backoff.reset(),
-            Some(Command::Change(spec)) => {
-                if let SinkSpec::Otlp(otlp) = &spec {
-                    match Client::new(otlp.clone()) {
-                        Ok(client) => self.client = client,
-                        Err(error) => tracing::error!(sink = %spec, %error, "the new settings cannot be used"),
-                    }
-                }
+            Some(Command::Change(spec, client)) => {
+                self.client = client.unwrap_or_else(|| self.client.clone());
                 body.spec = spec;
             }
             Some(Command::Finish | Command::Stop) | None => self.end(),
@@ -234,7 +229,7 @@ mod tests {
     use crate::{
         model::{LossPlace, MonoTime},
         report::{Host, WallClock, record::Recorder},
-        sink::Sinks,
+        sink::{SinkSpec, Sinks},
     };
 
     /// Takes requests at this address until so many log records have come.

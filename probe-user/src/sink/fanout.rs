@@ -16,7 +16,7 @@ use super::{
     file::Lines,
     health::Health,
     journald,
-    metrics::Server,
+    metrics::{MetricsSpec, Server},
     otlp::{Client, Exporter},
     queue::{Next, Queue, Reader},
     raw_stdout::RawStdout,
@@ -195,7 +195,7 @@ impl Sinks {
                 Box::new(move || runtime.block_on(exporter.run(body, reader)))
             }
             SinkSpec::Metrics(metrics) => {
-                let server = Server::bind(*metrics).map_err(failed)?;
+                let server = Server::bind(*metrics).map_err(|error| failed(self.told(*metrics, error)))?;
                 Box::new(move || runtime.block_on(body.serve_metrics(server, reader)))
             }
             SinkSpec::Unix(path) => {
@@ -206,6 +206,17 @@ impl Sinks {
             }
         };
         Ok(Opened { spec: spec.clone(), health, commands, work })
+    }
+
+    /// Why there is no listening, also where that is for this daemon itself: a port at all addresses and at one of them exclude each other.
+    fn told(&self, new: MetricsSpec, error: io::Error) -> io::Error {
+        let is_same_port = |running: &Running| matches!(&running.spec, SinkSpec::Metrics(old) if old.listen.port() == new.listen.port());
+        if error.kind() == io::ErrorKind::AddrInUse && self.running.iter().any(is_same_port) {
+            let what =
+                "this daemon listens at that port already, at another address: restart it, or choose another port";
+            return io::Error::new(error.kind(), what);
+        }
+        error
     }
 
     /// Hands a record to all of them.
@@ -432,10 +443,28 @@ mod tests {
         sinks.apply(&[file(other.clone(), 1)]).unwrap();
         sinks.publish(loss()).unwrap();
         sinks.finish();
-        thread::sleep(Duration::from_millis(200));
+        // Nobody waits for the thread of one that is ended.
+        let start = Instant::now();
+        while lines(&path) < 201 && start.elapsed() < Duration::from_secs(30) {
+            thread::sleep(Duration::from_millis(10));
+        }
         // What comes while one ends it may still write.
         assert!((201..=202).contains(&lines(&path)), "{}", lines(&path));
         assert_eq!(lines(&other), 2);
+    }
+
+    #[test]
+    fn a_port_that_the_daemon_holds_itself_is_told_as_that() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let metrics = |address: &str| {
+            let listen = format!("{address}:{free}").parse().unwrap();
+            SinkSpec::Metrics(MetricsSpec { listen, heartbeat_every: Duration::from_secs(1) })
+        };
+        let (old, new) = (metrics("127.0.0.1"), metrics("0.0.0.0"));
+        let mut sinks = Sinks::start(std::slice::from_ref(&old)).unwrap();
+        let error = sinks.apply(&[new]).unwrap_err();
+        assert!(error.to_string().contains("this daemon listens at that port already"), "{error}");
+        assert_eq!(sinks.health().map(|(spec, _)| spec).collect::<Vec<_>>(), [&old]);
     }
 
     fn otlp(url: &str) -> SinkSpec {

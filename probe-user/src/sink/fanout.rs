@@ -272,16 +272,11 @@ enum Output {
 }
 
 impl Output {
-    fn write(&mut self, next: &Next) -> io::Result<()> {
+    fn write(&mut self, next: &mut Next) -> io::Result<()> {
         match self {
             Self::Stdout(stdout) => stdout.write(&next.lines()),
             Self::File(lines) => lines.write(&next.lines()),
-            Self::Journald => {
-                if let Some((loss, line)) = next.loss() {
-                    journald::write(&loss, &line)?;
-                }
-                journald::write(&next.entry.record, &next.entry.line)
-            }
+            Self::Journald => journald::write(next),
         }
     }
 }
@@ -321,7 +316,7 @@ impl Body {
                     Some(Command::Finish) => break,
                     Some(Command::Stop) | None => {
                         while let Some(next) = reader.next_at_hand() {
-                            self.write(&mut reader, &mut output, &next);
+                            self.write(&mut reader, &mut output, next);
                         }
                         return;
                     }
@@ -329,27 +324,27 @@ impl Body {
                 next = reader.next() => next,
             };
             let Some(next) = next else { return };
-            self.write(&mut reader, &mut output, &next);
+            self.write(&mut reader, &mut output, next);
         }
         while let Some(next) = reader.next().await {
-            self.write(&mut reader, &mut output, &next);
+            self.write(&mut reader, &mut output, next);
         }
     }
 
-    fn write(&self, reader: &mut Reader, output: &mut Output, next: &Next) {
+    fn write(&self, reader: &mut Reader, output: &mut Output, mut next: Next) {
         let has_ended = &self.health.has_ended;
         if has_ended.load(Ordering::Relaxed) {
-            reader.give_up(next);
+            reader.give_up(&next);
             return;
         }
-        match output.write(next) {
+        match output.write(&mut next) {
             Ok(()) => {
                 self.health.counts.add_written();
                 self.health.take(&self.spec, Ok(()));
             }
             Err(error) => {
                 self.health.counts.add_error();
-                reader.give_up(next);
+                reader.give_up(&next);
                 has_ended.store(error.kind() == io::ErrorKind::BrokenPipe, Ordering::Relaxed);
                 self.health.take(&self.spec, Err(error.to_string()));
             }

@@ -1,6 +1,11 @@
 //! How records go to an OpenTelemetry collector.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use http::{
@@ -15,6 +20,8 @@ use crate::{
 
 /// As the specification of OpenTelemetry's exporters (`OTEL_EXPORTER_OTLP_TIMEOUT`).
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// What header fields may take at most: more than any server takes (nginx and Apache some 8 KiB a field).
+const MOST_BYTES: u64 = 64 << 10;
 
 /// The sink, if there is to be one.
 pub(super) fn sink(
@@ -41,8 +48,7 @@ pub(super) fn sink(
 
 /// Header fields, one a line. They are secrets: what is wrong is told without repeating it.
 fn read_headers(path: &Path) -> anyhow::Result<HeaderMap> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("otlp_headers_file {} cannot be read", path.display()))?;
+    let text = read_text(path).with_context(|| format!("otlp_headers_file {} cannot be read", path.display()))?;
     let mut headers = HeaderMap::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -54,6 +60,19 @@ fn read_headers(path: &Path) -> anyhow::Result<HeaderMap> {
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// Reads a file, but no device and no pipe, which may have no end.
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        bail!("it is no regular file");
+    }
+    let mut text = String::new();
+    File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        bail!("it has more than {} KiB: name a file of header fields", MOST_BYTES >> 10);
+    }
+    Ok(text)
 }
 
 fn header(line: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
@@ -102,5 +121,15 @@ mod tests {
             assert!(error.contains(what) && error.contains("headers") && !error.contains("cret"), "{error}");
         }
         assert!(format!("{:#}", read_headers(Path::new("/nowhere")).unwrap_err()).contains("/nowhere cannot be read"));
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let error = format!("{:#}", read_headers(Path::new("/dev/zero")).unwrap_err());
+        assert_eq!(error, "otlp_headers_file /dev/zero cannot be read: it is no regular file");
+        let most = "a: b\n".repeat(20_000);
+        let (fits, more) = most.split_at(65_536 / 5 * 5);
+        assert_eq!(read(fits).unwrap().len(), 13_107);
+        assert!(format!("{:#}", read(&format!("{fits}{more}")).unwrap_err()).contains("more than 64 KiB"));
     }
 }

@@ -16,8 +16,8 @@ use super::{
     file::Lines,
     health::Health,
     journald,
-    metrics::Server,
-    otlp::Exporter,
+    metrics::{MetricsSpec, Server},
+    otlp::{Client, Exporter},
     queue::{Next, Queue, Reader},
     raw_stdout::RawStdout,
     spec::SinkSpec,
@@ -39,12 +39,12 @@ pub struct StartError {
 }
 
 /// What a sink is told beside its records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Command {
     /// Open the file anew.
     Reopen,
-    /// Go on at the same place, in another way.
-    Change(SinkSpec),
+    /// Go on at the same place, in another way; with a collector by this client.
+    Change(SinkSpec, Option<Client>),
     /// Write what there is by now, and no more.
     Stop,
     /// There will be no more records: write those that there are.
@@ -69,6 +69,41 @@ impl Running {
 
     fn has_ended(&self) -> bool {
         self.health.has_ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether it goes on as this.
+    fn goes_on_as(&self, spec: &SinkSpec) -> bool {
+        !self.has_ended() && self.spec.is_same_place(spec)
+    }
+
+    /// What it is to be told, where these are the sinks from now on. What this takes is made here, where it may still fail.
+    fn command(&self, specs: &[SinkSpec]) -> Result<Option<Command>, StartError> {
+        match specs.iter().find(|spec| self.goes_on_as(spec)) {
+            None => Ok(Some(Command::Stop)),
+            Some(spec) if *spec == self.spec => Ok(None),
+            Some(spec) => {
+                let client = match spec {
+                    SinkSpec::Otlp(otlp) => Some(Client::new(otlp.clone())),
+                    SinkSpec::Stdout
+                    | SinkSpec::File(_)
+                    | SinkSpec::Unix(_)
+                    | SinkSpec::Journald
+                    | SinkSpec::Metrics(_) => None,
+                };
+                let client = client.transpose().map_err(|error| StartError { sink: spec.to_string(), error })?;
+                Ok(Some(Command::Change(spec.clone(), client)))
+            }
+        }
+    }
+
+    /// Tells it, and says whether it goes on.
+    fn take(&mut self, command: Command) -> bool {
+        let goes_on = !matches!(command, Command::Stop);
+        if let Command::Change(spec, _) = &command {
+            self.spec = spec.clone();
+        }
+        self.tell(command);
+        goes_on
     }
 }
 
@@ -120,26 +155,15 @@ impl Sinks {
     ///
     /// # Errors
     ///
-    /// When a new one cannot be opened: then nothing is changed.
+    /// When a new one cannot be opened, or one cannot go on in another way: then nothing is changed.
     pub fn apply(&mut self, specs: &[SinkSpec]) -> Result<(), StartError> {
-        let goes_on = |spec: &SinkSpec, running: &Running| !running.has_ended() && running.spec.is_same_place(spec);
-        let is_new = |spec: &&SinkSpec| !self.running.iter().any(|running| goes_on(spec, running));
+        let is_new = |spec: &&SinkSpec| !self.running.iter().any(|running| running.goes_on_as(spec));
+        let commands = self.running.iter().map(|running| running.command(specs)).collect::<Result<Vec<_>, _>>()?;
         // All are opened before the first writes.
         let opened = specs.iter().filter(is_new).map(|spec| self.open(spec)).collect::<Result<Vec<_>, _>>()?;
         let started = opened.into_iter().map(Opened::start).collect::<Result<Vec<_>, _>>()?;
-        self.running.retain_mut(|running| match specs.iter().find(|spec| goes_on(spec, running)) {
-            Some(spec) => {
-                if running.spec != *spec {
-                    running.tell(Command::Change(spec.clone()));
-                    running.spec = spec.clone();
-                }
-                true
-            }
-            None => {
-                running.tell(Command::Stop);
-                false
-            }
-        });
+        let mut commands = commands.into_iter();
+        self.running.retain_mut(|running| commands.next().flatten().is_none_or(|command| running.take(command)));
         self.running.extend(started);
         Ok(())
     }
@@ -171,7 +195,7 @@ impl Sinks {
                 Box::new(move || runtime.block_on(exporter.run(body, reader)))
             }
             SinkSpec::Metrics(metrics) => {
-                let server = Server::bind(*metrics).map_err(failed)?;
+                let server = Server::bind(*metrics).map_err(|error| failed(self.told(*metrics, error)))?;
                 Box::new(move || runtime.block_on(body.serve_metrics(server, reader)))
             }
             SinkSpec::Unix(path) => {
@@ -182,6 +206,17 @@ impl Sinks {
             }
         };
         Ok(Opened { spec: spec.clone(), health, commands, work })
+    }
+
+    /// Why there is no listening, also where that is for this daemon itself: a port at all addresses and at one of them exclude each other.
+    fn told(&self, new: MetricsSpec, error: io::Error) -> io::Error {
+        let is_same_port = |running: &Running| matches!(&running.spec, SinkSpec::Metrics(old) if old.listen.port() == new.listen.port());
+        if error.kind() == io::ErrorKind::AddrInUse && self.running.iter().any(is_same_port) {
+            let what =
+                "this daemon listens at that port already, at another address: restart it, or choose another port";
+            return io::Error::new(error.kind(), what);
+        }
+        error
     }
 
     /// Hands a record to all of them.
@@ -237,16 +272,11 @@ enum Output {
 }
 
 impl Output {
-    fn write(&mut self, next: &Next) -> io::Result<()> {
+    fn write(&mut self, next: &mut Next) -> io::Result<()> {
         match self {
             Self::Stdout(stdout) => stdout.write(&next.lines()),
             Self::File(lines) => lines.write(&next.lines()),
-            Self::Journald => {
-                if let Some((loss, line)) = next.loss() {
-                    journald::write(&loss, &line)?;
-                }
-                journald::write(&next.entry.record, &next.entry.line)
-            }
+            Self::Journald => journald::write(next),
         }
     }
 }
@@ -276,7 +306,7 @@ impl Body {
                         }
                         continue;
                     }
-                    Some(Command::Change(spec)) => {
+                    Some(Command::Change(spec, _)) => {
                         if let (Output::File(lines), SinkSpec::File(file)) = (&mut output, &spec) {
                             lines.turn_over_at(file.clone());
                         }
@@ -286,7 +316,7 @@ impl Body {
                     Some(Command::Finish) => break,
                     Some(Command::Stop) | None => {
                         while let Some(next) = reader.next_at_hand() {
-                            self.write(&mut reader, &mut output, &next);
+                            self.write(&mut reader, &mut output, next);
                         }
                         return;
                     }
@@ -294,27 +324,27 @@ impl Body {
                 next = reader.next() => next,
             };
             let Some(next) = next else { return };
-            self.write(&mut reader, &mut output, &next);
+            self.write(&mut reader, &mut output, next);
         }
         while let Some(next) = reader.next().await {
-            self.write(&mut reader, &mut output, &next);
+            self.write(&mut reader, &mut output, next);
         }
     }
 
-    fn write(&self, reader: &mut Reader, output: &mut Output, next: &Next) {
+    fn write(&self, reader: &mut Reader, output: &mut Output, mut next: Next) {
         let has_ended = &self.health.has_ended;
         if has_ended.load(Ordering::Relaxed) {
-            reader.give_up(next);
+            reader.give_up(&next);
             return;
         }
-        match output.write(next) {
+        match output.write(&mut next) {
             Ok(()) => {
                 self.health.counts.add_written();
                 self.health.take(&self.spec, Ok(()));
             }
             Err(error) => {
                 self.health.counts.add_error();
-                reader.give_up(next);
+                reader.give_up(&next);
                 has_ended.store(error.kind() == io::ErrorKind::BrokenPipe, Ordering::Relaxed);
                 self.health.take(&self.spec, Err(error.to_string()));
             }
@@ -326,9 +356,9 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Change(SinkSpec::Metrics(spec))) => heartbeats.come_every(spec.heartbeat_every),
+                    Some(Command::Change(SinkSpec::Metrics(spec), _)) => heartbeats.come_every(spec.heartbeat_every),
                     // It ends with the records.
-                    Some(Command::Change(_) | Command::Reopen | Command::Finish) => {}
+                    Some(Command::Change(..) | Command::Reopen | Command::Finish) => {}
                     Some(Command::Stop) | None => return,
                 }
             }
@@ -349,7 +379,7 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Reopen | Command::Change(_)) => {}
+                    Some(Command::Reopen | Command::Change(..)) => {}
                     Some(Command::Finish) => drop(finish.take()),
                     Some(Command::Stop) | None => return,
                 }
@@ -372,7 +402,7 @@ mod tests {
     use crate::{
         model::{LossPlace, MonoTime},
         report::{Host, WallClock, record::Recorder},
-        sink::FileSpec,
+        sink::{FileSpec, OtlpSpec},
     };
 
     fn recorder() -> Recorder {
@@ -408,9 +438,57 @@ mod tests {
         sinks.apply(&[file(other.clone(), 1)]).unwrap();
         sinks.publish(loss()).unwrap();
         sinks.finish();
-        thread::sleep(Duration::from_millis(200));
+        // Nobody waits for the thread of one that is ended.
+        let start = Instant::now();
+        while lines(&path) < 201 && start.elapsed() < Duration::from_secs(30) {
+            thread::sleep(Duration::from_millis(10));
+        }
         // What comes while one ends it may still write.
         assert!((201..=202).contains(&lines(&path)), "{}", lines(&path));
         assert_eq!(lines(&other), 2);
+    }
+
+    #[test]
+    fn a_port_that_the_daemon_holds_itself_is_told_as_that() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let metrics = |address: &str| {
+            let listen = format!("{address}:{free}").parse().unwrap();
+            SinkSpec::Metrics(MetricsSpec { listen, heartbeat_every: Duration::from_secs(1) })
+        };
+        let (old, new) = (metrics("127.0.0.1"), metrics("0.0.0.0"));
+        let mut sinks = Sinks::start(std::slice::from_ref(&old)).unwrap();
+        let error = sinks.apply(&[new]).unwrap_err();
+        assert!(error.to_string().contains("this daemon listens at that port already"), "{error}");
+        assert_eq!(sinks.health().map(|(spec, _)| spec).collect::<Vec<_>>(), [&old]);
+    }
+
+    fn otlp(url: &str) -> SinkSpec {
+        let endpoint = url.parse().unwrap();
+        SinkSpec::Otlp(OtlpSpec { endpoint, headers: http::HeaderMap::new(), timeout: Duration::from_secs(1) })
+    }
+
+    #[test]
+    fn a_collector_that_cannot_be_verified_is_refused_and_the_old_one_stays() {
+        const WITHOUT_CERTIFICATES: &str = "SSL_CERT_FILE";
+        const NONE: &str = "/dev/null";
+        if std::env::var_os(WITHOUT_CERTIFICATES).is_none_or(|file| file != NONE) {
+            // The environment is one for all tests of a process.
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let module = module_path!().trim_start_matches("connprobe::");
+            let name = format!("{module}::a_collector_that_cannot_be_verified_is_refused_and_the_old_one_stays");
+            alone.args(["--exact", &name]).env(WITHOUT_CERTIFICATES, NONE);
+            let output = alone.env_remove("SSL_CERT_DIR").output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (otlp("http://127.0.0.1:1"), otlp("https://127.0.0.1:1"));
+        let mut sinks = Sinks::start(std::slice::from_ref(&old)).unwrap();
+        for _ in 0..2 {
+            let error = sinks.apply(&[file(folder.path().join("events"), 1), new.clone()]).unwrap_err();
+            assert!(error.to_string().contains("install ca-certificates"), "{error}");
+            assert_eq!(sinks.health().map(|(spec, _)| spec).collect::<Vec<_>>(), [&old]);
+        }
     }
 }

@@ -62,8 +62,9 @@ fn stopped_collector(test: &TestContext) -> Result<()> {
     let secret = tempfile::NamedTempFile::new()?;
     fs::write(&secret, "# for the collector\nX-Key: sesame\n")?;
     let (url, headers) = (collector.url(), secret.path().display());
+    // Longer than a starved machine takes to answer: what is answered later is sent again, and would be here twice.
     let settings = format!(
-        "file = \"FOLDER/events\"\notlp_endpoint = \"{url}\"\notlp_timeout = \"1s\"\notlp_headers_file = \"{headers}\"\n"
+        "file = \"FOLDER/events\"\notlp_endpoint = \"{url}\"\notlp_timeout = \"5s\"\notlp_headers_file = \"{headers}\"\n"
     );
     let daemon = Daemon::start(&lab.client, &settings)?;
     attached(&daemon.probe)?;
@@ -79,7 +80,7 @@ fn stopped_collector(test: &TestContext) -> Result<()> {
     collector.restart()?;
     // The time between attempts doubles; SIGHUP makes the next one come at once.
     daemon.signal(Signal::SIGHUP)?;
-    sink(&daemon, is_failing_with("no response within 1s"))?;
+    sink(&daemon, is_failing_with("no response within 5s"))?;
     // It has no time.
     let busy = Answer::Status("503 Service Unavailable", "later, please", "Retry-After: 3\r\n");
     collector.answer(busy);
@@ -220,7 +221,8 @@ fn mute_at_the_end(test: &TestContext) -> Result<()> {
     attached(&daemon.probe)?;
     wait(|| Ok(!collector.requests()?.is_empty()))?;
     let (records, _, stderr) = daemon.stop()?;
-    // All that was sent was sent while nobody answered; what was not is told.
-    ensure!(stderr.contains("could not be sent before the end") && !records.is_empty(), "{stderr}");
+    // All that was sent was sent while nobody answered; what was not is told, by the sink or, where that is starved, by who waits for it.
+    let told = ["could not be sent before the end", "could not be written in time"];
+    ensure!(told.iter().any(|told| stderr.contains(told)) && !records.is_empty(), "{stderr}");
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::{
     judge::Thresholds,
     kernel::check_filter,
     model::Filter,
-    sink::{FileSpec, MetricsSpec, OtlpEndpoint, SinkSpec},
+    sink::{FileSpec, MetricsSpec, SinkSpec},
     witness::netns,
 };
 
@@ -69,9 +69,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", env = "CONNPROBE_JOURNALD")]
     journald: Option<bool>,
     /// Send records to this OpenTelemetry collector, by OTLP over HTTP
-    #[arg(long, value_name = "URL", env = "CONNPROBE_OTLP_ENDPOINT")]
-    #[serde(deserialize_with = "parsed")]
-    otlp_endpoint: Option<OtlpEndpoint>,
+    // It may hold a password, and both parsers repeat what they cannot take: any string will do for them.
+    #[arg(long, value_name = "URL", env = "CONNPROBE_OTLP_ENDPOINT", hide_env_values = true)]
+    otlp_endpoint: Option<String>,
     /// Add the header fields in this file to what is sent there, such as `Authorization: Bearer ...`, one a line
     #[arg(long, value_name = "PATH", env = "CONNPROBE_OTLP_HEADERS_FILE")]
     otlp_headers_file: Option<PathBuf>,
@@ -197,7 +197,7 @@ impl Settings {
 
     /// Reads what a file holds.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
-        Ok(toml::from_str(text)?)
+        toml::from_str(text).map_err(|error| told(error, text))
     }
 
     /// Takes from `other` what is not said here.
@@ -244,7 +244,7 @@ impl Settings {
             SinkSpec::File(FileSpec { path, max_bytes, keep: self.file_keep.unwrap_or(KEEP) })
         });
         let journald = self.journald.unwrap_or(false).then_some(SinkSpec::Journald);
-        let otlp = otlp::sink(self.otlp_endpoint, self.otlp_headers_file.as_deref(), self.otlp_timeout)?;
+        let otlp = otlp::sink(self.otlp_endpoint.as_deref(), self.otlp_headers_file.as_deref(), self.otlp_timeout)?;
         let unix = self.unix_socket.map(SinkSpec::Unix);
         let mut sinks: Vec<_> = [file, unix, journald, otlp].into_iter().flatten().collect();
         if self.stdout.unwrap_or(sinks.is_empty()) {
@@ -283,6 +283,18 @@ impl fmt::Display for Resolved {
             writeln!(f, "  sink                {sink}")?;
         }
         Ok(())
+    }
+}
+
+/// What is wrong with a file, with the line; but not that line where it may be that of a collector, whose URL may hold a password.
+fn told(error: toml::de::Error, text: &str) -> anyhow::Error {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let number = before.matches('\n').count();
+    match text.lines().nth(number) {
+        Some(line) if line.contains("otlp_endpoint") || line.contains("://") => {
+            anyhow!("line {}, which is not shown, for a URL may hold a password: {}", number + 1, error.message())
+        }
+        _ => error.into(),
     }
 }
 
@@ -342,7 +354,7 @@ mod tests {
             ("file_max_size = \"a lot\"\n", "line 1", "not a size"),
             ("stdout = \"yes\"\n", "line 1", "stdout"),
             ("metrics_listen = \"9758\"\n", "line 1", "an address and a port"),
-            ("stdout = true\notlp_endpoint = \"grpc://collector:4317\"\n", "line 2", "not over grpc"),
+            ("stdout = true\notlp_endpoint = 4317\n", "line 2", "expected a string"),
             ("otlp_timeout = 10\n", "line 1", "otlp_timeout"),
             ("[thresholds]\nretransmits = 3\n", "line 2", "unknown field `retransmits`"),
             ("[thresholds]\nfin_confirmed = \"soon\"\n", "line 2", "fin_confirmed"),
@@ -361,9 +373,29 @@ mod tests {
         let refused = |text: &str| read(text).unwrap().resolve().unwrap_err().to_string();
         assert!(refused("stdout = false\n").contains("no sink is left"));
         assert!(refused("file_keep = 3\n").contains("name that, too"));
-        let secret = refused("otlp_endpoint = \"http://me:secret@127.0.0.1:4318\"\n");
-        assert!(secret.contains("otlp_headers_file") && !secret.contains("secret@"), "{secret}");
         assert!(refused("otlp_timeout = \"3s\"\n").contains("otlp_endpoint"));
+        assert!(
+            refused("otlp_endpoint = \"grpc://collector:4317\"\n").contains("otlp_endpoint: OTLP is spoken over HTTP")
+        );
         assert!(refused("[thresholds]\nretransmits_suspected = 9\n").contains("retransmits_confirmed (6)"));
+    }
+
+    #[test]
+    fn a_password_in_a_collectors_url_is_never_told() {
+        for (text, what) in [
+            ("otlp_endpoint = \"http://me:secret@127.0.0.1:4318\"\n", "otlp_headers_file"),
+            ("otlp_endpoint = \"https://me:secret@collector.example\"\n", "otlp_headers_file"),
+            ("otlp_endpoint = \"https://me:secret@collector.example:x\"\n", "otlp_endpoint: "),
+            ("otlp_endpoint = \"secret@collector\"\n", "otlp_endpoint: "),
+            ("\notlp_endpoint = [\"https://me:secret@collector\"]\n", "line 2"),
+            ("\notlp_endpont = \"https://me:secret@collector\"\n", "unknown field `otlp_endpont`"),
+            ("\notlp_endpoint = \"https://me:secret@collector\n", "line 2"),
+            ("\notlp_endpoint = https://me:secret@collector\n", "line 2"),
+            ("otlp_endpoint = \"a\"\notlp_endpoint = \"https://me:secret@collector\"\n", "line 2"),
+        ] {
+            let error = read(text).and_then(Settings::resolve).unwrap_err();
+            let error = format!("{error:#}\n{error:?}");
+            assert!(error.contains(what) && !error.contains("secret"), "{text:?}: {error}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    Request, StatusCode,
+    HeaderMap, HeaderValue, Request, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -43,14 +43,14 @@ pub(super) enum Outcome {
 
 /// Speaks to one collector.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     spec: OtlpSpec,
     http: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl Client {
     /// Fails where there are no certificates that an encrypted connection could be verified with.
-    pub(super) fn new(spec: OtlpSpec) -> io::Result<Self> {
+    pub(crate) fn new(spec: OtlpSpec) -> io::Result<Self> {
         let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
@@ -84,14 +84,8 @@ impl Client {
     }
 
     async fn exchange(&self, body: Bytes) -> Result<Outcome, Box<dyn Error + Send + Sync>> {
-        let mut request = Request::post(self.spec.endpoint.uri())
-            .header(CONTENT_TYPE, "application/x-protobuf")
-            .header(USER_AGENT, concat!("connprobe/", env!("CARGO_PKG_VERSION")))
-            .body(Full::new(body))?;
-        // What is configured counts for more.
-        for (name, value) in &self.spec.headers {
-            request.headers_mut().insert(name, value.clone());
-        }
+        let mut request = Request::post(self.spec.endpoint.uri()).body(Full::new(body))?;
+        *request.headers_mut() = headers(&self.spec);
         let (head, body) = self.http.request(request).await?.into_parts();
         let asked_for = head.headers.get(RETRY_AFTER).and_then(|field| field.to_str().ok());
         let asked_for = asked_for.and_then(|field| retry_after(field, SystemTime::now()));
@@ -100,6 +94,17 @@ impl Client {
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         Ok(outcome(head.status, asked_for, &body))
     }
+}
+
+/// What is configured, each field as often as it is there, and what is not configured of that which is wanted.
+fn headers(spec: &OtlpSpec) -> HeaderMap {
+    let mut headers = spec.headers.clone();
+    for (name, value) in
+        [(CONTENT_TYPE, "application/x-protobuf"), (USER_AGENT, concat!("connprobe/", env!("CARGO_PKG_VERSION")))]
+    {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    headers
 }
 
 /// What a response means.
@@ -157,6 +162,19 @@ mod tests {
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsPartialSuccess;
 
     use super::*;
+
+    #[test]
+    fn a_field_that_is_there_twice_is_sent_twice_and_one_of_ours_once() {
+        let mut configured = HeaderMap::new();
+        for (name, value) in [("x-scope", "one"), ("x-scope", "other"), ("user-agent", "ours")] {
+            configured.append(name, HeaderValue::from_static(value));
+        }
+        let endpoint = "http://collector:4318".parse().unwrap();
+        let sent = headers(&OtlpSpec { endpoint, headers: configured, timeout: IDLE });
+        let all = |name: &str| sent.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(all("x-scope"), ["one", "other"]);
+        assert_eq!((all("user-agent"), all("content-type")), (vec!["ours"], vec!["application/x-protobuf"]));
+    }
 
     #[test]
     fn only_what_the_specification_lists_is_sent_again() {

@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     fanout::{Body, Command},
     queue::{Next, Reader},
-    spec::SinkSpec,
 };
-use client::{Client, Outcome};
+pub(super) use client::Client;
+use client::Outcome;
 use retry::Backoff;
 pub use spec::{OtlpEndpoint, OtlpSpec};
 
@@ -185,13 +185,8 @@ impl Exporter {
         match command {
             // Somebody has looked after things: the next attempt comes at once.
             Some(Command::Reopen) => self.backoff.reset(),
-            Some(Command::Change(spec)) => {
-                if let SinkSpec::Otlp(otlp) = &spec {
-                    match Client::new(otlp.clone()) {
-                        Ok(client) => self.client = client,
-                        Err(error) => tracing::error!(sink = %spec, %error, "the new settings cannot be used"),
-                    }
-                }
+            Some(Command::Change(spec, client)) => {
+                self.client = client.unwrap_or_else(|| self.client.clone());
                 body.spec = spec;
             }
             Some(Command::Finish | Command::Stop) | None => self.end(),
@@ -224,7 +219,7 @@ fn accepted(batch: &Batch, rejected: u64, message: &str, body: &Body, reader: &m
 mod tests {
     use std::{
         io::{BufRead as _, BufReader, Read as _, Write as _},
-        net::{SocketAddr, TcpListener},
+        net::TcpListener,
         thread::sleep,
     };
 
@@ -234,14 +229,25 @@ mod tests {
     use crate::{
         model::{LossPlace, MonoTime},
         report::{Host, WallClock, record::Recorder},
-        sink::Sinks,
+        sink::{SinkSpec, Sinks},
     };
 
-    /// Takes requests at this address until so many log records have come.
-    fn collect(address: SocketAddr, wanted: usize) -> Vec<Vec<LogRecord>> {
-        let listener = TcpListener::bind(address).unwrap();
+    /// Longer than anything takes on a starved machine.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn wait(is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < LONG, "it has not come");
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Takes requests until so many log records have come.
+    fn collect(listener: &TcpListener, wanted: usize) -> Vec<Vec<LogRecord>> {
         let mut batches: Vec<Vec<LogRecord>> = Vec::new();
         let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
         let mut input = BufReader::new(stream.try_clone().unwrap());
         while batches.iter().map(Vec::len).sum::<usize>() < wanted {
             let head: Vec<_> = (&mut input).lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
@@ -269,7 +275,7 @@ mod tests {
         const MORE: usize = 700;
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let endpoint = format!("http://{address}").parse().unwrap();
-        let spec = OtlpSpec { endpoint, headers: http::HeaderMap::new(), timeout: Duration::from_secs(5) };
+        let spec = OtlpSpec { endpoint, headers: http::HeaderMap::new(), timeout: LONG };
         let sinks = Sinks::start(&[SinkSpec::Otlp(spec)]).unwrap();
         let host = Host { name: "a".to_owned(), machine_id: None, boot_id: uuid::Uuid::nil() };
         let clock = WallClock::aligned(MonoTime::default(), jiff::Timestamp::UNIX_EPOCH);
@@ -277,14 +283,14 @@ mod tests {
         let mut loss = || recorder.loss(MonoTime::default(), LossPlace::Decode, 1);
         sinks.publish(loss()).unwrap();
         // The first batch is in hand.
-        while sinks.health().next().unwrap().1.failing().is_none() {
-            sleep(Duration::from_millis(10));
-        }
+        wait(|| sinks.health().next().unwrap().1.failing().is_some());
         (0..KEPT + MORE).for_each(|_| sinks.publish(loss()).unwrap());
-        let collecting = std::thread::spawn(move || collect(address, 1 + 1 + KEPT));
-        sleep(Duration::from_millis(100));
+        let listener = TcpListener::bind(address).unwrap();
+        let (collected, batches) = std::sync::mpsc::channel();
+        // A thread that panics hands nothing on.
+        std::thread::spawn(move || collected.send(collect(&listener, 1 + 1 + KEPT)));
         sinks.reopen();
-        let batches = collecting.join().unwrap();
+        let batches = batches.recv_timeout(LONG).unwrap();
         assert!(batches.iter().all(|batch| batch.len() <= MOST_RECORDS + 1), "none is too large");
         let seqs: Vec<_> = batches.concat().iter().map(|record| number(record, "connprobe.seq").unwrap()).collect();
         let missed = MORE as i64;
@@ -292,9 +298,7 @@ mod tests {
         assert_eq!(seqs, wanted);
         assert_eq!(number(&batches[1][0], "connprobe.count"), Some(missed));
         let health = sinks.health().next().unwrap().1;
-        while health.counts.written() < 1 + KEPT as u64 {
-            sleep(Duration::from_millis(10));
-        }
+        wait(|| health.counts.written() > KEPT as u64);
         assert_eq!((health.counts.dropped(), health.failing()), (MORE as u64, None));
         sinks.finish();
     }

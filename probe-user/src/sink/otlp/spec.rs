@@ -41,7 +41,8 @@ impl fmt::Display for OtlpEndpoint {
 impl FromStr for OtlpEndpoint {
     type Err = String;
 
-    /// The collector's URL, to which the path of logs is added as OTLP/HTTP wants it, unless it is there.
+    /// The collector's URL, to which the path of logs is added as OTLP/HTTP wants it, unless it is there. It may hold a password, which no
+    /// error repeats.
     fn from_str(text: &str) -> Result<Self, String> {
         const LOGS: &str = "/v1/logs";
         const EXAMPLE: &str = "give for example http://127.0.0.1:4318 or https://collector.example:4318";
@@ -50,9 +51,10 @@ impl FromStr for OtlpEndpoint {
             return Err(format!("a URL begins with http:// or https://; {EXAMPLE}"));
         };
         if !["http", "https"].contains(&scheme) {
-            return Err(format!("OTLP over HTTP is spoken here, not over {scheme}; {EXAMPLE}"));
+            return Err(format!("OTLP is spoken over HTTP here, not over gRPC or anything else; {EXAMPLE}"));
         }
-        if authority.host().len() < authority.as_str().len() && authority.port_u16().is_none() {
+        let place = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, place)| place);
+        if authority.host().len() < place.len() && !authority.port_u16().is_some_and(|port| port > 0) {
             return Err("a port is a number from 1 to 65535".to_owned());
         }
         let base = uri.path().trim_end_matches('/');
@@ -84,18 +86,27 @@ mod tests {
         for (typed, why) in [
             ("127.0.0.1:4318", "begins with http://"),
             ("collector", "begins with http://"),
-            ("grpc://collector:4317", "not over grpc"),
+            ("grpc://collector:4317", "not over gRPC"),
             ("http://", "not a URL"),
             ("http://collector:99999", "from 1 to 65535"),
+            ("http://collector:0", "from 1 to 65535"),
+            ("http://me:secret@collector:", "from 1 to 65535"),
+            ("secret://collector", "not over gRPC"),
+            ("me:secret@collector", "begins with http://"),
+            ("http://me:secret@", "not a URL"),
         ] {
             let error = typed.parse::<OtlpEndpoint>().unwrap_err();
-            assert!(error.contains(why), "{typed}: {error}");
+            assert!(error.contains(why) && !error.contains("secret"), "{typed}: {error}");
         }
     }
+
     #[test]
     fn a_password_is_noticed() {
         for (typed, may_be_secret) in [
             ("http://me:secret@collector:4318", true),
+            ("https://me:secret@collector.example", true),
+            ("https://me:secret@[::1]", true),
+            ("https://me:4318@collector.example/otlp", true),
             ("http://collector:4318/?key=secret", true),
             ("http://collector:4318", false),
         ] {

@@ -128,11 +128,22 @@ impl Host {
         })
     }
 
-    /// As logrotate does, while rsyslog reads.
-    fn turn_over(&self) -> Result<()> {
+    /// As logrotate does, while rsyslog reads; until what is in the new file arrives, for rsyslog leaves the older one then.
+    fn turn_over(&self, spool: &Path) -> Result<()> {
         let file = self.folder.join("events.ndjson");
         fs::rename(&file, self.folder.join("events.ndjson.1"))?;
-        self.daemon.signal(Signal::SIGHUP)
+        self.daemon.signal(Signal::SIGHUP)?;
+        let end = Instant::now() + SOON;
+        loop {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            if let Some((line, _)) = text.split_once('\n')
+                && spooled(spool)?.iter().any(|arrived| arrived == line)
+            {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "nothing of the new file of {} arrives", self.name);
+            sleep(Duration::from_millis(100));
+        }
     }
 
     fn stop(&self) -> Result<()> {
@@ -162,7 +173,7 @@ fn fleet(test: &TestContext) -> Result<()> {
         host.wait("heartbeat", |record| record.get("type").is_some_and(|is| is == "heartbeat"))?;
     }
 
-    let connections = fail(&lab, &compute, &firewall, &mut controller)?;
+    let connections = fail(&lab, &compute, &firewall, &mut controller, &spool)?;
     let hosts = [compute, firewall, controller];
     let lines = || Ok::<_, anyhow::Error>(hosts.iter().map(Host::lines).collect::<Result<Vec<_>>>()?.concat());
     store.insert(&lines()?)?;
@@ -195,7 +206,7 @@ fn fleet(test: &TestContext) -> Result<()> {
 }
 
 /// The two failures, and one that only one host can tell of.
-fn fail(lab: &Asymmetric, compute: &Host, firewall: &Host, controller: &mut Host) -> Result<Vec<Peer>> {
+fn fail(lab: &Asymmetric, compute: &Host, firewall: &Host, controller: &mut Host, spool: &Path) -> Result<Vec<Peer>> {
     // What belongs to the second connection goes through the firewall in both directions.
     lab.controller.ip(&format!(
         "rule add from 10.78.2.1 ipproto tcp sport {FIN_PORT} table 100\nroute add default via 10.78.2.254 table 100\n"
@@ -220,8 +231,7 @@ fn fail(lab: &Asymmetric, compute: &Host, firewall: &Host, controller: &mut Host
 
     firewall.wait_verdict("asymmetric_handshake", PORT)?;
     forgotten_server.command("write 100")?;
-    controller.turn_over()?;
-    sleep(Duration::from_millis(1500));
+    controller.turn_over(spool)?;
     controller.rsyslog.restart()?;
     firewall.wait_verdict("silently_dropped_fin", FIN_PORT)?;
     firewall.wait_drop_place("silently_dropped_fin")?;

@@ -134,9 +134,11 @@ CREATE TABLE IF NOT EXISTS connprobe.last_records_local ON CLUSTER '{cluster}'
     host String,
     boot_id UUID,
     seq UInt64,
-    record String CODEC(ZSTD(3))
+    record String CODEC(ZSTD(3)),
+    -- The latest by the host's clock stays, whenever it came; one whose clock is ahead is taken at its arrival.
+    version DateTime64(9, 'UTC')
 )
-ENGINE = ReplicatedReplacingMergeTree(received)
+ENGINE = ReplicatedReplacingMergeTree(version)
 ORDER BY (host, type)
 TTL received + INTERVAL 400 DAY;
 
@@ -179,7 +181,8 @@ SELECT
     r.host.name AS host,
     toUUIDOrZero(r.host.boot_id) AS boot_id,
     r.seq AS seq,
-    record
+    record,
+    least(time, now64(9, 'UTC')) AS version
 FROM connprobe.incoming
 WHERE startsWith(r.schema, 'connprobe/1') AND r.type != 'finding' AND isValidJSON(record);
 

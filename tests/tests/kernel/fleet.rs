@@ -314,10 +314,14 @@ fn documented(store: &Store) -> Result<()> {
 fn unusual(store: &Store, written: &[String]) -> Result<()> {
     const STATES: &str = "SELECT * EXCEPT (received) FROM connprobe.current_findings ORDER BY finding_id";
     const CONNECTIONS: &str = "SELECT * FROM connprobe.connections ORDER BY community_id";
-    let before = (store.rows(STATES)?, store.rows(CONNECTIONS)?);
+    // When they came is what has changed.
+    const HOSTS: &str =
+        "SELECT * EXCEPT (last_heartbeat, last_coverage, late_seconds) FROM connprobe.hosts ORDER BY host";
+    let state = || Ok::<_, anyhow::Error>((store.rows(STATES)?, store.rows(CONNECTIONS)?, store.rows(HOSTS)?));
+    let before = state()?;
     let last_first: Vec<String> = written.iter().rev().cloned().collect();
     store.insert(&last_first)?;
-    ensure!(before == (store.rows(STATES)?, store.rows(CONNECTIONS)?), "out of order and again, it is the same");
+    ensure!(before == state()?, "out of order and again, it is the same");
 
     let finding = |host: &str| -> Result<Value> {
         let of = |record: &Value| record.pointer("/host/name").is_some_and(|name| name == host);
@@ -384,7 +388,7 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
 
     // A host of which nothing has come for ten minutes: what it told of last is not known to be so.
     store.rows(
-        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, seq, record \
+        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, seq, record, version \
          FROM connprobe.last_records FINAL WHERE host = 'controller-1' AND type IN ('heartbeat', 'coverage')",
     )?;
     let silent = column(store, "SELECT host FROM connprobe.hosts WHERE status = 'silent'")?;

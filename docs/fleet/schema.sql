@@ -156,7 +156,7 @@ WITH
     JSONExtract(record, 'Tuple(
         schema String, type String, time String, seq UInt64,
         host Tuple(name String, machine_id String, boot_id String))') AS r,
-    isValidJSON(record) AND startsWith(r.schema, 'connprobe/1') AS is_record
+    isValidJSON(record) AND r.schema = 'connprobe/1' AS is_record
 SELECT
     now('UTC') AS received,
     ifNull(parseDateTime64BestEffortOrNull(r.time, 9, 'UTC'), now64(9, 'UTC')) AS time,
@@ -184,7 +184,7 @@ SELECT
     record,
     least(time, now64(9, 'UTC')) AS version
 FROM connprobe.incoming
-WHERE startsWith(r.schema, 'connprobe/1') AND r.type != 'finding' AND isValidJSON(record);
+WHERE r.schema = 'connprobe/1' AND r.type != 'finding' AND isValidJSON(record);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_findings ON CLUSTER '{cluster}' TO connprobe.findings AS
 WITH
@@ -256,7 +256,7 @@ SELECT
     r.remedies[1].command AS remedy_command,
     record
 FROM connprobe.incoming
-WHERE JSONExtractString(record, 'type') = 'finding' AND startsWith(JSONExtractString(record, 'schema'), 'connprobe/1') AND isValidJSON(record);
+WHERE JSONExtractString(record, 'type') = 'finding' AND JSONExtractString(record, 'schema') = 'connprobe/1' AND isValidJSON(record);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_heartbeats ON CLUSTER '{cluster}' TO connprobe.heartbeats AS
 WITH
@@ -286,4 +286,4 @@ SELECT
     arraySum(r.sinks.dropped) AS sinks_dropped,
     arrayMap(s -> concat(s.sink, ': ', assumeNotNull(s.failing)), arrayFilter(s -> s.failing IS NOT NULL, r.sinks)) AS sinks_failing
 FROM connprobe.incoming
-WHERE JSONExtractString(record, 'type') = 'heartbeat' AND startsWith(JSONExtractString(record, 'schema'), 'connprobe/1') AND isValidJSON(record);
+WHERE JSONExtractString(record, 'type') = 'heartbeat' AND JSONExtractString(record, 'schema') = 'connprobe/1' AND isValidJSON(record);

@@ -191,7 +191,9 @@ FROM connprobe.current_findings
 WHERE drop_reason != '' OR drop_site != ''
 GROUP BY host, drop_reason, drop_site, drop_hook, drop_rules;
 
--- Records that have not arrived, of the runs that began within the last day: numbers that are missing between those that are here.
+-- Records that have not arrived: numbers that are missing between those that are here, of what was received within the last day, run by run.
+-- A `loss` record of a sink has the number of a record that it lost. Connection records stamped before their run's first `coverage`, which they
+-- may be by moments, are counted to the run before.
 CREATE OR REPLACE VIEW connprobe.missing_records ON CLUSTER '{cluster}' AS
 SELECT
     host,
@@ -202,7 +204,12 @@ SELECT
 FROM
 (
     SELECT host, boot_id, time, seq, sum(type = 'coverage' AND seq = 0) OVER (PARTITION BY host, boot_id ORDER BY time, seq DESC) AS run
-    FROM (SELECT DISTINCT host, boot_id, time, seq, type FROM connprobe.records WHERE received > now() - INTERVAL 1 DAY AND type != '')
+    FROM
+    (
+        SELECT DISTINCT host, boot_id, time, seq, type
+        FROM connprobe.records
+        WHERE received > now() - INTERVAL 1 DAY AND type != '' AND NOT (type = 'loss' AND JSONExtractString(record, 'place') = 'sink')
+    )
 )
 GROUP BY host, boot_id, run
 HAVING missing > 0;

@@ -341,8 +341,13 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     }
     let novel =
         r#"{"schema":"connprobe/1","type":"novelty","time":"2026-11-20T21:24:01Z","host":{"name":"novel-1"},"seq":7}"#;
-    let lines =
-        [closed.to_string(), late.to_string(), novel.to_owned(), "no record".to_owned(), "{\"cut\": tr".to_owned()];
+    let later = novel.replace("connprobe/1", "connprobe/10");
+    // In the place of what a sink has lost stands a record that says so.
+    let lost = r#"{"schema":"connprobe/1","type":"coverage","time":"2026-11-20T21:24:01Z","host":{"name":"losing-1"},"seq":0}
+{"schema":"connprobe/1","type":"loss","place":"sink","time":"2026-11-20T21:24:02Z","host":{"name":"losing-1"},"seq":1}
+{"schema":"connprobe/1","type":"summary","time":"2026-11-20T21:24:03Z","host":{"name":"losing-1"},"seq":2}"#;
+    let mut lines = vec![closed.to_string(), late.to_string(), "no record".to_owned(), "{\"cut\": tr".to_owned()];
+    lines.extend([novel.to_owned(), later.clone()].into_iter().chain(lost.lines().map(str::to_owned)));
     store.insert(&lines)?;
     let state = column(
         store,
@@ -352,12 +357,12 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     let kept = column(store, "SELECT host FROM connprobe.records WHERE type = 'novelty'")?;
     ensure!(kept == ["novel-1"], "{kept:?}");
     let rejected = column(store, "SELECT line FROM connprobe.rejected ORDER BY line")?;
-    ensure!(rejected == ["no record", "{\"cut\": tr"], "{rejected:?}");
+    ensure!(rejected == ["no record", "{\"cut\": tr", later.as_str()], "{rejected:?}");
     let missing = column(
         store,
-        "SELECT concat(host, if(missing > 900, ' lacks many', ' lacks few')) FROM connprobe.missing_records",
+        "SELECT concat(host, if(missing > 900, ' lacks many', ' lacks few')) FROM connprobe.missing_records ORDER BY host",
     )?;
-    ensure!(missing == ["compute-1 lacks many"], "{missing:?}");
+    ensure!(missing == ["compute-1 lacks many", "losing-1 lacks few"], "{missing:?}");
 
     // Two on the way translate: three names of one connection. The same ports at another time are another connection.
     let mut lines = Vec::new();

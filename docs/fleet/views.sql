@@ -91,12 +91,20 @@ WITH
         FROM lives
         WHERE translated_community_id NOT IN ('', community_id)
     ),
+    -- What stands before a second translation is the first of all names; one of the same name at another time is not.
     names AS
     (
-        SELECT near.name AS name, if(far.first_name = '', near.first_name, far.first_name) AS first_name, near.begin AS begin, near.end AS end
-        FROM translations AS near
-        GLOBAL LEFT JOIN translations AS far ON near.first_name = far.name
-        WHERE far.name = '' OR (near.begin <= far.end + apart AND far.begin <= near.end + apart)
+        SELECT name, argMax(first_name, is_before) AS first_name, begin, end
+        FROM
+        (
+            SELECT name, first_name, first_name AS near_name, begin, end, 0 AS is_before FROM translations
+            UNION ALL
+            SELECT near.name AS name, far.first_name AS first_name, near.first_name AS near_name, near.begin AS begin, near.end AS end, 1 AS is_before
+            FROM translations AS near
+            GLOBAL INNER JOIN translations AS far ON near.first_name = far.name
+            WHERE near.begin <= far.end + apart AND far.begin <= near.end + apart
+        )
+        GROUP BY name, near_name, begin, end
     ),
     first_names AS
     (

@@ -382,14 +382,20 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     add("controller-1", "server-1", 4, &[name("1:third")])?;
     let earlier = column(store, "SELECT formatDateTime(now('UTC') - INTERVAL 2 HOUR, '%FT%TZ')")?;
     let earlier = Value::from(earlier.concat());
-    add("controller-1", "server-2", 5, &[name("1:third"), ("/time", earlier.clone()), ("/since", earlier)])?;
+    let then = [("/time", earlier.clone()), ("/since", earlier)];
+    add("controller-1", "server-2", 5, &[&[name("1:third")], &then[..]].concat())?;
+    // What stood before the same name at another time.
+    add("firewall-1", "gateway-2", 6, &[&[name("1:earlier"), translated("1:near")], &then[..]].concat())?;
+    add("firewall-1", "node-2", 7, &[name("1:near"), translated("1:far")])?;
+    add("controller-1", "server-3", 8, &[name("1:far")])?;
     store.insert(&lines)?;
     let met = column(
         store,
         "SELECT concat(community_id, ' ', arrayStringConcat(hosts, ' ')) FROM connprobe.connections \
-         WHERE hasAny(hosts, ['server-1', 'server-2']) ORDER BY community_id",
+         WHERE hasAny(hosts, ['server-1', 'server-2', 'server-3']) ORDER BY community_id",
     )?;
-    ensure!(met == ["1:first client-1 gateway-1 node-1 server-1", "1:third server-2"], "{met:?}");
+    let expected = ["1:first client-1 gateway-1 node-1 server-1", "1:near node-2 server-3", "1:third server-2"];
+    ensure!(met == expected, "{met:?}");
 
     // A host of which nothing has come for ten minutes: what it told of last is not known to be so.
     store.rows(

@@ -134,9 +134,11 @@ CREATE TABLE IF NOT EXISTS connprobe.last_records_local ON CLUSTER '{cluster}'
     host String,
     boot_id UUID,
     seq UInt64,
-    record String CODEC(ZSTD(3))
+    record String CODEC(ZSTD(3)),
+    -- The latest by the host's clock stays, whenever it came; one whose clock is ahead is taken at its arrival.
+    version DateTime64(9, 'UTC')
 )
-ENGINE = ReplicatedReplacingMergeTree(received)
+ENGINE = ReplicatedReplacingMergeTree(version)
 ORDER BY (host, type)
 TTL received + INTERVAL 400 DAY;
 
@@ -154,7 +156,7 @@ WITH
     JSONExtract(record, 'Tuple(
         schema String, type String, time String, seq UInt64,
         host Tuple(name String, machine_id String, boot_id String))') AS r,
-    isValidJSON(record) AND startsWith(r.schema, 'connprobe/1') AS is_record
+    isValidJSON(record) AND r.schema = 'connprobe/1' AS is_record
 SELECT
     now('UTC') AS received,
     ifNull(parseDateTime64BestEffortOrNull(r.time, 9, 'UTC'), now64(9, 'UTC')) AS time,
@@ -179,9 +181,10 @@ SELECT
     r.host.name AS host,
     toUUIDOrZero(r.host.boot_id) AS boot_id,
     r.seq AS seq,
-    record
+    record,
+    least(time, now64(9, 'UTC')) AS version
 FROM connprobe.incoming
-WHERE startsWith(r.schema, 'connprobe/1') AND r.type != 'finding' AND isValidJSON(record);
+WHERE r.schema = 'connprobe/1' AND r.type != 'finding' AND isValidJSON(record);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_findings ON CLUSTER '{cluster}' TO connprobe.findings AS
 WITH
@@ -253,7 +256,7 @@ SELECT
     r.remedies[1].command AS remedy_command,
     record
 FROM connprobe.incoming
-WHERE JSONExtractString(record, 'type') = 'finding' AND startsWith(JSONExtractString(record, 'schema'), 'connprobe/1') AND isValidJSON(record);
+WHERE JSONExtractString(record, 'type') = 'finding' AND JSONExtractString(record, 'schema') = 'connprobe/1' AND isValidJSON(record);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_heartbeats ON CLUSTER '{cluster}' TO connprobe.heartbeats AS
 WITH
@@ -283,4 +286,4 @@ SELECT
     arraySum(r.sinks.dropped) AS sinks_dropped,
     arrayMap(s -> concat(s.sink, ': ', assumeNotNull(s.failing)), arrayFilter(s -> s.failing IS NOT NULL, r.sinks)) AS sinks_failing
 FROM connprobe.incoming
-WHERE JSONExtractString(record, 'type') = 'heartbeat' AND startsWith(JSONExtractString(record, 'schema'), 'connprobe/1') AND isValidJSON(record);
+WHERE JSONExtractString(record, 'type') = 'heartbeat' AND JSONExtractString(record, 'schema') = 'connprobe/1' AND isValidJSON(record);

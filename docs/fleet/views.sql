@@ -91,12 +91,20 @@ WITH
         FROM lives
         WHERE translated_community_id NOT IN ('', community_id)
     ),
+    -- What stands before a second translation is the first of all names; one of the same name at another time is not.
     names AS
     (
-        SELECT near.name AS name, if(far.first_name = '', near.first_name, far.first_name) AS first_name, near.begin AS begin, near.end AS end
-        FROM translations AS near
-        GLOBAL LEFT JOIN translations AS far ON near.first_name = far.name
-        WHERE far.name = '' OR (near.begin <= far.end + apart AND far.begin <= near.end + apart)
+        SELECT name, argMax(first_name, is_before) AS first_name, begin, end
+        FROM
+        (
+            SELECT name, first_name, first_name AS near_name, begin, end, 0 AS is_before FROM translations
+            UNION ALL
+            SELECT near.name AS name, far.first_name AS first_name, near.first_name AS near_name, near.begin AS begin, near.end AS end, 1 AS is_before
+            FROM translations AS near
+            GLOBAL INNER JOIN translations AS far ON near.first_name = far.name
+            WHERE near.begin <= far.end + apart AND far.begin <= near.end + apart
+        )
+        GROUP BY name, near_name, begin, end
     ),
     first_names AS
     (
@@ -191,7 +199,9 @@ FROM connprobe.current_findings
 WHERE drop_reason != '' OR drop_site != ''
 GROUP BY host, drop_reason, drop_site, drop_hook, drop_rules;
 
--- Records that have not arrived, of the runs that began within the last day: numbers that are missing between those that are here.
+-- Records that have not arrived: numbers that are missing between those that are here, of what was received within the last day, run by run.
+-- A `loss` record of a sink has the number of a record that it lost. Connection records stamped before their run's first `coverage`, which they
+-- may be by moments, are counted to the run before.
 CREATE OR REPLACE VIEW connprobe.missing_records ON CLUSTER '{cluster}' AS
 SELECT
     host,
@@ -202,7 +212,12 @@ SELECT
 FROM
 (
     SELECT host, boot_id, time, seq, sum(type = 'coverage' AND seq = 0) OVER (PARTITION BY host, boot_id ORDER BY time, seq DESC) AS run
-    FROM (SELECT DISTINCT host, boot_id, time, seq, type FROM connprobe.records WHERE received > now() - INTERVAL 1 DAY AND type != '')
+    FROM
+    (
+        SELECT DISTINCT host, boot_id, time, seq, type
+        FROM connprobe.records
+        WHERE received > now() - INTERVAL 1 DAY AND type != '' AND NOT (type = 'loss' AND JSONExtractString(record, 'place') = 'sink')
+    )
 )
 GROUP BY host, boot_id, run
 HAVING missing > 0;

@@ -200,8 +200,8 @@ impl Requirement {
     fn may_be_lacking(self) -> bool {
         match self {
             Self::Guest | Self::SendResult => !is_guest(),
-            // Not every distribution has it.
-            Self::SystemdAnalyze | Self::Journald => true,
+            // `cargo xtask test` installs systemd; guests see what their host has, which need not be Debian.
+            Self::SystemdAnalyze | Self::Journald => cfg!(not(target_arch = "x86_64")) || is_guest(),
             // They are unpacked for this architecture alone.
             Self::Servers | Self::Rsyslog => cfg!(not(target_arch = "x86_64")),
             Self::Store => cfg!(not(target_arch = "x86_64")) || is_guest(),

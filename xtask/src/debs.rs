@@ -87,6 +87,10 @@ impl Source {
     /// Downloads these packages and all they depend on, and unpacks them into one tree.
     pub(crate) fn unpack_with_dependencies(&self, names: &[&str], tree: &Path) -> Result<()> {
         let archives = self.archives.as_ref().context("the host's packages are not unpacked whole")?;
+        // What an earlier list has left there may be older versions of the same.
+        for file in files_ending(archives, ".deb")? {
+            std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
         let mut install = self.apt("apt-get");
         run::run(install.args(["install", "--download-only", "--yes"]).args(names))?;
         replace_tree(tree, |scratch| {

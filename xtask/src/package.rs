@@ -30,6 +30,9 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 const DOCUMENTS: &str = "usr/share/doc/connprobe";
+
+/// What the handbook consists of, by the ends of names: its text, and the files that it hands out.
+const DOCUMENT_KINDS: [&str; 6] = ["md", "json", "sql", "conf", "sh", "sed"];
 const MANUAL: &str = "usr/share/man/man1";
 
 /// Where each shell looks for what packages let it complete.
@@ -116,7 +119,7 @@ fn documents(project: &Project, tree: &Path, control: &Control) -> Result<()> {
     let documents = tree.join(DOCUMENTS);
     for path in crate::project::files_below(&project.path("docs"))? {
         let relative = path.strip_prefix(project.root()).context("a document outside the repository")?;
-        if ["md", "json", "sql"].iter().any(|end| relative.extension().is_some_and(|extension| extension == *end)) {
+        if relative.extension().is_some_and(|extension| DOCUMENT_KINDS.iter().any(|kind| extension == *kind)) {
             copy(&path, &documents.join(relative))?;
         }
     }
@@ -162,7 +165,9 @@ fn sums(tree: &Path) -> Result<String> {
 /// Whatever the umask of this process and the modes in the repository: programs and scripts may be run, all may be read.
 fn set_modes(tree: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let scripts = ["usr/bin/connprobe", "DEBIAN/postinst", "DEBIAN/prerm", "DEBIAN/postrm"].map(|name| tree.join(name));
+    let loader = "usr/share/doc/connprobe/docs/fleet/load.sh";
+    let scripts =
+        ["usr/bin/connprobe", loader, "DEBIAN/postinst", "DEBIAN/prerm", "DEBIAN/postrm"].map(|name| tree.join(name));
     let mut waiting = vec![tree.to_owned()];
     while let Some(path) = waiting.pop() {
         let is_folder = path.is_dir();

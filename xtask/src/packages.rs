@@ -12,6 +12,9 @@ pub(crate) type Tool = (&'static str, &'static str);
 /// What the test harness starts.
 pub(crate) const HARNESS_TOOLS: [Tool; 3] = [("ip", "iproute2"), ("nft", "nftables"), ("iptables-legacy", "iptables")];
 
+/// What the tests of this machine start beside: judges the unit, and brings the journal.
+pub(crate) const UNIT_TOOLS: [Tool; 1] = [("systemd-analyze", "systemd")];
+
 /// Installs the packages of those commands that are missing, and says which. With nothing missing, nothing is run.
 pub(crate) fn install_missing(tools: &[Tool]) -> Result<()> {
     let missing: Vec<&str> =

@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command. Tests that need root or a kernel feature say themselves why they are skipped.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
-    packages::install_missing(&packages::HARNESS_TOOLS)?;
+    packages::install_missing(&[&packages::HARNESS_TOOLS[..], &packages::UNIT_TOOLS].concat())?;
     servers::prepare(project);
     store::prepare(project);
     // The binary is built first: tests run it as a user would.

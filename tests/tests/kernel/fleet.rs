@@ -128,11 +128,22 @@ impl Host {
         })
     }
 
-    /// As logrotate does, while rsyslog reads.
-    fn turn_over(&self) -> Result<()> {
+    /// As logrotate does, while rsyslog reads; until what is in the new file arrives, for rsyslog leaves the older one then.
+    fn turn_over(&self, spool: &Path) -> Result<()> {
         let file = self.folder.join("events.ndjson");
         fs::rename(&file, self.folder.join("events.ndjson.1"))?;
-        self.daemon.signal(Signal::SIGHUP)
+        self.daemon.signal(Signal::SIGHUP)?;
+        let end = Instant::now() + SOON;
+        loop {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            if let Some((line, _)) = text.split_once('\n')
+                && spooled(spool)?.iter().any(|arrived| arrived == line)
+            {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "nothing of the new file of {} arrives", self.name);
+            sleep(Duration::from_millis(100));
+        }
     }
 
     fn stop(&self) -> Result<()> {
@@ -162,7 +173,7 @@ fn fleet(test: &TestContext) -> Result<()> {
         host.wait("heartbeat", |record| record.get("type").is_some_and(|is| is == "heartbeat"))?;
     }
 
-    let connections = fail(&lab, &compute, &firewall, &mut controller)?;
+    let connections = fail(&lab, &compute, &firewall, &mut controller, &spool)?;
     let hosts = [compute, firewall, controller];
     let lines = || Ok::<_, anyhow::Error>(hosts.iter().map(Host::lines).collect::<Result<Vec<_>>>()?.concat());
     store.insert(&lines()?)?;
@@ -195,7 +206,7 @@ fn fleet(test: &TestContext) -> Result<()> {
 }
 
 /// The two failures, and one that only one host can tell of.
-fn fail(lab: &Asymmetric, compute: &Host, firewall: &Host, controller: &mut Host) -> Result<Vec<Peer>> {
+fn fail(lab: &Asymmetric, compute: &Host, firewall: &Host, controller: &mut Host, spool: &Path) -> Result<Vec<Peer>> {
     // What belongs to the second connection goes through the firewall in both directions.
     lab.controller.ip(&format!(
         "rule add from 10.78.2.1 ipproto tcp sport {FIN_PORT} table 100\nroute add default via 10.78.2.254 table 100\n"
@@ -220,8 +231,7 @@ fn fail(lab: &Asymmetric, compute: &Host, firewall: &Host, controller: &mut Host
 
     firewall.wait_verdict("asymmetric_handshake", PORT)?;
     forgotten_server.command("write 100")?;
-    controller.turn_over()?;
-    sleep(Duration::from_millis(1500));
+    controller.turn_over(spool)?;
     controller.rsyslog.restart()?;
     firewall.wait_verdict("silently_dropped_fin", FIN_PORT)?;
     firewall.wait_drop_place("silently_dropped_fin")?;
@@ -304,10 +314,14 @@ fn documented(store: &Store) -> Result<()> {
 fn unusual(store: &Store, written: &[String]) -> Result<()> {
     const STATES: &str = "SELECT * EXCEPT (received) FROM connprobe.current_findings ORDER BY finding_id";
     const CONNECTIONS: &str = "SELECT * FROM connprobe.connections ORDER BY community_id";
-    let before = (store.rows(STATES)?, store.rows(CONNECTIONS)?);
+    // When they came is what has changed.
+    const HOSTS: &str =
+        "SELECT * EXCEPT (last_heartbeat, last_coverage, late_seconds) FROM connprobe.hosts ORDER BY host";
+    let state = || Ok::<_, anyhow::Error>((store.rows(STATES)?, store.rows(CONNECTIONS)?, store.rows(HOSTS)?));
+    let before = state()?;
     let last_first: Vec<String> = written.iter().rev().cloned().collect();
     store.insert(&last_first)?;
-    ensure!(before == (store.rows(STATES)?, store.rows(CONNECTIONS)?), "out of order and again, it is the same");
+    ensure!(before == state()?, "out of order and again, it is the same");
 
     let finding = |host: &str| -> Result<Value> {
         let of = |record: &Value| record.pointer("/host/name").is_some_and(|name| name == host);
@@ -327,8 +341,13 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     }
     let novel =
         r#"{"schema":"connprobe/1","type":"novelty","time":"2026-11-20T21:24:01Z","host":{"name":"novel-1"},"seq":7}"#;
-    let lines =
-        [closed.to_string(), late.to_string(), novel.to_owned(), "no record".to_owned(), "{\"cut\": tr".to_owned()];
+    let later = novel.replace("connprobe/1", "connprobe/10");
+    // In the place of what a sink has lost stands a record that says so.
+    let lost = r#"{"schema":"connprobe/1","type":"coverage","time":"2026-11-20T21:24:01Z","host":{"name":"losing-1"},"seq":0}
+{"schema":"connprobe/1","type":"loss","place":"sink","time":"2026-11-20T21:24:02Z","host":{"name":"losing-1"},"seq":1}
+{"schema":"connprobe/1","type":"summary","time":"2026-11-20T21:24:03Z","host":{"name":"losing-1"},"seq":2}"#;
+    let mut lines = vec![closed.to_string(), late.to_string(), "no record".to_owned(), "{\"cut\": tr".to_owned()];
+    lines.extend([novel.to_owned(), later.clone()].into_iter().chain(lost.lines().map(str::to_owned)));
     store.insert(&lines)?;
     let state = column(
         store,
@@ -338,12 +357,12 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     let kept = column(store, "SELECT host FROM connprobe.records WHERE type = 'novelty'")?;
     ensure!(kept == ["novel-1"], "{kept:?}");
     let rejected = column(store, "SELECT line FROM connprobe.rejected ORDER BY line")?;
-    ensure!(rejected == ["no record", "{\"cut\": tr"], "{rejected:?}");
+    ensure!(rejected == ["no record", "{\"cut\": tr", later.as_str()], "{rejected:?}");
     let missing = column(
         store,
-        "SELECT concat(host, if(missing > 900, ' lacks many', ' lacks few')) FROM connprobe.missing_records",
+        "SELECT concat(host, if(missing > 900, ' lacks many', ' lacks few')) FROM connprobe.missing_records ORDER BY host",
     )?;
-    ensure!(missing == ["compute-1 lacks many"], "{missing:?}");
+    ensure!(missing == ["compute-1 lacks many", "losing-1 lacks few"], "{missing:?}");
 
     // Two on the way translate: three names of one connection. The same ports at another time are another connection.
     let mut lines = Vec::new();
@@ -363,18 +382,24 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     add("controller-1", "server-1", 4, &[name("1:third")])?;
     let earlier = column(store, "SELECT formatDateTime(now('UTC') - INTERVAL 2 HOUR, '%FT%TZ')")?;
     let earlier = Value::from(earlier.concat());
-    add("controller-1", "server-2", 5, &[name("1:third"), ("/time", earlier.clone()), ("/since", earlier)])?;
+    let then = [("/time", earlier.clone()), ("/since", earlier)];
+    add("controller-1", "server-2", 5, &[&[name("1:third")], &then[..]].concat())?;
+    // What stood before the same name at another time.
+    add("firewall-1", "gateway-2", 6, &[&[name("1:earlier"), translated("1:near")], &then[..]].concat())?;
+    add("firewall-1", "node-2", 7, &[name("1:near"), translated("1:far")])?;
+    add("controller-1", "server-3", 8, &[name("1:far")])?;
     store.insert(&lines)?;
     let met = column(
         store,
         "SELECT concat(community_id, ' ', arrayStringConcat(hosts, ' ')) FROM connprobe.connections \
-         WHERE hasAny(hosts, ['server-1', 'server-2']) ORDER BY community_id",
+         WHERE hasAny(hosts, ['server-1', 'server-2', 'server-3']) ORDER BY community_id",
     )?;
-    ensure!(met == ["1:first client-1 gateway-1 node-1 server-1", "1:third server-2"], "{met:?}");
+    let expected = ["1:first client-1 gateway-1 node-1 server-1", "1:near node-2 server-3", "1:third server-2"];
+    ensure!(met == expected, "{met:?}");
 
     // A host of which nothing has come for ten minutes: what it told of last is not known to be so.
     store.rows(
-        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, seq, record \
+        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, seq, record, version \
          FROM connprobe.last_records FINAL WHERE host = 'controller-1' AND type IN ('heartbeat', 'coverage')",
     )?;
     let silent = column(store, "SELECT host FROM connprobe.hosts WHERE status = 'silent'")?;

@@ -49,6 +49,14 @@ inside() {
     must gunzip -t /usr/share/man/man1/connprobe.1.gz /usr/share/man/man1/connprobe-daemon.1.gz
     must bash -n /usr/share/bash-completion/completions/connprobe
     must grep -q "^License: GPL-2" /usr/share/doc/connprobe/copyright
+    # Each file that the fleet's document links to.
+    fleet=/usr/share/doc/connprobe/docs/fleet
+    named=$(sed -n 's/^| \[[^]]*\](\([^)]*\)).*/\1/p' "$fleet/README.md")
+    must test -n "$named"
+    for file in $named; do
+        must test -f "$fleet/$file"
+    done
+    must test -x "$fleet/load.sh"
     must test -f /usr/lib/systemd/system/connprobe.service
     must test ! -e "$link"
 

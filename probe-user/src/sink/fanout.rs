@@ -18,6 +18,7 @@ use super::{
     journald,
     metrics::{MetricsSpec, Server},
     otlp::{Client, Exporter},
+    own_runtime::OwnRuntime,
     queue::{Next, Queue, Reader},
     raw_stdout::RawStdout,
     spec::SinkSpec,
@@ -174,7 +175,7 @@ impl Sinks {
         let failed = |error| StartError { sink: spec.to_string(), error };
         let health = Arc::new(Health::default());
         let (commands, receiver) = unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let runtime = OwnRuntime::new().map_err(failed)?;
         let body = Body { spec: spec.clone(), health: Arc::clone(&health), commands: receiver };
         let reader = self.queue.reader(&health.counts);
         let work: Box<dyn FnOnce() + Send> = match spec {
@@ -446,8 +447,9 @@ mod tests {
         assert_eq!(lines(&other), 2);
     }
 
-    #[test]
-    fn a_port_that_the_daemon_holds_itself_is_told_as_that() {
+    // As a daemon does: from within a runtime, in which no other may be dropped.
+    #[tokio::test]
+    async fn a_port_that_the_daemon_holds_itself_is_told_as_that() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let metrics = |address: &str| {
             let listen = format!("{address}:{free}").parse().unwrap();

@@ -18,6 +18,7 @@ use super::{
     journald,
     metrics::{MetricsSpec, Server},
     otlp::{Client, Exporter},
+    own_runtime::OwnRuntime,
     queue::{Next, Queue, Reader},
     raw_stdout::RawStdout,
     spec::SinkSpec,
@@ -43,8 +44,10 @@ pub struct StartError {
 pub(super) enum Command {
     /// Open the file anew.
     Reopen,
-    /// Go on at the same place, in another way; with a collector by this client.
-    Change(SinkSpec, Option<Client>),
+    /// Go on at the same place, in another way.
+    Change(SinkSpec),
+    /// Go on with this collector, by this client.
+    Collector(Box<(SinkSpec, Client)>),
     /// Write what there is by now, and no more.
     Stop,
     /// There will be no more records: write those that there are.
@@ -81,29 +84,24 @@ impl Running {
         match specs.iter().find(|spec| self.goes_on_as(spec)) {
             None => Ok(Some(Command::Stop)),
             Some(spec) if *spec == self.spec => Ok(None),
-            Some(spec) => {
-                let client = match spec {
-                    SinkSpec::Otlp(otlp) => Some(Client::new(otlp.clone())),
-                    SinkSpec::Stdout
-                    | SinkSpec::File(_)
-                    | SinkSpec::Unix(_)
-                    | SinkSpec::Journald
-                    | SinkSpec::Metrics(_) => None,
-                };
-                let client = client.transpose().map_err(|error| StartError { sink: spec.to_string(), error })?;
-                Ok(Some(Command::Change(spec.clone(), client)))
-            }
+            Some(spec @ SinkSpec::Otlp(otlp)) => match Client::new(otlp.clone()) {
+                Ok(client) => Ok(Some(Command::Collector(Box::new((spec.clone(), client))))),
+                Err(error) => Err(StartError { sink: spec.to_string(), error }),
+            },
+            Some(spec) => Ok(Some(Command::Change(spec.clone()))),
         }
     }
 
     /// Tells it, and says whether it goes on.
     fn take(&mut self, command: Command) -> bool {
-        let goes_on = !matches!(command, Command::Stop);
-        if let Command::Change(spec, _) = &command {
-            self.spec = spec.clone();
-        }
+        let spec = match &command {
+            Command::Stop => None,
+            Command::Change(spec) => Some(spec.clone()),
+            Command::Collector(collector) => Some(collector.0.clone()),
+            Command::Reopen | Command::Finish => Some(self.spec.clone()),
+        };
         self.tell(command);
-        goes_on
+        spec.map(|spec| self.spec = spec).is_some()
     }
 }
 
@@ -177,7 +175,7 @@ impl Sinks {
         let failed = |error| StartError { sink: spec.to_string(), error };
         let health = Arc::new(Health::default());
         let (commands, receiver) = unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let runtime = OwnRuntime::new().map_err(failed)?;
         let body = Body { spec: spec.clone(), health: Arc::clone(&health), commands: receiver };
         let reader = self.queue.reader(&health.counts);
         let work: Box<dyn FnOnce() + Send> = match spec {
@@ -306,13 +304,14 @@ impl Body {
                         }
                         continue;
                     }
-                    Some(Command::Change(spec, _)) => {
+                    Some(Command::Change(spec)) => {
                         if let (Output::File(lines), SinkSpec::File(file)) = (&mut output, &spec) {
                             lines.turn_over_at(file.clone());
                         }
                         self.spec = spec;
                         continue;
                     }
+                    Some(Command::Collector(_)) => continue,
                     Some(Command::Finish) => break,
                     Some(Command::Stop) | None => {
                         while let Some(next) = reader.next_at_hand() {
@@ -356,9 +355,9 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Change(SinkSpec::Metrics(spec), _)) => heartbeats.come_every(spec.heartbeat_every),
+                    Some(Command::Change(SinkSpec::Metrics(spec))) => heartbeats.come_every(spec.heartbeat_every),
                     // It ends with the records.
-                    Some(Command::Change(..) | Command::Reopen | Command::Finish) => {}
+                    Some(Command::Change(_) | Command::Collector(_) | Command::Reopen | Command::Finish) => {}
                     Some(Command::Stop) | None => return,
                 }
             }
@@ -379,7 +378,7 @@ impl Body {
         let stop = async {
             loop {
                 match self.commands.recv().await {
-                    Some(Command::Reopen | Command::Change(..)) => {}
+                    Some(Command::Reopen | Command::Change(_) | Command::Collector(_)) => {}
                     Some(Command::Finish) => drop(finish.take()),
                     Some(Command::Stop) | None => return,
                 }
@@ -448,8 +447,9 @@ mod tests {
         assert_eq!(lines(&other), 2);
     }
 
-    #[test]
-    fn a_port_that_the_daemon_holds_itself_is_told_as_that() {
+    // As a daemon does: from within a runtime, in which no other may be dropped.
+    #[tokio::test]
+    async fn a_port_that_the_daemon_holds_itself_is_told_as_that() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let metrics = |address: &str| {
             let listen = format!("{address}:{free}").parse().unwrap();

@@ -7,6 +7,7 @@ mod health;
 mod journald;
 mod metrics;
 mod otlp;
+mod own_runtime;
 mod queue;
 mod raw_stdout;
 mod spec;

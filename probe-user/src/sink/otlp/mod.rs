@@ -185,10 +185,8 @@ impl Exporter {
         match command {
             // Somebody has looked after things: the next attempt comes at once.
             Some(Command::Reopen) => self.backoff.reset(),
-            Some(Command::Change(spec, client)) => {
-                self.client = client.unwrap_or_else(|| self.client.clone());
-                body.spec = spec;
-            }
+            Some(Command::Collector(collector)) => (body.spec, self.client) = *collector,
+            Some(Command::Change(spec)) => body.spec = spec,
             Some(Command::Finish | Command::Stop) | None => self.end(),
         }
     }

@@ -54,7 +54,7 @@ impl FromStr for OtlpEndpoint {
             return Err(format!("OTLP is spoken over HTTP here, not over gRPC or anything else; {EXAMPLE}"));
         }
         let place = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, place)| place);
-        if authority.host().len() < place.len() && !authority.port_u16().is_some_and(|port| port > 0) {
+        if authority.host().len() < place.len() && authority.port_u16().is_none_or(|port| port == 0) {
             return Err("a port is a number from 1 to 65535".to_owned());
         }
         let base = uri.path().trim_end_matches('/');

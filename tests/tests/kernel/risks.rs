@@ -19,7 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     vec![
         test("idle connections without keepalive are one risk, and those that are kept alive are none", idle),
-        test("keepalive that begins when the connection may be forgotten is a risk", too_late),
+        test("keepalive that begins when the connection may be forgotten is a risk", too_late).not_shared(),
         test("a connection that only the peer's keepalive keeps known is no risk where that is seen", kept_by_peer)
             .not_shared(),
         test("a socket that its application does not close is a leak", close_wait).not_shared(),
@@ -28,7 +28,8 @@ pub(crate) fn tests() -> Vec<Test> {
             "local connection tracking that forgets sooner is the limit",
             &[WATCHING, &[Conntrack]].concat(),
             conntrack,
-        ),
+        )
+        .not_shared(),
     ]
 }
 

@@ -115,7 +115,7 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Amounts, SocketCookie, TcpState};
+    use crate::model::{SocketCookie, TcpState};
 
     fn key(port: u16) -> ConnectionKey {
         ConnectionKey { netns: 7, local: ([10, 0, 0, 1], port).into(), remote: ([10, 0, 0, 2], 80).into() }
@@ -128,18 +128,9 @@ mod tests {
 
     fn closed(port: u16, opened: u64, cookie: u64) -> ClosedConnection {
         ClosedConnection {
-            at: MonoTime::from_ns(100),
-            key: key(port),
             cookie: Some(SocketCookie(cookie)),
             opened: Some(MonoTime::from_ns(opened)),
-            established: None,
-            role: None,
-            last_state: TcpState::LastAck,
-            error: None,
-            amounts: Amounts::default(),
-            process: None,
-            uid: None,
-            cgroup_id: None,
+            ..ClosedConnection::unseen(MonoTime::from_ns(100), key(port), TcpState::LastAck)
         }
     }
 

@@ -173,6 +173,25 @@ impl Ending {
 }
 
 impl ClosedConnection {
+    /// One of which nothing is known but that it ended so.
+    #[cfg(test)]
+    pub(crate) fn unseen(at: MonoTime, key: ConnectionKey, last_state: TcpState) -> Self {
+        Self {
+            at,
+            key,
+            cookie: None,
+            opened: None,
+            established: None,
+            role: None,
+            last_state,
+            error: None,
+            amounts: Amounts::default(),
+            process: None,
+            uid: None,
+            cgroup_id: None,
+        }
+    }
+
     /// Whose FIN came first (RFC 9293 section 3.6), by the state before CLOSE; `None` where there was none.
     pub const fn closed_by(&self) -> Option<Side> {
         match self.last_state {
@@ -242,20 +261,8 @@ mod tests {
 
     fn closed(last_state: TcpState, error: i32) -> (Ending, Option<Side>) {
         let key = ConnectionKey { netns: 7, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 80).into() };
-        let closed = ClosedConnection {
-            at: MonoTime::from_ns(1),
-            key,
-            cookie: None,
-            opened: None,
-            established: None,
-            role: None,
-            last_state,
-            error: Some(error),
-            amounts: Amounts::default(),
-            process: None,
-            uid: None,
-            cgroup_id: None,
-        };
+        let unseen = ClosedConnection::unseen(MonoTime::from_ns(1), key, last_state);
+        let closed = ClosedConnection { error: Some(error), ..unseen };
         (closed.ending(), closed.closed_by())
     }
 

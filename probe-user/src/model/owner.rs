@@ -51,6 +51,10 @@ pub enum ContainerRuntime {
 }
 
 impl ContainerRuntime {
+    /// Every runtime.
+    pub const ALL: [Self; 6] =
+        [Self::Docker, Self::Containerd, Self::CriO, Self::Podman, Self::SystemdNspawn, Self::Lxc];
+
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {

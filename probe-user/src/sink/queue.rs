@@ -253,26 +253,14 @@ impl Next {
 mod tests {
     use super::*;
     use crate::{
-        model::{Amounts, ClosedConnection, ConnectionKey, LossPlace, MonoTime, TcpState},
+        model::{ClosedConnection, ConnectionKey, LossPlace, MonoTime, TcpState},
         report::{Host, WallClock, record::Recorder},
     };
 
     fn closed() -> ClosedConnection {
         let end = ([10, 0, 0, 1], 80).into();
-        ClosedConnection {
-            at: MonoTime::default(),
-            key: ConnectionKey { netns: 7, local: end, remote: end },
-            cookie: None,
-            opened: None,
-            established: None,
-            role: None,
-            last_state: TcpState::LastAck,
-            error: None,
-            amounts: Amounts::default(),
-            process: None,
-            uid: None,
-            cgroup_id: None,
-        }
+        let key = ConnectionKey { netns: 7, local: end, remote: end };
+        ClosedConnection::unseen(MonoTime::default(), key, TcpState::LastAck)
     }
 
     fn recorder() -> Recorder {

@@ -78,7 +78,7 @@ pub struct ClosedOwnerBody {
     /// Container id.
     pub container_id: Option<String>,
     /// As of a finding's owner.
-    #[schemars(extend("enum" = one_of_or_null(["docker", "containerd", "cri-o", "podman", "systemd-nspawn", "lxc"])))]
+    #[schemars(extend("enum" = one_of_or_null(ContainerRuntime::ALL.map(ContainerRuntime::name))))]
     pub runtime: Option<&'static str>,
     /// Kubernetes pod uid.
     pub pod_uid: Option<String>,

@@ -23,7 +23,7 @@ pub struct OwnerBody {
     /// Container id; `null` when the cgroup names none.
     pub container_id: Option<String>,
     /// `docker`, `containerd`, `cri-o`, `podman`, `systemd-nspawn` or `lxc`; `null` where the cgroup does not tell.
-    #[schemars(extend("enum" = one_of_or_null(["docker", "containerd", "cri-o", "podman", "systemd-nspawn", "lxc"])))]
+    #[schemars(extend("enum" = one_of_or_null(ContainerRuntime::ALL.map(ContainerRuntime::name))))]
     pub runtime: Option<&'static str>,
     /// Kubernetes pod uid; `null` when the cgroup names none.
     pub pod_uid: Option<String>,

@@ -378,6 +378,9 @@ impl Watch {
                             self.closings.note(finding.id);
                         }
                         tell(Change::Finding(&finding))?;
+                        if let Some(state) = &mut self.long.state {
+                            state.keep(&finding);
+                        }
                         self.findings.take(*finding);
                     }
                 }

@@ -13,6 +13,11 @@ pub(super) struct EvidenceLog {
 }
 
 impl EvidenceLog {
+    /// What was kept of it before.
+    pub(super) fn kept(kept: Vec<Evidence>, left_out: u64) -> Self {
+        Self { kept, left_out }
+    }
+
     /// Adds a piece at its place in time; a late one goes before those that are newer.
     pub(super) fn add(&mut self, evidence: Evidence) {
         let place = self.kept.partition_point(|earlier| earlier.at <= evidence.at);

@@ -53,6 +53,8 @@ pub(super) struct Case {
     socket_unknown: Option<String>,
     unknown_in_a_row: u8,
     reported: Option<Reported>,
+    /// Whether it was reported by a run before, and not yet by this one.
+    is_resumed: bool,
 }
 
 impl Case {
@@ -76,7 +78,44 @@ impl Case {
             socket_unknown: None,
             unknown_in_a_row: 0,
             reported: None,
+            is_resumed: false,
         }
+    }
+
+    /// As a run before has left it, in this tracker the `number`th; what was lost meanwhile nobody knows.
+    pub(super) fn resume(number: u64, finding: Finding, now: MonoTime, lost_before: u64) -> Self {
+        let Finding { id, socket, path, ruling, owner, evidence, evidence_left_out, .. } = finding;
+        let has_place = Evidence::place(&evidence).is_some();
+        Self {
+            number,
+            key: id.key,
+            cookie: socket.cookie.or(id.cookie),
+            asked_socket: None,
+            owner: owner.clone(),
+            wake: None,
+            asked_owner: false,
+            has_ended: false,
+            held_until: None,
+            touched: now,
+            socket,
+            evidence: EvidenceLog::kept(evidence, evidence_left_out),
+            lost_before,
+            surroundings: Surroundings::resume(path),
+            socket_unknown: None,
+            unknown_in_a_row: 0,
+            reported: Some(Reported { id, ruling, owner, has_place }),
+            is_resumed: true,
+        }
+    }
+
+    /// Whether this run has reported it, and so corrects itself by every answer; a first word waits for all.
+    pub(super) fn has_told(&self) -> bool {
+        self.has_finding() && !self.is_resumed
+    }
+
+    /// Whether it was reported by a run before, and its socket has gone before this one has said a word.
+    pub(super) fn is_gone_before_a_word(&self) -> bool {
+        self.is_resumed && matches!(self.wake, Some((_, Wake::Gone)))
     }
 
     pub(super) fn has_finding(&self) -> bool {
@@ -259,6 +298,7 @@ impl Case {
         let has_place = Evidence::place(self.evidence.as_slice()).is_some();
         let state = match &self.reported {
             None => FindingState::Opened,
+            Some(_) if self.is_resumed => FindingState::Updated,
             Some(reported)
                 if reported.owner != self.owner
                     || reported.has_place != has_place
@@ -276,6 +316,7 @@ impl Case {
         if state == FindingState::Opened {
             self.wake = Some(self.first_look(at));
         }
+        self.is_resumed = false;
         self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone(), has_place });
         Some(self.finding(id, state, at, ruling))
     }

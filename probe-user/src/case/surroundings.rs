@@ -35,6 +35,11 @@ struct Step {
 }
 
 impl Surroundings {
+    /// Of which only the way to the peer is known, from a run before.
+    pub(super) fn resume(path: Knowledge<PathStatus>) -> Self {
+        Self { path, ..Self::default() }
+    }
+
     /// What to ask now, if anything: each witness once a step, however often a scan comes by.
     pub(super) fn questions(
         &mut self,

@@ -1,3 +1,5 @@
+mod resume;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -724,14 +726,33 @@ fn apply(tracker: &mut Tracker, input: Input) {
 
 proptest! {
     /// Whatever comes in, in whatever order: no panic, every finding is opened once before anything else is said of it and
-    /// closed at most once, after which nothing more is said; and left alone, the tracker comes to rest.
+    /// closed at most once, after which nothing more is said, also by a tracker that goes on where another one has ended; and left
+    /// alone, the tracker comes to rest.
     #[test]
-    fn findings_live_from_one_opening_to_one_end(inputs in proptest::collection::vec(input(), 0..200)) {
+    fn findings_live_from_one_opening_to_one_end(
+        inputs in proptest::collection::vec(input(), 0..200),
+        restarts in proptest::collection::btree_set(0usize..200, 0..3),
+    ) {
         let mut tracker = Tracker::new();
         let mut life: std::collections::BTreeMap<FindingId, bool> = std::collections::BTreeMap::new();
-        for input in inputs {
+        let mut open: std::collections::BTreeMap<FindingId, Finding> = std::collections::BTreeMap::new();
+        for (number, input) in inputs.into_iter().enumerate() {
+            if restarts.contains(&number) {
+                tracker = Tracker::new();
+                // Later than anything before.
+                let now = at(10_000_000 * number as u64 + 10_000_000);
+                tracker.handle_timeout(now);
+                for finding in open.values() {
+                    prop_assert!(tracker.resume(now, finding.clone()));
+                }
+            }
             apply(&mut tracker, input);
             for finding in said(&mut tracker).findings {
+                if finding.is_over() {
+                    open.remove(&finding.id);
+                } else {
+                    open.insert(finding.id, finding.clone());
+                }
                 match finding.state {
                     FindingState::Opened => prop_assert_eq!(life.insert(finding.id, false), None),
                     FindingState::Updated => prop_assert_eq!(life.get(&finding.id), Some(&false)),

@@ -1,5 +1,6 @@
 mod answers;
 mod flows;
+mod resume;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -263,7 +264,7 @@ impl Tracker {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
-            if !case.has_finding() && case.awaits_answers() {
+            if !case.has_told() && case.awaits_answers() {
                 let until = *case.held_until.get_or_insert(self.now + HOLD);
                 if self.now < until {
                     case.wake = Some((until, Wake::Judge));

@@ -24,6 +24,7 @@ mod openvswitch;
 mod otlp;
 mod padded;
 mod recording;
+mod restart;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        restart::tests(),
         journal::tests(),
         otlp::tests(),
         lifecycle::tests(),

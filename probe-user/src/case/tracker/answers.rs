@@ -130,11 +130,11 @@ impl Tracker {
                 return;
             }
             self.looked_at_receiver(case, status, is_missed);
-        } else if !case.has_finding() {
-            self.take_answer(case);
         } else if case.has_recovered(asked_at, status) {
             case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
             self.close(case, Outcome::Recovered);
+        } else if !case.has_told() {
+            self.take_answer(case);
         } else {
             let wait = case.next_handshake_look().unwrap_or_else(|| next_look_in(status));
             case.look_when_overdue(self.now, Some(wait));
@@ -154,7 +154,7 @@ impl Tracker {
         for question in case.questions().into_iter().chain(case.ask_function()).chain(case.ask_place()) {
             self.ask(question);
         }
-        if case.has_finding() || !case.awaits_answers() {
+        if case.has_told() || !case.awaits_answers() {
             case.look_when_overdue(self.now, None);
             self.judge_and_keep(case);
         } else {
@@ -172,7 +172,9 @@ impl Tracker {
             } else {
                 self.end(case);
             }
-        } else if case.has_finding() {
+        } else if case.is_gone_before_a_word() {
+            self.keep(case);
+        } else if case.has_told() {
             self.judge_and_keep(case);
         } else if case.held_until.is_some() && !case.awaits_answers() {
             case.forget_when_overdue(self.now);

@@ -418,7 +418,7 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
 
     // A host of which nothing has come for ten minutes: what it told of last is not known to be so.
     store.rows(
-        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, seq, record, version \
+        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, run_id, seq, record, version \
          FROM connprobe.last_records FINAL WHERE host = 'controller-1' AND type IN ('heartbeat', 'coverage')",
     )?;
     let silent = column(store, "SELECT host FROM connprobe.hosts WHERE status = 'silent'")?;

@@ -6,7 +6,10 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{packages, run};
+use crate::{packages, run, servers};
+
+/// Whom connprobe is measured beside: unpacked below `target/peers`, never installed.
+const PEERS: [&str; 6] = ["bpfcc-tools", "bpftrace", "conntrack", "iproute2", "libbpf-tools", "python3"];
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -26,6 +29,9 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
     let mut build = run::cargo();
     build.args(["build", "--release", "-p", "connprobe", "-p", "connprobe-bench", "--bins"]);
     run::run(build.current_dir(project.root()))?;
+    if let Err(error) = servers::unpack(project, "peers", &PEERS) {
+        eprintln!("without the other tools: {error:#}");
+    }
 
     let binaries = project.target().join("release");
     let mut bench = Command::new(binaries.join("connprobe-bench"));

@@ -13,6 +13,7 @@ use crate::programs::{self, Program};
 use crate::statistics::{Spread, ratio};
 use crate::subject::Subject;
 use crate::table::Table;
+use crate::watcher::Watcher;
 
 /// What was measured of one subject.
 #[derive(Debug, Default)]
@@ -65,31 +66,32 @@ pub(crate) fn measure(netns: &Netns, subjects: &[Subject], effort: Effort) -> Re
 
 /// Microseconds of processor time of a connection while the subject watches.
 fn watched(netns: &Netns, subject: &Subject, slice: Duration, measured: &mut Measured) -> Result<f64> {
-    let watcher = subject.start(netns)?;
-    let before = watcher.as_ref().map(|watcher| watcher.cpu()).transpose()?;
+    let running = subject.start(netns)?;
+    let before = running.watcher.as_ref().map(Watcher::cpu).transpose()?;
     let made = load::run(netns, 1, slice)?;
-    if let (Some(watcher), Some(before)) = (&watcher, before) {
+    if let (Some(watcher), Some(before)) = (&running.watcher, before) {
         let own = watcher.cpu()?.saturating_sub(before);
         measured.own.push(micros(own) / count(made.all()));
         measured.resident.push(count(watcher.resident()?) / 1e6);
     }
-    watcher.map_or(Ok(()), |watcher| watcher.stop())?;
+    running.stop()?;
     Ok(made.cpu_us())
 }
 
 /// In runs of their own: reading the clock twice for each program is not free.
 fn kernel_programs(netns: &Netns, subject: &Subject, slice: Duration, measured: &mut Measured) -> Result<()> {
-    let Some(watcher) = subject.start(netns)? else { return Ok(()) };
-    let held = programs::held_by(watcher.pid())?;
+    let running = subject.start(netns)?;
+    let held =
+        running.watcher.as_ref().map(|watcher| programs::held_by(watcher.pid())).transpose()?.unwrap_or_default();
+    if held.is_empty() {
+        return running.stop();
+    }
     let counting = enable_stats(Stats::RunTime).context("the kernel does not count run time of its programs")?;
     let before = programs::look_up(&held);
     let made = load::run(netns, 1, slice)?;
     let ran = programs::between(&before, &programs::look_up(&held));
     drop(counting);
-    watcher.stop()?;
-    if held.is_empty() {
-        return Ok(());
-    }
+    running.stop()?;
     measured.bpf.push(ran.iter().map(|program| micros(program.run_time)).sum::<f64>() / count(made.all()));
     measured.programs = ran
         .into_iter()
@@ -108,18 +110,19 @@ fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
     };
     let row = |(subject, measured): (&Subject, &Measured)| {
         let first = [subject.name().to_owned(), subject.targets().to_owned()];
-        let rest = match &measured.refused {
-            Some(why) => [format!("does not run here: {why}"), String::new(), String::new(), String::new()],
-            None => [
-                spread(&measured.ratios, 3),
-                spread(&measured.bpf, 2),
-                spread(&measured.own, 2),
-                spread(&measured.resident, 0),
-            ],
-        };
+        let rest = [
+            spread(&measured.ratios, 3),
+            spread(&measured.bpf, 2),
+            spread(&measured.own, 2),
+            spread(&measured.resident, 0),
+        ];
         first.into_iter().chain(rest).collect()
     };
-    let notes = subjects.iter().zip(measured).filter(|(_, measured)| !measured.programs.is_empty());
+    let each = || subjects.iter().zip(measured);
+    let ran = each().filter(|(_, measured)| !measured.programs.is_empty()).map(programs_note);
+    let refused = each().filter_map(|(subject, measured)| {
+        measured.refused.as_ref().map(|why| format!("{} does not run here: {why}", subject.name()))
+    });
     Table {
         title: "Short healthy connections",
         how: format!(
@@ -134,12 +137,12 @@ fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
             "watcher's own CPU, µs",
             "its memory, MB",
         ],
-        rows: subjects.iter().zip(measured).map(row).collect(),
-        notes: notes.map(|(subject, measured)| programs_note(subject, measured)).collect(),
+        rows: each().filter(|(_, measured)| measured.refused.is_none()).map(row).collect(),
+        notes: ran.chain(refused).collect(),
     }
 }
 
-fn programs_note(subject: &Subject, measured: &Measured) -> String {
+fn programs_note((subject, measured): (&Subject, &Measured)) -> String {
     let mut programs: Vec<_> = measured.programs.iter().collect();
     programs.sort_by(|(_, (one, _)), (_, (other, _))| other.total_cmp(one));
     let each: Vec<String> =

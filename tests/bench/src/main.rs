@@ -8,6 +8,7 @@ mod document;
 mod effort;
 mod load;
 mod loss;
+mod peer;
 mod programs;
 mod statistics;
 mod subject;

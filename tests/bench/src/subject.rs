@@ -3,6 +3,7 @@
 use anyhow::Result;
 use connprobe_tests::netns::Netns;
 
+use crate::peer::{PEERS, Peer};
 use crate::watcher::{Reading, Watcher};
 
 /// Somebody who watches, or nobody.
@@ -19,6 +20,8 @@ pub(crate) enum Subject {
         /// What is wanted of it with short connections.
         target: &'static str,
     },
+    /// Another tool.
+    Peer(&'static Peer),
 }
 
 impl Subject {
@@ -31,13 +34,16 @@ impl Subject {
         };
 
     pub(crate) fn all() -> Vec<Self> {
-        vec![Self::Nobody, Self::DEFAULT, Self::LIFECYCLE]
+        let mut all = vec![Self::Nobody, Self::DEFAULT, Self::LIFECYCLE];
+        all.extend(PEERS.iter().map(Self::Peer));
+        all
     }
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Nobody => "none",
             Self::Daemon { name, .. } => name,
+            Self::Peer(peer) => peer.name,
         }
     }
 
@@ -46,14 +52,39 @@ impl Subject {
         match self {
             Self::Nobody => "the noise",
             Self::Daemon { target, .. } => target,
+            Self::Peer(_) => "",
         }
     }
 
     /// Starts it; it is attached when this returns.
-    pub(crate) fn start(&self, netns: &Netns) -> Result<Option<Watcher>> {
-        match self {
-            Self::Nobody => Ok(None),
-            Self::Daemon { arguments, .. } => Watcher::daemon(netns, arguments, Reading::Nobody).map(Some),
+    pub(crate) fn start(&self, netns: &Netns) -> Result<Running> {
+        let watcher = match self {
+            Self::Nobody => None,
+            Self::Daemon { arguments, .. } => Some(Watcher::daemon(netns, arguments, Reading::Nobody)?),
+            Self::Peer(peer) => {
+                peer.prepare(netns)?;
+                Watcher::peer(netns, peer).inspect_err(|_| drop(peer.undo(netns)))?
+            }
+        };
+        Ok(Running { subject: self.clone(), netns: netns.clone(), watcher })
+    }
+}
+
+/// A subject at work. To be stopped, where another follows in the same namespace.
+pub(crate) struct Running {
+    subject: Subject,
+    netns: Netns,
+    /// Its process, if it is one.
+    pub(crate) watcher: Option<Watcher>,
+}
+
+impl Running {
+    /// Ends it, and waits until nothing of it is attached.
+    pub(crate) fn stop(self) -> Result<()> {
+        let stopped = self.watcher.map_or(Ok(()), Watcher::stop);
+        if let Subject::Peer(peer) = self.subject {
+            peer.undo(&self.netns)?;
         }
+        stopped
     }
 }

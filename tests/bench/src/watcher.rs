@@ -1,5 +1,6 @@
-//! What watches while the load runs: connprobe itself, or nothing.
+//! What watches while the load runs: connprobe itself, or another tool.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -14,8 +15,14 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::peer::{self, Kind, Peer};
+use crate::programs;
+
 /// How long a watcher may take to attach, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For how long a tool has loaded nothing more when it is taken to be attached.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// A process that watches. Dropping it ends it.
 pub(crate) struct Watcher {
@@ -75,6 +82,47 @@ impl Watcher {
         Ok(Self { child, output, _folder: folder })
     }
 
+    /// Another tool, attached when this returns; what it prints goes nowhere.
+    pub(crate) fn peer(netns: &Netns, peer: &Peer) -> Result<Option<Self>> {
+        let Some(mut command) = peer.command()? else { return Ok(None) };
+        let folder = TempDir::new().context("no temporary folder")?;
+        let errors = folder.path().join("errors");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
+        let child = match peer.kind() {
+            Kind::Tracing | Kind::Python => ManagedChild::spawn(command)?,
+            Kind::Listening | Kind::ListeningTracked | Kind::Tracked => netns.spawn(command)?,
+        };
+        let watcher = Self { child, output: None, _folder: folder };
+        if let Err(error) = watcher.wait_attached(peer.kind()) {
+            let errors = fs::read_to_string(&errors).unwrap_or_default();
+            bail!("{} ({error:#})", peer::reason(&errors));
+        }
+        Ok(Some(watcher))
+    }
+
+    /// Until it holds kernel programs, and no more come.
+    fn wait_attached(&self, kind: Kind) -> Result<()> {
+        let start = Instant::now();
+        let (mut held, mut since) = (BTreeSet::new(), start);
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it has ended: {status}");
+            }
+            let now = programs::held_by(self.pid())?;
+            if now != held {
+                (held, since) = (now, Instant::now());
+            }
+            if since.elapsed() > SETTLED
+                && (!held.is_empty() || kind == Kind::Listening || kind == Kind::ListeningTracked)
+            {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("it loads no kernel program")
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.pid()
     }
@@ -119,8 +167,11 @@ impl Watcher {
 
     /// Ends it as an operator does, and waits until it is detached.
     pub(crate) fn stop(self) -> Result<()> {
-        self.child.signal(Signal::SIGTERM)?;
-        self.child.wait(PATIENCE)?;
+        // Those that catch it print what they have counted, and end.
+        self.child.signal(Signal::SIGINT)?;
+        if self.child.wait(PATIENCE).is_err() {
+            self.child.kill()?;
+        }
         if let Some(output) = self.output {
             let _ = output.reader.join();
         }

@@ -4,14 +4,19 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is its result")]
 
 mod connections;
+mod counters;
 mod document;
 mod effort;
+mod flood;
 mod load;
 mod loss;
 mod peer;
 mod programs;
+mod stalled;
 mod statistics;
+mod storm;
 mod subject;
+mod suspicion;
 mod table;
 mod watcher;
 
@@ -53,6 +58,12 @@ enum Row {
     Connections,
     /// Records of ended connections that are lost at the highest rate
     Loss,
+    /// What retransmissions cost and which are told
+    Storm,
+    /// What a flood of SYNs does
+    Flood,
+    /// How soon a suspicion is told
+    Suspicion,
 }
 
 /// Exit codes: 0 measured, 2 it could not be done.
@@ -89,6 +100,9 @@ fn measure(row: Row, subjects: &[Subject], effort: Effort) -> Result<Table> {
     let table = match row {
         Row::Connections => connections::measure(&netns, subjects, effort)?,
         Row::Loss => loss::measure(&netns, effort)?,
+        Row::Storm => storm::measure(effort)?,
+        Row::Flood => flood::measure(effort)?,
+        Row::Suspicion => suspicion::measure(effort)?,
     };
     lab.close()?;
     Ok(table)

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use connprobe_tests::{child::ManagedChild, netns::Netns, probe};
+use connprobe_tests::{child::ManagedChild, clocks::now_wall_seconds, netns::Netns, probe};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -46,10 +46,16 @@ pub(crate) struct Records {
     pub(crate) count: u64,
     /// When the latest came, and the record.
     pub(crate) latest: Option<(Instant, String)>,
+    /// Of findings, those that open one and those that close one: when each was read, in seconds since 1970, and the record.
+    kept: Vec<(f64, String)>,
 }
 
 /// Types of records whose number is wanted.
 const TYPES: [&str; 4] = ["connection", "finding", "heartbeat", "loss"];
+
+/// What records that open or close a finding hold.
+const OPENED: &str = "\"state\":\"opened\"";
+const CLOSED: &str = "\"state\":\"closed\"";
 
 struct Output {
     records: Arc<Mutex<[Records; TYPES.len()]>>,
@@ -151,6 +157,26 @@ impl Watcher {
             .unwrap_or_default()
     }
 
+    /// Records that opened a finding, and when each was read.
+    pub(crate) fn opened(&self) -> Vec<(f64, String)> {
+        let mut kept = self.records("finding").kept;
+        kept.retain(|(_, line)| line.contains(OPENED));
+        kept
+    }
+
+    /// Whether a finding is over.
+    pub(crate) fn is_closed(&self, finding_id: &str) -> bool {
+        self.outcome(finding_id).is_some()
+    }
+
+    /// How a finding ended, once it has.
+    pub(crate) fn outcome(&self, finding_id: &str) -> Option<String> {
+        let kept = self.records("finding").kept;
+        let (_, line) = kept.iter().find(|(_, line)| line.contains(CLOSED) && line.contains(finding_id))?;
+        let record: Value = serde_json::from_str(line).ok()?;
+        Some(record.get("outcome")?.as_str()?.to_owned())
+    }
+
     /// The first heartbeat from now on whose count of events began after this call.
     pub(crate) fn next_heartbeat(&self) -> Result<Value> {
         let asked = Instant::now();
@@ -205,7 +231,11 @@ fn count_line(line: &[u8], counted: &Mutex<[Records; TYPES.len()]>) {
             records.count += 1;
             // Those come by the thousand, and none is looked at.
             if *name != "connection" {
-                records.latest = Some((Instant::now(), String::from_utf8_lossy(line).into_owned()));
+                let line = String::from_utf8_lossy(line).into_owned();
+                if *name == "finding" && (line.contains(OPENED) || line.contains(CLOSED)) {
+                    records.kept.push((now_wall_seconds().unwrap_or(f64::NAN), line.clone()));
+                }
+                records.latest = Some((Instant::now(), line));
             }
         }
     }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod ci;
 mod debs;
 mod demo;
@@ -49,6 +50,9 @@ enum Task {
     Ci,
     /// Check the rules of this repository that no compiler knows
     Tidy,
+    /// Measure what connprobe costs a host, beside other tools
+    #[command(disable_help_flag = true)]
+    Bench(bench::Arguments),
     /// Run the fuzz targets under libFuzzer, for as long as you like
     Fuzz(fuzz::Arguments),
     /// Make a failing connection and let connprobe find it
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::main(&project, &arguments),
         Task::Ci => ci::main(&project),
         Task::Tidy => tidy::main(&project),
+        Task::Bench(arguments) => bench::main(&project, &arguments),
         Task::Fuzz(arguments) => fuzz::main(&project, &arguments),
         Task::Demo(arguments) => demo::main(&project, &arguments),
         Task::Generate(arguments) => generate::main(&project, &arguments),

@@ -4,7 +4,6 @@
 use anyhow::{Result, bail};
 
 use crate::debs::Source;
-use crate::packages;
 use crate::project::{self, Project};
 use crate::run;
 
@@ -12,28 +11,29 @@ const PACKAGES: [&str; 5] = ["haproxy", "nginx-light", "openvswitch-switch", "rs
 
 /// Unpacks them where the tests look for them (`tests/src/server.rs`), which skip or fail without. What is there already is kept.
 pub(crate) fn prepare(project: &Project) {
-    if let Err(error) = unpack(project) {
+    if let Err(error) = unpack(project, "servers", &PACKAGES) {
         eprintln!("without real servers: {error:#}");
     }
 }
 
-fn unpack(project: &Project) -> Result<()> {
-    let folder = project.target().join("servers");
+/// Unpacks packages with all they need below `target/NAME`, where what is there of the same list is kept.
+pub(crate) fn unpack(project: &Project, name: &str, packages: &[&str]) -> Result<()> {
+    let folder = project.target().join(name);
     let tree = folder.join("root");
     // Names what the tree was made of: one of an earlier list is made anew.
     let made_of = folder.join("packages");
-    let wanted = PACKAGES.join("\n");
+    let wanted = packages.join("\n");
     if tree.exists() && std::fs::read_to_string(&made_of).is_ok_and(|made_of| made_of == wanted) {
         return Ok(());
     }
     if run::find("apt-get").is_none() {
-        bail!("{} come from Debian's packages, and this machine has no apt-get", PACKAGES.join(" and "));
+        bail!("{} come from Debian's packages, and this machine has no apt-get", packages.join(" and "));
     }
     let source = Source::bare(&folder)?;
-    source.unpack_with_dependencies(&PACKAGES, &tree).or_else(|reason| {
+    source.unpack_with_dependencies(packages, &tree).or_else(|reason| {
         eprintln!("the package lists may be out of date: {reason:#}");
-        packages::update_lists()?;
-        source.unpack_with_dependencies(&PACKAGES, &tree)
+        crate::packages::update_lists()?;
+        source.unpack_with_dependencies(packages, &tree)
     })?;
     project::write_whole(&made_of, wanted.as_bytes())
 }

@@ -1,0 +1,119 @@
+//! What connprobe costs a host, measured beside other tools in one interleaved run. `cargo xtask bench` builds and runs it.
+//!
+//! Everything happens in network namespaces of its own. Nothing here is a test: a figure from a noisy machine is told with its range.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is its result")]
+
+mod connections;
+mod counters;
+mod document;
+mod effort;
+mod flood;
+mod load;
+mod loss;
+mod peer;
+mod programs;
+mod stalled;
+mod statistics;
+mod storm;
+mod subject;
+mod suspicion;
+mod table;
+mod watcher;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, ValueEnum};
+use connprobe_tests::lab::Lab;
+
+use effort::Effort;
+use subject::Subject;
+use table::Table;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", about = "Measures what connprobe costs a host, beside other tools")]
+struct Arguments {
+    /// Which rows of the table; all if none is named
+    #[arg(value_enum)]
+    rows: Vec<Row>,
+    /// Only these watchers, `none` among them; all if none is named
+    #[arg(long, value_name = "WATCHER")]
+    only: Vec<String>,
+    /// A minute's run: fewer and shorter measurements
+    #[arg(long)]
+    quick: bool,
+    /// How many pairs of measurements
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pairs: Option<u16>,
+    /// Write the tables into this document, too
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/performance.md", require_equals = true)]
+    write: Option<PathBuf>,
+}
+
+/// An experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Row {
+    /// What short healthy connections cost more because somebody watches
+    Connections,
+    /// Records of ended connections that are lost at the highest rate
+    Loss,
+    /// What retransmissions cost and which are told
+    Storm,
+    /// What a flood of SYNs does
+    Flood,
+    /// How soon a suspicion is told
+    Suspicion,
+}
+
+/// Exit codes: 0 measured, 2 it could not be done.
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let mut effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
+    effort.pairs = arguments.pairs.map_or(effort.pairs, usize::from);
+    let subjects = choose(&arguments.only)?;
+    let rows = if arguments.rows.is_empty() { Row::value_variants() } else { &arguments.rows };
+    let machine = document::machine()?;
+    println!("{machine}");
+    let mut tables = Vec::new();
+    for row in rows {
+        let table = measure(*row, &subjects, effort).with_context(|| format!("{row:?}"))?;
+        println!("\n{}", table.text());
+        tables.push(table);
+    }
+    arguments.write.as_ref().map_or(Ok(()), |path| document::write(path, &machine, &tables))
+}
+
+fn measure(row: Row, subjects: &[Subject], effort: Effort) -> Result<Table> {
+    let lab = Lab::new("bench")?;
+    let netns = lab.netns("load")?;
+    load::prepare(&netns)?;
+    let table = match row {
+        Row::Connections => connections::measure(&netns, subjects, effort)?,
+        Row::Loss => loss::measure(&netns, effort)?,
+        Row::Storm => storm::measure(effort)?,
+        Row::Flood => flood::measure(effort)?,
+        Row::Suspicion => suspicion::measure(effort)?,
+    };
+    lab.close()?;
+    Ok(table)
+}
+
+fn choose(names: &[String]) -> Result<Vec<Subject>> {
+    let all = Subject::all();
+    let known = || all.iter().map(Subject::name).collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|subject| subject.name() != *name)) {
+        bail!("--only {unknown}: there is no such watcher; there are {}", known());
+    }
+    let is_chosen = |subject: &Subject| names.is_empty() || names.iter().any(|name| name == subject.name());
+    Ok(all.into_iter().filter(is_chosen).collect())
+}

@@ -1,0 +1,162 @@
+//! Other tools, from Debian's packages as `cargo xtask bench` has unpacked them below `target/peers`: run with their own libraries, never
+//! installed.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use connprobe_tests::netns::Netns;
+
+/// Tracing tools look for tracefs where it once was, below debugfs. Mounted where only this one process sees it.
+const WITH_TRACEFS: &str =
+    "mount -t debugfs debugfs /sys/kernel/debug && mount -t tracefs tracefs /sys/kernel/tracing; exec \"$@\"";
+
+/// What makes connection tracking work in a namespace: a rule that asks for its state.
+const TRACKED: &str =
+    "table inet tracked { chain input { type filter hook input priority 0; ct state new accept; }; }\n";
+
+/// Settings of connection tracking that keep its table from filling up with what is over.
+const SOON_FORGOTTEN: [&str; 4] = ["close", "close_wait", "last_ack", "time_wait"];
+
+/// A tool that tells of connections.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// As in tables and on the command line; with the package, where two have one of that name.
+    pub(crate) name: &'static str,
+    kind: Kind,
+    arguments: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Loads programs into the kernel, and sees every namespace.
+    Tracing,
+    /// The same, as a Python script that compiles its programs when it is started.
+    Python,
+    /// Listens to the kernel in one namespace.
+    Listening,
+    /// Listens where connections are tracked, which costs something by itself.
+    ListeningTracked,
+    /// Is no process: connections are tracked, and nobody listens.
+    Tracked,
+}
+
+/// All of them. What the package has of the kind for this purpose stands here, also where it needs what some kernels lack.
+pub(crate) const PEERS: [Peer; 12] = [
+    Peer::new("tcplife", Kind::Tracing, &["usr/sbin/tcplife"]),
+    Peer::new("tcpstates", Kind::Tracing, &["usr/sbin/tcpstates"]),
+    Peer::new("tcptracer", Kind::Tracing, &["usr/sbin/tcptracer"]),
+    Peer::new("tcplife-bpfcc", Kind::Python, &["usr/sbin/tcplife-bpfcc"]),
+    Peer::new("tcpstates-bpfcc", Kind::Python, &["usr/sbin/tcpstates-bpfcc"]),
+    Peer::new("tcpretrans-bpfcc", Kind::Python, &["usr/sbin/tcpretrans-bpfcc"]),
+    Peer::new("tcplife.bt", Kind::Tracing, &["usr/bin/bpftrace", "usr/sbin/tcplife.bt"]),
+    Peer::new("tcpretrans.bt", Kind::Tracing, &["usr/bin/bpftrace", "usr/sbin/tcpretrans.bt"]),
+    Peer::new(
+        "bpftrace",
+        Kind::Tracing,
+        &[
+            "usr/bin/bpftrace",
+            "-e",
+            "tracepoint:sock:inet_sock_set_state { printf(\"%d %d %d %d\\n\", args->sport, args->dport, args->oldstate, args->newstate); }",
+        ],
+    ),
+    Peer::new("conntrack-alone", Kind::Tracked, &[]),
+    Peer::new("conntrack-E", Kind::ListeningTracked, &["usr/sbin/conntrack", "-E"]),
+    Peer::new("ss-E", Kind::Listening, &["bin/ss", "-E", "-t", "-n"]),
+];
+
+impl Peer {
+    const fn new(name: &'static str, kind: Kind, arguments: &'static [&'static str]) -> Self {
+        Self { name, kind, arguments }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How it is started; where tracing tools need tracefs, it is there. `None` for what is no process.
+    pub(crate) fn command(&self) -> Result<Option<Command>> {
+        let Some((program, arguments)) = self.arguments.split_first() else { return Ok(None) };
+        let program = file(program)?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c"]);
+        command.arg(match self.kind {
+            Kind::Tracing | Kind::Python => WITH_TRACEFS,
+            Kind::Listening | Kind::ListeningTracked | Kind::Tracked => "exec \"$@\"",
+        });
+        command.arg("sh");
+        let libraries = [file("usr/lib/x86_64-linux-gnu")?, file("lib/x86_64-linux-gnu")?];
+        command.arg(file("lib64/ld-linux-x86-64.so.2")?).arg("--library-path").arg(env::join_paths(libraries)?);
+        if self.kind == Kind::Python {
+            command.env("PYTHONHOME", file("usr")?).env("PYTHONPATH", file("usr/lib/python3/dist-packages")?);
+            command.arg(file("usr/bin/python3.11")?);
+        }
+        command.arg(program);
+        for argument in arguments {
+            // A script is a file of the tree, too.
+            if argument.starts_with("usr/") {
+                command.arg(file(argument)?)
+            } else {
+                command.arg(argument)
+            };
+        }
+        Ok(Some(command))
+    }
+
+    /// Makes the namespace what it works in.
+    pub(crate) fn prepare(&self, netns: &Netns) -> Result<()> {
+        if !self.is_tracked() {
+            return Ok(());
+        }
+        netns.nft(TRACKED)?;
+        for state in SOON_FORGOTTEN {
+            netns.sysctl(&format!("net.netfilter.nf_conntrack_tcp_timeout_{state}"), "1")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the namespace what it was before.
+    pub(crate) fn undo(&self, netns: &Netns) -> Result<()> {
+        if self.is_tracked() { netns.nft("delete table inet tracked\n") } else { Ok(()) }
+    }
+
+    fn is_tracked(&self) -> bool {
+        matches!(self.kind, Kind::Tracked | Kind::ListeningTracked)
+    }
+}
+
+/// A file of the tree.
+pub(crate) fn file(path: &str) -> Result<PathBuf> {
+    let program = env::current_exe().context("cannot tell where this program is")?;
+    let tree = program.ancestors().nth(2).context("this program is in no build folder")?.join("peers/root");
+    let file = tree.join(path);
+    ensure!(file.exists(), "it is not unpacked");
+    Ok(file)
+}
+
+/// The line of a tool's errors that says why it does not run here.
+pub(crate) fn reason(errors: &str) -> String {
+    // bcc prints its own reason to standard output.
+    if errors.contains("Failed to compile BPF module") {
+        return "it compiles its programs with this kernel's headers, which are not here".to_owned();
+    }
+    let lines = || errors.lines().map(str::trim).filter(|line| !line.is_empty());
+    let telling = ["kprobe", "rror", "failed"];
+    let line = telling.iter().find_map(|part| lines().find(|line| line.contains(part))).or_else(|| lines().next_back());
+    line.unwrap_or("it says nothing").chars().take(160).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_names_what_the_kernel_lacks_is_the_reason() {
+        assert!(reason("Traceback\nException: Failed to compile BPF module <text>\n").contains("headers"));
+        let bpftrace =
+            "ERROR: memlock\ncreate_probe_event: open(kprobe_events): No such file\nERROR: Error attaching\n";
+        assert_eq!(reason(bpftrace), "create_probe_event: open(kprobe_events): No such file");
+        assert_eq!(reason(""), "it says nothing");
+    }
+}

@@ -1,0 +1,90 @@
+//! Who is measured.
+
+use anyhow::Result;
+use connprobe_tests::netns::Netns;
+
+use crate::peer::{PEERS, Peer};
+use crate::watcher::{Reading, Watcher};
+
+/// Somebody who watches, or nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Nobody watches: what differs then is noise.
+    Nobody,
+    /// `connprobe daemon` with these arguments.
+    Daemon {
+        /// What it is called in tables and on the command line.
+        name: &'static str,
+        /// Beside those that every daemon here has.
+        arguments: &'static [&'static str],
+        /// What is wanted of it with short connections.
+        target: &'static str,
+    },
+    /// Another tool.
+    Peer(&'static Peer),
+}
+
+impl Subject {
+    /// connprobe as it is without settings.
+    const DEFAULT: Self = Self::Daemon { name: "connprobe", arguments: &[], target: "≤ 1.02, ≤ 0.35 µs" };
+    /// connprobe that tells of every connection that ends.
+    const LIFECYCLE: Self =
+        Self::Daemon {
+            name: "connprobe-lifecycle", arguments: &["--lifecycle", "true"], target: "≤ 1.05, ≤ 0.9 µs"
+        };
+
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Nobody, Self::DEFAULT, Self::LIFECYCLE];
+        all.extend(PEERS.iter().map(Self::Peer));
+        all
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Nobody => "none",
+            Self::Daemon { name, .. } => name,
+            Self::Peer(peer) => peer.name,
+        }
+    }
+
+    /// What is wanted of it with short connections: of the load's processor time, and of the kernel programs' run time.
+    pub(crate) fn targets(&self) -> &'static str {
+        match self {
+            Self::Nobody => "the noise",
+            Self::Daemon { target, .. } => target,
+            Self::Peer(_) => "",
+        }
+    }
+
+    /// Starts it; it is attached when this returns.
+    pub(crate) fn start(&self, netns: &Netns) -> Result<Running> {
+        let watcher = match self {
+            Self::Nobody => None,
+            Self::Daemon { arguments, .. } => Some(Watcher::daemon(netns, arguments, Reading::Nobody)?),
+            Self::Peer(peer) => {
+                peer.prepare(netns)?;
+                Watcher::peer(netns, peer).inspect_err(|_| drop(peer.undo(netns)))?
+            }
+        };
+        Ok(Running { subject: self.clone(), netns: netns.clone(), watcher })
+    }
+}
+
+/// A subject at work. To be stopped, where another follows in the same namespace.
+pub(crate) struct Running {
+    subject: Subject,
+    netns: Netns,
+    /// Its process, if it is one.
+    pub(crate) watcher: Option<Watcher>,
+}
+
+impl Running {
+    /// Ends it, and waits until nothing of it is attached.
+    pub(crate) fn stop(self) -> Result<()> {
+        let stopped = self.watcher.map_or(Ok(()), Watcher::stop);
+        if let Subject::Peer(peer) = self.subject {
+            peer.undo(&self.netns)?;
+        }
+        stopped
+    }
+}

@@ -48,7 +48,12 @@ async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
 
 /// The units of this kernel's records.
 pub(super) const fn units(facts: &Facts) -> Units {
-    Units { hz: facts.hz, sock_dead_bit: facts.layout.sock_dead_bit, sock_keepopen_bit: facts.layout.sock_keepopen_bit }
+    Units {
+        hz: facts.hz,
+        sock_dead_bit: facts.layout.sock_dead_bit,
+        sock_done_bit: facts.layout.sock_done_bit,
+        sock_keepopen_bit: facts.layout.sock_keepopen_bit,
+    }
 }
 
 /// Why a watch could not start or go on.

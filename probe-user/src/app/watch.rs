@@ -1,3 +1,4 @@
+mod attention;
 mod closed;
 mod ending;
 mod long;
@@ -26,6 +27,7 @@ use crate::{
     sink::SinkError,
     witness::Witnesses,
 };
+use attention::Attention;
 use connprobe_common::abi::SocketRecord;
 pub use ending::Ended;
 use long::Long;
@@ -167,6 +169,7 @@ pub struct Watch {
     losses: Losses,
     closings: Closings,
     findings: Findings,
+    attention: Attention,
     started: MonoTime,
     /// To be looked for at the end.
     risks: Option<RiskLook>,
@@ -218,6 +221,7 @@ impl Watch {
             losses: Losses::default(),
             closings: Closings::default(),
             findings: Findings::default(),
+            attention: Attention::default(),
             started: clock::now(),
             risks: None,
             long: Long::default(),
@@ -301,6 +305,7 @@ impl Watch {
                 }
             }
             self.hand_on(&mut tell)?;
+            self.pay_attention(&mut tell)?;
         }
         self.finish(&mut tell).await
     }

@@ -58,7 +58,13 @@ pub enum Outcome {
 impl Outcome {
     /// How a socket ended that has gone to CLOSE, by what was seen of it.
     pub(super) fn of_closed(seen: &[Evidence]) -> Self {
-        match seen.iter().rev().find_map(|evidence| evidence.kind.error()) {
+        let error = |evidence: &Evidence| {
+            if matches!(evidence.kind, EvidenceKind::ResetReceived(_)) {
+                return Some(Errno::ECONNRESET);
+            }
+            evidence.kind.error()
+        };
+        match seen.iter().rev().find_map(error) {
             Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Self::Reset,
             // Somebody on this host has ended it (`SOCK_DESTROY`: `tcp_abort`, `net/ipv4/tcp.c`); the RST is this host's own.
             Some(Errno::ECONNABORTED) => Self::ClosedNormally,

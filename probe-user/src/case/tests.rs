@@ -429,6 +429,28 @@ fn an_application_that_closes_ends_the_finding_normally_and_a_reset_as_reset() {
 }
 
 #[test]
+fn a_reset_is_the_end_whether_or_not_the_change_of_state_is_told() {
+    let reset = |ms| {
+        let socket = SocketView { state: Some(TcpState::Established), ..socket(7) };
+        Event::Connection(ConnectionEvent { at: at(ms), key: key(1), socket, kind: EventKind::ResetReceived })
+    };
+    for is_told in [false, true] {
+        let (mut tracker, _) = stalled(7);
+        tracker.handle_event(reset(40_000));
+        if is_told {
+            tracker.handle_event(closed(40_000, 104));
+        }
+        assert_eq!(states(&said(&mut tracker)).last(), Some(&FindingState::Closed(Outcome::Reset)));
+        assert_eq!(tracker.open_cases(), 0);
+    }
+    // Of one that was never suspected it is the first event, and the last.
+    let mut tracker = Tracker::new();
+    tracker.handle_event(reset(0));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Opened, FindingState::Closed(Outcome::Reset)]);
+    assert_eq!(tracker.open_cases(), 0);
+}
+
+#[test]
 fn a_connection_that_is_ended_from_outside_was_closed_here() {
     let (mut tracker, _) = stalled(6);
     let Event::Connection(reset) = timeout_event(1, 6) else { unreachable!() };

@@ -243,16 +243,28 @@ impl Tracker {
         case.take(&event);
         case.touched = self.now;
         if is_closing(&event) {
-            case.has_ended = true;
-            if case.asked_owner {
-                case.wake = Some((self.now + HOLD, Wake::End));
-                self.keep(case);
-            } else {
-                self.end(case);
-            }
+            self.has_closed(case);
             return;
         }
         self.consider(case);
+        // Whatever RST the kernel takes closes its socket (`tcp_reset`, `net/ipv4/tcp_input.c`, 4.15 to 6.18), at once and mostly before
+        // changes of its state are looked at.
+        if matches!(event.kind, EventKind::ResetReceived)
+            && let Some(case) = self.take_case(&event.key)
+        {
+            self.has_closed(case);
+        }
+    }
+
+    /// The socket has gone to CLOSE: only its owner is still waited for.
+    fn has_closed(&mut self, mut case: Case) {
+        case.has_ended = true;
+        if case.asked_owner {
+            case.wake = Some((self.now + HOLD, Wake::End));
+            self.keep(case);
+        } else {
+            self.end(case);
+        }
     }
 
     /// Asks about a case what is worth asking, and judges it, or waits for the answers.

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
+use super::{Attention, Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
 use crate::{
     app::{State, clock, scan::Way},
     case::Finding,
@@ -194,6 +194,7 @@ impl Watch {
         self.hand_over_closed(&mut probes, tell)?;
         self.coverage = Coverage::clone(probes.coverage());
         self.programs = Some(Programs { probes, units: units(facts) });
+        self.attention = Attention::default();
         self.scans = scans;
         self.scan_every = options.scan_every.unwrap_or(self.scan_every);
         self.losses.begin_anew();

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use connprobe_tests::{child::ManagedChild, clocks::now_wall_seconds, netns::Netns, probe};
 use nix::sys::signal::Signal;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,8 +30,11 @@ const SETTLED: Duration = Duration::from_millis(500);
 pub(crate) struct Watcher {
     child: ManagedChild,
     output: Option<Output>,
-    _folder: TempDir,
+    folder: TempDir,
 }
+
+/// The file that standard error goes to.
+const ERRORS: &str = "errors";
 
 /// What becomes of the records that a watcher writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +77,10 @@ impl Watcher {
         let mut command = Command::new(probe::program()?);
         command.args(["daemon", "--metrics-listen", "none", "--stdout", "true", "--netns"]).arg(netns.path());
         command.arg("--lock").arg(folder.path().join("lock")).args(arguments).env("NOTIFY_SOCKET", &ready);
+        // How long scans take is told to whoever debugs.
+        command.env("CONNPROBE_LOG", "warn,connprobe::app::scan=debug").env("NO_COLOR", "1");
         command.stdin(Stdio::null());
-        let errors = folder.path().join("errors");
+        let errors = folder.path().join(ERRORS);
         command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
         command.stdout(match reading {
             Reading::Nobody => Stdio::null(),
@@ -85,21 +92,21 @@ impl Watcher {
         said.with_context(|| {
             format!("connprobe did not become ready: {}", fs::read_to_string(&errors).unwrap_or_default())
         })?;
-        Ok(Self { child, output, _folder: folder })
+        Ok(Self { child, output, folder })
     }
 
     /// Another tool, attached when this returns; what it prints goes nowhere.
     pub(crate) fn peer(netns: &Netns, peer: &Peer) -> Result<Option<Self>> {
         let Some(mut command) = peer.command()? else { return Ok(None) };
         let folder = TempDir::new().context("no temporary folder")?;
-        let errors = folder.path().join("errors");
+        let errors = folder.path().join(ERRORS);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
         let child = match peer.kind() {
             Kind::Tracing | Kind::Python => ManagedChild::spawn(command)?,
             Kind::Listening | Kind::ListeningTracked | Kind::Tracked => netns.spawn(command)?,
         };
-        let watcher = Self { child, output: None, _folder: folder };
+        let watcher = Self { child, output: None, folder };
         if let Err(error) = watcher.wait_attached(peer.kind()) {
             let errors = fs::read_to_string(&errors).unwrap_or_default();
             bail!("{} ({error:#})", peer::reason(&errors));
@@ -133,9 +140,15 @@ impl Watcher {
         self.child.pid()
     }
 
-    /// Processor time of the process until now, without that of its kernel programs.
+    /// Processor time of the process until now, its ended threads included, without that of its kernel programs.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        cpu_of(self.pid())
+        let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(self.pid())?))?;
+        Ok(clock_gettime(clock)?.into())
+    }
+
+    /// What it has written to standard error.
+    pub(crate) fn errors(&self) -> String {
+        fs::read_to_string(self.folder.path().join(ERRORS)).unwrap_or_default()
     }
 
     /// What it has in memory, in bytes.
@@ -239,18 +252,6 @@ fn count_line(line: &[u8], counted: &Mutex<[Records; TYPES.len()]>) {
             }
         }
     }
-}
-
-/// Processor time of a process, as the scheduler counts it for each of its threads.
-pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
-    let mut sum = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("there is no process {pid}"))? {
-        // A thread may have ended meanwhile.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        // `time on the cpu, time waiting, slices` (Documentation/scheduler/sched-stats.rst).
-        sum += text.split_whitespace().next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(sum))
 }
 
 #[cfg(test)]

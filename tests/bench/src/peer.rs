@@ -27,6 +27,8 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     kind: Kind,
     arguments: &'static [&'static str],
+    /// How many lines with the addresses it prints of a connection with both its ends on this host.
+    pub(crate) lines_a_connection: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +47,8 @@ pub(crate) enum Kind {
 
 /// All of them. What the package has of the kind for this purpose stands here, also where it needs what some kernels lack.
 pub(crate) const PEERS: [Peer; 12] = [
-    Peer::new("tcplife", Kind::Tracing, &["usr/sbin/tcplife"]),
-    Peer::new("tcpstates", Kind::Tracing, &["usr/sbin/tcpstates"]),
+    Peer::new("tcplife", Kind::Tracing, &["usr/sbin/tcplife"]).telling(2),
+    Peer::new("tcpstates", Kind::Tracing, &["usr/sbin/tcpstates"]).telling(10),
     Peer::new("tcptracer", Kind::Tracing, &["usr/sbin/tcptracer"]),
     Peer::new("tcplife-bpfcc", Kind::Python, &["usr/sbin/tcplife-bpfcc"]),
     Peer::new("tcpstates-bpfcc", Kind::Python, &["usr/sbin/tcpstates-bpfcc"]),
@@ -69,7 +71,11 @@ pub(crate) const PEERS: [Peer; 12] = [
 
 impl Peer {
     const fn new(name: &'static str, kind: Kind, arguments: &'static [&'static str]) -> Self {
-        Self { name, kind, arguments }
+        Self { name, kind, arguments, lines_a_connection: None }
+    }
+
+    const fn telling(self, lines_a_connection: u64) -> Self {
+        Self { lines_a_connection: Some(lines_a_connection), ..self }
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -43,6 +43,8 @@ pub(crate) enum Reading {
     Nobody,
     /// They are counted by type; the latest of each is kept.
     Counted,
+    /// Lines of another tool that name the load's addresses are counted.
+    Lines,
 }
 
 /// The records of one type.
@@ -55,15 +57,21 @@ pub(crate) struct Records {
     kept: Vec<(f64, String)>,
 }
 
-/// Types of records whose number is wanted.
-const TYPES: [&str; 4] = ["connection", "finding", "heartbeat", "loss"];
+/// Types of records whose number is wanted. Lines of other tools are of the type that is none.
+const TYPES: [&str; 4] = ["connection", "finding", "heartbeat", LINE];
+/// What a line of another tool is counted as.
+pub(crate) const LINE: &str = "a line";
+/// How the load's addresses begin (`load::run`).
+const LOAD: &[u8] = b"127.0.1.";
+
+type Counts = Mutex<[Records; TYPES.len()]>;
 
 /// What records that open or close a finding hold.
 const OPENED: &str = "\"state\":\"opened\"";
 const CLOSED: &str = "\"state\":\"closed\"";
 
 struct Output {
-    records: Arc<Mutex<[Records; TYPES.len()]>>,
+    records: Arc<Counts>,
     reader: JoinHandle<()>,
 }
 
@@ -84,10 +92,10 @@ impl Watcher {
         command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
         command.stdout(match reading {
             Reading::Nobody => Stdio::null(),
-            Reading::Counted => Stdio::piped(),
+            Reading::Counted | Reading::Lines => Stdio::piped(),
         });
         let child = ManagedChild::spawn(command)?;
-        let output = (reading == Reading::Counted).then(|| Output::read(&child)).transpose()?;
+        let output = (reading == Reading::Counted).then(|| Output::read(&child, count_line)).transpose()?;
         let said = socket.recv(&mut [0; 4096]).map(drop);
         said.with_context(|| {
             format!("connprobe did not become ready: {}", fs::read_to_string(&errors).unwrap_or_default())
@@ -95,18 +103,20 @@ impl Watcher {
         Ok(Self { child, output, folder })
     }
 
-    /// Another tool, attached when this returns; what it prints goes nowhere.
-    pub(crate) fn peer(netns: &Netns, peer: &Peer) -> Result<Option<Self>> {
+    /// Another tool, attached when this returns.
+    pub(crate) fn peer(netns: &Netns, peer: &Peer, reading: Reading) -> Result<Option<Self>> {
         let Some(mut command) = peer.command()? else { return Ok(None) };
         let folder = TempDir::new().context("no temporary folder")?;
         let errors = folder.path().join(ERRORS);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null());
+        command.stdout(if reading == Reading::Nobody { Stdio::null() } else { Stdio::piped() });
         command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
         let child = match peer.kind() {
             Kind::Tracing | Kind::Python => ManagedChild::spawn(command)?,
             Kind::Listening | Kind::ListeningTracked | Kind::Tracked => netns.spawn(command)?,
         };
-        let watcher = Self { child, output: None, folder };
+        let output = (reading != Reading::Nobody).then(|| Output::read(&child, count_lines_of_load)).transpose()?;
+        let watcher = Self { child, output, folder };
         if let Err(error) = watcher.wait_attached(peer.kind()) {
             let errors = fs::read_to_string(&errors).unwrap_or_default();
             bail!("{} ({error:#})", peer::reason(&errors));
@@ -204,30 +214,35 @@ impl Watcher {
         bail!("no heartbeat came within {PATIENCE:?}")
     }
 
-    /// Ends it as an operator does, and waits until it is detached.
+    /// Ends it as an operator does, and waits until it is detached and all that it has written is read.
     pub(crate) fn stop(self) -> Result<()> {
+        self.stop_and_count("").map(drop)
+    }
+
+    /// The same; returns how many records of a type there were.
+    pub(crate) fn stop_and_count(self, kind: &str) -> Result<u64> {
         // Those that catch it print what they have counted, and end.
         self.child.signal(Signal::SIGINT)?;
         if self.child.wait(PATIENCE).is_err() {
             self.child.kill()?;
         }
-        if let Some(output) = self.output {
-            let _ = output.reader.join();
-        }
-        Ok(())
+        let Some(output) = self.output else { return Ok(0) };
+        let _ = output.reader.join();
+        let records = output.records.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(TYPES.iter().zip(records.iter()).find(|(name, _)| **name == kind).map_or(0, |(_, found)| found.count))
     }
 }
 
 impl Output {
-    fn read(child: &ManagedChild) -> Result<Self> {
-        let stdout = child.take_stdout().context("connprobe has no standard output")?;
-        let records = Arc::new(Mutex::new(Default::default()));
+    fn read(child: &ManagedChild, count: fn(&[u8], &Counts)) -> Result<Self> {
+        let stdout = child.take_stdout().context("it has no standard output")?;
+        let records = Arc::new(Counts::default());
         let counted = Arc::clone(&records);
         let reader = thread::spawn(move || {
             let mut lines = BufReader::with_capacity(1 << 18, stdout);
             let mut line = Vec::new();
             while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
-                count_line(&line, &counted);
+                count(&line, &counted);
                 line.clear();
             }
         });
@@ -236,7 +251,7 @@ impl Output {
 }
 
 /// Records begin with schema and type: no more of a line is looked at.
-fn count_line(line: &[u8], counted: &Mutex<[Records; TYPES.len()]>) {
+fn count_line(line: &[u8], counted: &Counts) {
     const BEFORE: &[u8] = b"{\"schema\":\"connprobe/1\",\"type\":\"";
     let Some(kind) = line.strip_prefix(BEFORE) else { return };
     for (name, records) in TYPES.iter().zip(counted.lock().unwrap_or_else(PoisonError::into_inner).iter_mut()) {
@@ -251,6 +266,14 @@ fn count_line(line: &[u8], counted: &Mutex<[Records; TYPES.len()]>) {
                 records.latest = Some((Instant::now(), line));
             }
         }
+    }
+}
+
+fn count_lines_of_load(line: &[u8], counted: &Counts) {
+    if line.windows(LOAD.len()).any(|part| part == LOAD)
+        && let Some(lines) = counted.lock().unwrap_or_else(PoisonError::into_inner).last_mut()
+    {
+        lines.count += 1;
     }
 }
 

@@ -20,7 +20,7 @@ const MOST_UNKNOWN_IN_A_ROW: u8 = 3;
 
 /// A finding as last reported, to tell what has changed.
 #[derive(Clone, Debug)]
-struct Reported {
+pub(super) struct Reported {
     id: FindingId,
     ruling: Ruling,
     owner: OwnerKnowledge,
@@ -50,28 +50,34 @@ pub(super) struct Case {
     pub(super) evidence: EvidenceLog,
     pub(super) lost_before: u64,
     pub(super) surroundings: Surroundings,
-    socket_unknown: Option<String>,
-    unknown_in_a_row: u8,
-    reported: Option<Reported>,
+    pub(super) socket_unknown: Option<String>,
+    pub(super) unknown_in_a_row: u8,
+    pub(super) reported: Option<Reported>,
 }
 
 impl Case {
     /// The tracker's `number`th case; `lost_before` is how many events had been lost by then.
     pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64) -> Self {
+        let case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
+        Self { touched: event.at, lost_before, ..case }
+    }
+
+    /// One of which nothing is known yet.
+    pub(super) fn new(number: u64, key: ConnectionKey, cookie: Option<SocketCookie>, socket: SocketView) -> Self {
         Self {
             number,
-            key: event.key,
-            cookie: event.socket.cookie,
+            key,
+            cookie,
             asked_socket: None,
             asked_owner: false,
             held_until: None,
             has_ended: false,
             owner: OwnerKnowledge::NotAsked,
             wake: None,
-            touched: event.at,
-            socket: event.socket.clone(),
+            touched: MonoTime::default(),
+            socket,
             evidence: EvidenceLog::default(),
-            lost_before,
+            lost_before: 0,
             surroundings: Surroundings::default(),
             socket_unknown: None,
             unknown_in_a_row: 0,

@@ -20,7 +20,7 @@ const MOST_UNKNOWN_IN_A_ROW: u8 = 3;
 
 /// A finding as last reported, to tell what has changed.
 #[derive(Clone, Debug)]
-struct Reported {
+pub(super) struct Reported {
     id: FindingId,
     ruling: Ruling,
     owner: OwnerKnowledge,
@@ -50,30 +50,36 @@ pub(super) struct Case {
     pub(super) evidence: EvidenceLog,
     pub(super) lost_before: u64,
     pub(super) surroundings: Surroundings,
-    socket_unknown: Option<String>,
-    unknown_in_a_row: u8,
-    reported: Option<Reported>,
+    pub(super) socket_unknown: Option<String>,
+    pub(super) unknown_in_a_row: u8,
+    pub(super) reported: Option<Reported>,
     /// Whether it was reported by a run before, and not yet by this one.
-    is_resumed: bool,
+    pub(super) is_resumed: bool,
 }
 
 impl Case {
     /// The tracker's `number`th case; `lost_before` is how many events had been lost by then.
     pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64) -> Self {
+        let case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
+        Self { touched: event.at, lost_before, ..case }
+    }
+
+    /// One of which nothing is known yet.
+    pub(super) fn new(number: u64, key: ConnectionKey, cookie: Option<SocketCookie>, socket: SocketView) -> Self {
         Self {
             number,
-            key: event.key,
-            cookie: event.socket.cookie,
+            key,
+            cookie,
             asked_socket: None,
             asked_owner: false,
             held_until: None,
             has_ended: false,
             owner: OwnerKnowledge::NotAsked,
             wake: None,
-            touched: event.at,
-            socket: event.socket.clone(),
+            touched: MonoTime::default(),
+            socket,
             evidence: EvidenceLog::default(),
-            lost_before,
+            lost_before: 0,
             surroundings: Surroundings::default(),
             socket_unknown: None,
             unknown_in_a_row: 0,
@@ -87,24 +93,14 @@ impl Case {
         let Finding { id, socket, path, ruling, owner, evidence, evidence_left_out, .. } = finding;
         let has_place = Evidence::place(&evidence).is_some();
         Self {
-            number,
-            key: id.key,
-            cookie: socket.cookie.or(id.cookie),
-            asked_socket: None,
             owner: owner.clone(),
-            wake: None,
-            asked_owner: false,
-            has_ended: false,
-            held_until: None,
             touched: now,
-            socket,
             evidence: EvidenceLog::kept(evidence, evidence_left_out),
             lost_before,
             surroundings: Surroundings::resume(path),
-            socket_unknown: None,
-            unknown_in_a_row: 0,
             reported: Some(Reported { id, ruling, owner, has_place }),
             is_resumed: true,
+            ..Self::new(number, id.key, socket.cookie.or(id.cookie), socket)
         }
     }
 

@@ -556,8 +556,9 @@ fn a_timeout_handed_in_early_or_twice_does_nothing() {
 
 #[test]
 fn one_case_more_than_fits_evicts_the_oldest_and_says_so() {
-    let mut tracker = Tracker::new();
-    for index in 0..=u32::try_from(MAX_CASES).unwrap() {
+    const ROOM: usize = 1_000;
+    let mut tracker = Tracker::with_room(0, ROOM);
+    for index in 0..=u32::try_from(ROOM).unwrap() {
         let Event::Connection(mut event) = timeout_event(1, 6) else { unreachable!() };
         event.at = at(20_000 + u64::from(index));
         event.key.netns = index;
@@ -567,7 +568,7 @@ fn one_case_more_than_fits_evicts_the_oldest_and_says_so() {
     let said = said(&mut tracker);
     let evicted: Vec<_> =
         said.findings.iter().filter(|finding| finding.state == FindingState::Closed(Outcome::Evicted)).collect();
-    assert_eq!((evicted.len(), tracker.open_cases()), (1, MAX_CASES));
+    assert_eq!((evicted.len(), tracker.open_cases()), (1, ROOM));
     assert_eq!(evicted[0].id.key.netns, 0);
 }
 

@@ -20,7 +20,8 @@ use crate::watcher::Watcher;
 struct Measured {
     /// Processor time that the load took a connection, with the subject by without it.
     ratios: Vec<f64>,
-    /// The same without the subject, microseconds.
+    /// The same in microseconds, with the subject and without it.
+    with: Vec<f64>,
     without: Vec<f64>,
     /// Processor time of the subject's own process, microseconds a connection.
     own: Vec<f64>,
@@ -47,6 +48,7 @@ pub(crate) fn measure(netns: &Netns, subjects: &[Subject], effort: Effort) -> Re
             match watched(netns, subject, effort.slice, measured) {
                 Ok(with) => {
                     let after = load::run(netns, 1, effort.slice)?.cpu_us();
+                    measured.with.push(with);
                     measured.ratios.push(ratio(before, with, after));
                     measured.without.push(f64::midpoint(before, after));
                     before = after;
@@ -104,14 +106,18 @@ fn kernel_programs(netns: &Netns, subject: &Subject, slice: Duration, measured: 
 
 fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
     let all = |of: fn(&Measured) -> &Vec<f64>| measured.iter().flat_map(of).copied();
+    let least_of = |values: &[f64]| Spread::of(values.iter().copied()).map(|spread| spread.least);
+    let least_alone = Spread::of(all(|measured| &measured.without)).map(|spread| spread.least);
     let alone = Spread::of(all(|measured| &measured.without)).map_or("?".to_owned(), |alone| format!("{alone:.1}"));
     let spread = |values: &[f64], digits: usize| {
         Spread::of(values.iter().copied()).map_or("–".to_owned(), |spread| format!("{spread:.digits$}"))
     };
     let row = |(subject, measured): (&Subject, &Measured)| {
         let first = [subject.name().to_owned(), subject.targets().to_owned()];
+        let least = least_of(&measured.with).zip(least_alone).map_or(0.0, |(with, without)| with / without);
         let rest = [
             spread(&measured.ratios, 3),
+            format!("{least:.3}"),
             spread(&measured.bpf, 2),
             spread(&measured.own, 2),
             spread(&measured.resident, 0),
@@ -127,7 +133,8 @@ fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
         title: "Short healthy connections",
         how: format!(
             "One thread makes connections over loopback, one after the other, both ends in that thread; alone a connection takes it {alone} µs of \
-             processor time. Medians (and ranges) of pairs, with and without the watcher; a kernel program's run time from runs of their own.",
+             processor time. Medians (and ranges) of pairs, with and without the watcher; of the least: the least of all with it by the least of \
+             all without, to which what else runs on the machine adds least. A kernel program's run time from runs of their own.",
         ),
         head: vec![
             "watcher",

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use aya::programs::loaded_programs;
 
 use crate::table::Table;
 
@@ -38,10 +39,19 @@ pub(crate) fn machine() -> Result<String> {
     let (model, memory) = (field(&cpu, "model name"), field(&memory, "MemTotal"));
     let gigabytes = memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0).div_ceil(1 << 20);
     Ok(format!(
-        "Linux {}, {processors} processors ({model}{is_guest}), {gigabytes} GB; load average at the start {}.",
+        "Linux {}, {processors} processors ({model}{is_guest}), {gigabytes} GB; load average at the start {}, {} tracing programs of others attached.",
         read("/proc/sys/kernel/osrelease")?.trim(),
         load.split_whitespace().next().unwrap_or("?"),
+        tracing_programs(),
     ))
+}
+
+/// Programs at kprobes, tracepoints (classic, raw) or functions that somebody else has loaded: each costs whoever passes there.
+fn tracing_programs() -> usize {
+    /// `enum bpf_prog_type` (`linux/bpf.h`): KPROBE, TRACEPOINT, RAW_TRACEPOINT, TRACING.
+    const KINDS: [u32; 4] = [2, 5, 17, 26];
+    let programs = loaded_programs().filter_map(Result::ok);
+    programs.filter(|program| KINDS.contains(&(program.program_type() as u32))).count()
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::effort::{Effort, progress};
 use crate::load::{self, Made};
+use crate::peer::{PEERS, Peer};
 use crate::table::Table;
-use crate::watcher::{Reading, Watcher};
+use crate::watcher::{LINE, Reading, Watcher};
 
 /// Makes connections on one core, then on all.
 pub(crate) fn measure(netns: &Netns, effort: Effort) -> Result<Table> {
@@ -18,7 +19,7 @@ pub(crate) fn measure(netns: &Netns, effort: Effort) -> Result<Table> {
     let mut rows = Vec::new();
     let mut busy = vec![1, 2.min(processors)];
     busy.dedup();
-    for cores in busy {
+    for &cores in &busy {
         progress(&format!("loss: {cores} of {processors} cores make connections"));
         let (made, told) = run(netns, cores, duration)?;
         // Each end is a socket, whose end is told.
@@ -35,9 +36,32 @@ pub(crate) fn measure(netns: &Netns, effort: Effort) -> Result<Table> {
             if accounted == expected { "all".to_owned() } else { format!("{accounted}") },
         ]);
     }
+    let mut notes = Vec::new();
+    for (peer, lines) in PEERS.iter().filter_map(|peer| Some((peer, peer.lines_a_connection?))) {
+        for cores in &busy {
+            progress(&format!("loss: {}, {cores} of {processors} cores", peer.name));
+            match run_peer(netns, peer, *cores, duration) {
+                Ok((made, written)) => {
+                    let expected = lines * made.all();
+                    rows.push(vec![
+                        format!("{}, {cores} of {processors} cores busy", peer.name),
+                        String::new(),
+                        format!("{:.0}", load::count(lines) * made.rate()),
+                        expected.to_string(),
+                        share(expected.saturating_sub(written), expected),
+                        String::new(),
+                        String::new(),
+                        written.to_string(),
+                    ]);
+                }
+                Err(error) => notes.push(format!("{} does not run here: {error:#}", peer.name)),
+            }
+        }
+    }
     Ok(Table {
         title: "Records lost at the highest rate",
-        how: "The same connections, with a record of each end of each; a reader of connprobe's standard output counts lines.".to_owned(),
+        how: "The same connections, with a record of each end of each; a reader of standard output counts them. Of other tools, which tell a line for each end (tcplife) or \
+              each change of state (tcpstates), what is not read is lost.".to_owned(),
         head: vec![
             "watcher",
             "target",
@@ -49,7 +73,7 @@ pub(crate) fn measure(netns: &Netns, effort: Effort) -> Result<Table> {
             "written, lost or dropped",
         ],
         rows,
-        notes: Vec::new(),
+        notes,
     })
 }
 
@@ -76,6 +100,14 @@ fn run(netns: &Netns, cores: usize, duration: Duration) -> Result<(Made, Told)> 
     let written = watcher.records("connection").count;
     watcher.stop()?;
     Ok((made, Told { written, lost_in_kernel: lost + missed, missed, dropped_by_sink }))
+}
+
+fn run_peer(netns: &Netns, peer: &Peer, cores: usize, duration: Duration) -> Result<(Made, u64)> {
+    let watcher = Watcher::peer(netns, peer, Reading::Lines)?.context("it is no process")?;
+    let made = load::run(netns, cores, duration)?;
+    // What is on its way through its buffers.
+    std::thread::sleep(Duration::from_secs(2));
+    Ok((made, watcher.stop_and_count(LINE)?))
 }
 
 fn share(part: u64, of: u64) -> String {

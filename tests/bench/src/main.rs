@@ -8,10 +8,13 @@ mod counters;
 mod document;
 mod effort;
 mod flood;
+mod idle;
 mod load;
 mod loss;
 mod peer;
+mod population;
 mod programs;
+mod scan;
 mod stalled;
 mod statistics;
 mod storm;
@@ -49,6 +52,9 @@ struct Arguments {
     /// Write the tables into this document, too
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/performance.md", require_equals = true)]
     write: Option<PathBuf>,
+    /// Hold so many connections until standard input ends: how this program starts itself
+    #[arg(long, hide = true)]
+    hold: Option<u64>,
 }
 
 /// An experiment.
@@ -58,6 +64,10 @@ enum Row {
     Connections,
     /// Records of ended connections that are lost at the highest rate
     Loss,
+    /// How long a look at all sockets takes
+    Scan,
+    /// What a daemon costs where nothing happens
+    Idle,
     /// What retransmissions cost and which are told
     Storm,
     /// What a flood of SYNs does
@@ -78,6 +88,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(count) = arguments.hold {
+        return population::hold(count);
+    }
     let mut effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     effort.pairs = arguments.pairs.map_or(effort.pairs, usize::from);
     let subjects = choose(&arguments.only)?;
@@ -100,6 +113,8 @@ fn measure(row: Row, subjects: &[Subject], effort: Effort) -> Result<Table> {
     let table = match row {
         Row::Connections => connections::measure(&netns, subjects, effort)?,
         Row::Loss => loss::measure(&netns, effort)?,
+        Row::Scan => scan::measure(&netns, effort)?,
+        Row::Idle => idle::measure(&netns, effort)?,
         Row::Storm => storm::measure(effort)?,
         Row::Flood => flood::measure(effort)?,
         Row::Suspicion => suspicion::measure(effort)?,

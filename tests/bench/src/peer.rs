@@ -2,6 +2,7 @@
 //! installed.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -26,6 +27,8 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     kind: Kind,
     arguments: &'static [&'static str],
+    /// How many lines with the addresses it prints of a connection with both its ends on this host.
+    pub(crate) lines_a_connection: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +47,8 @@ pub(crate) enum Kind {
 
 /// All of them. What the package has of the kind for this purpose stands here, also where it needs what some kernels lack.
 pub(crate) const PEERS: [Peer; 12] = [
-    Peer::new("tcplife", Kind::Tracing, &["usr/sbin/tcplife"]),
-    Peer::new("tcpstates", Kind::Tracing, &["usr/sbin/tcpstates"]),
+    Peer::new("tcplife", Kind::Tracing, &["usr/sbin/tcplife"]).telling(2),
+    Peer::new("tcpstates", Kind::Tracing, &["usr/sbin/tcpstates"]).telling(10),
     Peer::new("tcptracer", Kind::Tracing, &["usr/sbin/tcptracer"]),
     Peer::new("tcplife-bpfcc", Kind::Python, &["usr/sbin/tcplife-bpfcc"]),
     Peer::new("tcpstates-bpfcc", Kind::Python, &["usr/sbin/tcpstates-bpfcc"]),
@@ -68,7 +71,11 @@ pub(crate) const PEERS: [Peer; 12] = [
 
 impl Peer {
     const fn new(name: &'static str, kind: Kind, arguments: &'static [&'static str]) -> Self {
-        Self { name, kind, arguments }
+        Self { name, kind, arguments, lines_a_connection: None }
+    }
+
+    const fn telling(self, lines_a_connection: u64) -> Self {
+        Self { lines_a_connection: Some(lines_a_connection), ..self }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -86,8 +93,8 @@ impl Peer {
             Kind::Listening | Kind::ListeningTracked | Kind::Tracked => "exec \"$@\"",
         });
         command.arg("sh");
-        let libraries = [file("usr/lib/x86_64-linux-gnu")?, file("lib/x86_64-linux-gnu")?];
-        command.arg(file("lib64/ld-linux-x86-64.so.2")?).arg("--library-path").arg(env::join_paths(libraries)?);
+        let (loader, [option, libraries]) = loader()?;
+        command.arg(loader).args([option, libraries]);
         if self.kind == Kind::Python {
             command.env("PYTHONHOME", file("usr")?).env("PYTHONPATH", file("usr/lib/python3/dist-packages")?);
             command.arg(file("usr/bin/python3.11")?);
@@ -126,8 +133,22 @@ impl Peer {
     }
 }
 
+/// A program of the tree, run with the tree's own libraries.
+pub(crate) fn tool(program: &str) -> Result<Command> {
+    let (loader, options) = loader()?;
+    let mut command = Command::new(loader);
+    command.args(options).arg(file(program)?);
+    Ok(command)
+}
+
+/// The loader, and its options that tell of the libraries: with those the programs run on any distribution.
+fn loader() -> Result<(PathBuf, [OsString; 2])> {
+    let libraries = [file("usr/lib/x86_64-linux-gnu")?, file("lib/x86_64-linux-gnu")?];
+    Ok((file("lib64/ld-linux-x86-64.so.2")?, ["--library-path".into(), env::join_paths(libraries)?]))
+}
+
 /// A file of the tree.
-pub(crate) fn file(path: &str) -> Result<PathBuf> {
+fn file(path: &str) -> Result<PathBuf> {
     let program = env::current_exe().context("cannot tell where this program is")?;
     let tree = program.ancestors().nth(2).context("this program is in no build folder")?.join("peers/root");
     let file = tree.join(path);

@@ -34,7 +34,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Table> {
             "of those, timeouts",
             "events emitted",
             "lost",
-            "its program, µs a retransmission",
+            "its program, µs a run",
             "all programs, µs a retransmission",
             "watcher's own CPU, %",
         ],
@@ -99,9 +99,10 @@ impl Observed {
         let hook = heartbeat.pointer("/hooks").and_then(Value::as_array).context("a heartbeat without hooks")?;
         let hook = hook.iter().find(|hook| hook.get("hook").is_some_and(|name| name == HOOK));
         let number = |name: &str| hook.and_then(|hook| hook.get(name)?.as_u64()).context("the hook is not counted");
-        let program =
-            ran.iter().filter(|program| HOOK.starts_with(&program.name) || program.name.contains("retransmit_sk"));
-        let its: f64 = program.map(|program| micros(program.run_time)).sum();
+        // The kernel keeps the first 15 characters of a program's name.
+        let its = ran.iter().find(|program| !program.name.is_empty() && HOOK.starts_with(&program.name));
+        let its =
+            its.map_or("–".to_owned(), |program| format!("{:.2}", micros(program.run_time) / count(program.runs)));
         let all: f64 = ran.iter().map(|program| micros(program.run_time)).sum();
         let (emitted, lost) = (number("emitted")?, number("lost")? + number("missed")?);
         self.watcher.stop()?;
@@ -112,7 +113,7 @@ impl Observed {
             timeouts.to_string(),
             emitted.to_string(),
             lost.to_string(),
-            format!("{:.2}", its / count(retransmissions)),
+            its,
             format!("{:.2}", all / count(retransmissions)),
             format!("{:.1}", 100.0 * cpu.as_secs_f64() / wall),
         ])

@@ -63,7 +63,7 @@ impl Subject {
             Self::Daemon { arguments, .. } => Some(Watcher::daemon(netns, arguments, Reading::Nobody)?),
             Self::Peer(peer) => {
                 peer.prepare(netns)?;
-                Watcher::peer(netns, peer).inspect_err(|_| drop(peer.undo(netns)))?
+                Watcher::peer(netns, peer, Reading::Nobody).inspect_err(|_| drop(peer.undo(netns)))?
             }
         };
         Ok(Running { subject: self.clone(), netns: netns.clone(), watcher })

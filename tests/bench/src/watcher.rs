@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use connprobe_tests::{child::ManagedChild, clocks::now_wall_seconds, netns::Netns, probe};
 use nix::sys::signal::Signal;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,8 +30,11 @@ const SETTLED: Duration = Duration::from_millis(500);
 pub(crate) struct Watcher {
     child: ManagedChild,
     output: Option<Output>,
-    _folder: TempDir,
+    folder: TempDir,
 }
+
+/// The file that standard error goes to.
+const ERRORS: &str = "errors";
 
 /// What becomes of the records that a watcher writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(crate) enum Reading {
     Nobody,
     /// They are counted by type; the latest of each is kept.
     Counted,
+    /// Lines of another tool that name the load's addresses are counted.
+    Lines,
 }
 
 /// The records of one type.
@@ -50,15 +57,21 @@ pub(crate) struct Records {
     kept: Vec<(f64, String)>,
 }
 
-/// Types of records whose number is wanted.
-const TYPES: [&str; 4] = ["connection", "finding", "heartbeat", "loss"];
+/// Types of records whose number is wanted. Lines of other tools are of the type that is none.
+const TYPES: [&str; 4] = ["connection", "finding", "heartbeat", LINE];
+/// What a line of another tool is counted as.
+pub(crate) const LINE: &str = "a line";
+/// How the load's addresses begin (`load::run`).
+const LOAD: &[u8] = b"127.0.1.";
+
+type Counts = Mutex<[Records; TYPES.len()]>;
 
 /// What records that open or close a finding hold.
 const OPENED: &str = "\"state\":\"opened\"";
 const CLOSED: &str = "\"state\":\"closed\"";
 
 struct Output {
-    records: Arc<Mutex<[Records; TYPES.len()]>>,
+    records: Arc<Counts>,
     reader: JoinHandle<()>,
 }
 
@@ -72,34 +85,38 @@ impl Watcher {
         let mut command = Command::new(probe::program()?);
         command.args(["daemon", "--metrics-listen", "none", "--stdout", "true", "--netns"]).arg(netns.path());
         command.arg("--lock").arg(folder.path().join("lock")).args(arguments).env("NOTIFY_SOCKET", &ready);
+        // How long scans take is told to whoever debugs.
+        command.env("CONNPROBE_LOG", "warn,connprobe::app::scan=debug").env("NO_COLOR", "1");
         command.stdin(Stdio::null());
-        let errors = folder.path().join("errors");
+        let errors = folder.path().join(ERRORS);
         command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
         command.stdout(match reading {
             Reading::Nobody => Stdio::null(),
-            Reading::Counted => Stdio::piped(),
+            Reading::Counted | Reading::Lines => Stdio::piped(),
         });
         let child = ManagedChild::spawn(command)?;
-        let output = (reading == Reading::Counted).then(|| Output::read(&child)).transpose()?;
+        let output = (reading == Reading::Counted).then(|| Output::read(&child, count_line)).transpose()?;
         let said = socket.recv(&mut [0; 4096]).map(drop);
         said.with_context(|| {
             format!("connprobe did not become ready: {}", fs::read_to_string(&errors).unwrap_or_default())
         })?;
-        Ok(Self { child, output, _folder: folder })
+        Ok(Self { child, output, folder })
     }
 
-    /// Another tool, attached when this returns; what it prints goes nowhere.
-    pub(crate) fn peer(netns: &Netns, peer: &Peer) -> Result<Option<Self>> {
+    /// Another tool, attached when this returns.
+    pub(crate) fn peer(netns: &Netns, peer: &Peer, reading: Reading) -> Result<Option<Self>> {
         let Some(mut command) = peer.command()? else { return Ok(None) };
         let folder = TempDir::new().context("no temporary folder")?;
-        let errors = folder.path().join("errors");
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let errors = folder.path().join(ERRORS);
+        command.stdin(Stdio::null());
+        command.stdout(if reading == Reading::Nobody { Stdio::null() } else { Stdio::piped() });
         command.stderr(fs::File::create(&errors).context("cannot write to the temporary folder")?);
         let child = match peer.kind() {
             Kind::Tracing | Kind::Python => ManagedChild::spawn(command)?,
             Kind::Listening | Kind::ListeningTracked | Kind::Tracked => netns.spawn(command)?,
         };
-        let watcher = Self { child, output: None, _folder: folder };
+        let output = (reading != Reading::Nobody).then(|| Output::read(&child, count_lines_of_load)).transpose()?;
+        let watcher = Self { child, output, folder };
         if let Err(error) = watcher.wait_attached(peer.kind()) {
             let errors = fs::read_to_string(&errors).unwrap_or_default();
             bail!("{} ({error:#})", peer::reason(&errors));
@@ -133,9 +150,15 @@ impl Watcher {
         self.child.pid()
     }
 
-    /// Processor time of the process until now, without that of its kernel programs.
+    /// Processor time of the process until now, its ended threads included, without that of its kernel programs.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        cpu_of(self.pid())
+        let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(self.pid())?))?;
+        Ok(clock_gettime(clock)?.into())
+    }
+
+    /// What it has written to standard error.
+    pub(crate) fn errors(&self) -> String {
+        fs::read_to_string(self.folder.path().join(ERRORS)).unwrap_or_default()
     }
 
     /// What it has in memory, in bytes.
@@ -191,30 +214,35 @@ impl Watcher {
         bail!("no heartbeat came within {PATIENCE:?}")
     }
 
-    /// Ends it as an operator does, and waits until it is detached.
+    /// Ends it as an operator does, and waits until it is detached and all that it has written is read.
     pub(crate) fn stop(self) -> Result<()> {
+        self.stop_and_count("").map(drop)
+    }
+
+    /// The same; returns how many records of a type there were.
+    pub(crate) fn stop_and_count(self, kind: &str) -> Result<u64> {
         // Those that catch it print what they have counted, and end.
         self.child.signal(Signal::SIGINT)?;
         if self.child.wait(PATIENCE).is_err() {
             self.child.kill()?;
         }
-        if let Some(output) = self.output {
-            let _ = output.reader.join();
-        }
-        Ok(())
+        let Some(output) = self.output else { return Ok(0) };
+        let _ = output.reader.join();
+        let records = output.records.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(TYPES.iter().zip(records.iter()).find(|(name, _)| **name == kind).map_or(0, |(_, found)| found.count))
     }
 }
 
 impl Output {
-    fn read(child: &ManagedChild) -> Result<Self> {
-        let stdout = child.take_stdout().context("connprobe has no standard output")?;
-        let records = Arc::new(Mutex::new(Default::default()));
+    fn read(child: &ManagedChild, count: fn(&[u8], &Counts)) -> Result<Self> {
+        let stdout = child.take_stdout().context("it has no standard output")?;
+        let records = Arc::new(Counts::default());
         let counted = Arc::clone(&records);
         let reader = thread::spawn(move || {
             let mut lines = BufReader::with_capacity(1 << 18, stdout);
             let mut line = Vec::new();
             while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
-                count_line(&line, &counted);
+                count(&line, &counted);
                 line.clear();
             }
         });
@@ -223,7 +251,7 @@ impl Output {
 }
 
 /// Records begin with schema and type: no more of a line is looked at.
-fn count_line(line: &[u8], counted: &Mutex<[Records; TYPES.len()]>) {
+fn count_line(line: &[u8], counted: &Counts) {
     const BEFORE: &[u8] = b"{\"schema\":\"connprobe/1\",\"type\":\"";
     let Some(kind) = line.strip_prefix(BEFORE) else { return };
     for (name, records) in TYPES.iter().zip(counted.lock().unwrap_or_else(PoisonError::into_inner).iter_mut()) {
@@ -241,16 +269,12 @@ fn count_line(line: &[u8], counted: &Mutex<[Records; TYPES.len()]>) {
     }
 }
 
-/// Processor time of a process, as the scheduler counts it for each of its threads.
-pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
-    let mut sum = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("there is no process {pid}"))? {
-        // A thread may have ended meanwhile.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        // `time on the cpu, time waiting, slices` (Documentation/scheduler/sched-stats.rst).
-        sum += text.split_whitespace().next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0);
+fn count_lines_of_load(line: &[u8], counted: &Counts) {
+    if line.windows(LOAD.len()).any(|part| part == LOAD)
+        && let Some(lines) = counted.lock().unwrap_or_else(PoisonError::into_inner).last_mut()
+    {
+        lines.count += 1;
     }
-    Ok(Duration::from_nanos(sum))
 }
 
 #[cfg(test)]

@@ -16,6 +16,11 @@ impl Tracker {
     /// Takes in what a witness says at `now`.
     pub fn handle_answer(&mut self, now: MonoTime, answer: Answer) {
         self.advance(now);
+        self.sort_answer(answer);
+        self.cases.settle();
+    }
+
+    fn sort_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Socket { key, lookup } => {
                 let Some(mut case) = self.take_case(&key) else { return };
@@ -108,7 +113,7 @@ impl Tracker {
         }
     }
 
-    fn socket_found(&mut self, mut case: Case, asked_at: MonoTime, status: &SocketStatus) {
+    fn socket_found(&mut self, mut case: Box<Case>, asked_at: MonoTime, status: &SocketStatus) {
         case.set_socket_known();
         case.learn_state(status.state);
         case.touched = self.now;
@@ -143,7 +148,7 @@ impl Tracker {
     }
 
     /// Of this connection a segment was dropped, and now its socket was looked at.
-    fn looked_at_receiver(&mut self, mut case: Case, status: &SocketStatus, is_missed: bool) {
+    fn looked_at_receiver(&mut self, mut case: Box<Case>, status: &SocketStatus, is_missed: bool) {
         if !is_missed {
             case.note(self.now, EvidenceKind::SegmentGotThrough);
             self.close(case, Outcome::Recovered);
@@ -165,7 +170,7 @@ impl Tracker {
     }
 
     /// Judges what has waited for answers when all are in.
-    fn take_answer(&mut self, mut case: Case) {
+    fn take_answer(&mut self, mut case: Box<Case>) {
         if case.has_ended {
             if case.asked_owner {
                 self.keep(case);

@@ -14,7 +14,7 @@ impl Tracker {
     pub fn resume(&mut self, now: MonoTime, finding: Finding) -> bool {
         self.advance(now);
         let FindingId { key, .. } = finding.id;
-        if finding.is_over() || self.cases.contains_key(&key) || self.flows.contains(&key) {
+        if finding.is_over() || self.cases.contains(&key) || self.flows.contains(&key) {
             return false;
         }
         let (number, lost_before) = (self.cases_opened, self.standards.events_lost);
@@ -26,7 +26,7 @@ impl Tracker {
             self.judge_flow(flow);
             return true;
         }
-        let mut case = Case::resume(number, finding, self.now, lost_before);
+        let mut case = Box::new(Case::resume(number, finding, self.now, lost_before));
         case.note(self.now, EvidenceKind::WatchResumed);
         self.ask_socket(&mut case);
         for question in case.questions() {
@@ -36,6 +36,7 @@ impl Tracker {
         case.held_until = Some(until);
         case.wake = Some((until, Wake::Judge));
         self.keep(case);
+        self.cases.settle();
         true
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
 mod asymmetric_handshake;
+mod attention;
 mod command_line;
 mod conntrack;
 mod coverage;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         healthy::tests(),
         servers::tests(),
         mechanisms::tests(),
+        attention::tests(),
         coverage::tests(),
         loss::tests(),
         recording::tests(),

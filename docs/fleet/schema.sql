@@ -29,12 +29,13 @@ CREATE TABLE IF NOT EXISTS connprobe.records_local ON CLUSTER '{cluster}'
     host String CODEC(ZSTD(1)),
     machine_id String CODEC(ZSTD(1)),
     boot_id UUID CODEC(ZSTD(1)),
+    run_id UUID CODEC(ZSTD(1)),
     seq UInt64 CODEC(Delta, ZSTD(1)),
     record String CODEC(ZSTD(3))
 )
 ENGINE = ReplicatedReplacingMergeTree
 PARTITION BY toYYYYMMDD(received)
-ORDER BY (type, host, time, boot_id, seq, cityHash64(record))
+ORDER BY (type, host, time, run_id, seq, cityHash64(record))
 TTL received + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1;
 
@@ -45,6 +46,7 @@ CREATE TABLE IF NOT EXISTS connprobe.findings_local ON CLUSTER '{cluster}'
     host String CODEC(ZSTD(1)),
     machine_id String CODEC(ZSTD(1)),
     boot_id UUID CODEC(ZSTD(1)),
+    run_id UUID CODEC(ZSTD(1)),
     seq UInt64 CODEC(Delta, ZSTD(1)),
     finding_id UUID CODEC(ZSTD(1)),
     state LowCardinality(String),
@@ -94,7 +96,7 @@ CREATE TABLE IF NOT EXISTS connprobe.findings_local ON CLUSTER '{cluster}'
 )
 ENGINE = ReplicatedReplacingMergeTree
 PARTITION BY toYYYYMM(received)
-ORDER BY (finding_id, seq)
+ORDER BY (finding_id, run_id, seq)
 TTL received + INTERVAL 400 DAY
 SETTINGS ttl_only_drop_parts = 1;
 
@@ -104,6 +106,7 @@ CREATE TABLE IF NOT EXISTS connprobe.heartbeats_local ON CLUSTER '{cluster}'
     time DateTime64(9, 'UTC') CODEC(Delta, ZSTD(1)),
     host String CODEC(ZSTD(1)),
     boot_id UUID CODEC(ZSTD(1)),
+    run_id UUID CODEC(ZSTD(1)),
     seq UInt64 CODEC(Delta, ZSTD(1)),
     watched_seconds Float64 CODEC(ZSTD(1)),
     open_cases UInt64 CODEC(T64, ZSTD(1)),
@@ -121,7 +124,7 @@ CREATE TABLE IF NOT EXISTS connprobe.heartbeats_local ON CLUSTER '{cluster}'
 )
 ENGINE = ReplicatedReplacingMergeTree
 PARTITION BY toYYYYMM(received)
-ORDER BY (host, time, boot_id, seq)
+ORDER BY (host, time, run_id, seq)
 TTL received + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1;
 
@@ -133,6 +136,7 @@ CREATE TABLE IF NOT EXISTS connprobe.last_records_local ON CLUSTER '{cluster}'
     type LowCardinality(String),
     host String,
     boot_id UUID,
+    run_id UUID,
     seq UInt64,
     record String CODEC(ZSTD(3)),
     -- The latest by the host's clock stays, whenever it came; one whose clock is ahead is taken at its arrival.
@@ -154,7 +158,7 @@ CREATE TABLE IF NOT EXISTS connprobe.last_records ON CLUSTER '{cluster}' AS conn
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_records ON CLUSTER '{cluster}' TO connprobe.records AS
 WITH
     JSONExtract(record, 'Tuple(
-        schema String, type String, time String, seq UInt64,
+        schema String, type String, time String, run_id String, seq UInt64,
         host Tuple(name String, machine_id String, boot_id String))') AS r,
     isValidJSON(record) AND r.schema = 'connprobe/1' AS is_record
 SELECT
@@ -164,6 +168,7 @@ SELECT
     r.host.name AS host,
     r.host.machine_id AS machine_id,
     toUUIDOrZero(r.host.boot_id) AS boot_id,
+    toUUIDOrZero(r.run_id) AS run_id,
     r.seq AS seq,
     record
 FROM connprobe.incoming
@@ -172,7 +177,7 @@ WHERE record != '';
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_last_records ON CLUSTER '{cluster}' TO connprobe.last_records AS
 WITH
     JSONExtract(record, 'Tuple(
-        schema String, type String, time String, seq UInt64,
+        schema String, type String, time String, run_id String, seq UInt64,
         host Tuple(name String, boot_id String))') AS r
 SELECT
     now('UTC') AS received,
@@ -180,6 +185,7 @@ SELECT
     r.type AS type,
     r.host.name AS host,
     toUUIDOrZero(r.host.boot_id) AS boot_id,
+    toUUIDOrZero(r.run_id) AS run_id,
     r.seq AS seq,
     record,
     least(time, now64(9, 'UTC')) AS version
@@ -189,7 +195,7 @@ WHERE r.schema = 'connprobe/1' AND r.type != 'finding' AND isValidJSON(record);
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_findings ON CLUSTER '{cluster}' TO connprobe.findings AS
 WITH
     JSONExtract(record, 'Tuple(
-        schema String, type String, time String, seq UInt64,
+        schema String, type String, time String, run_id String, seq UInt64,
         host Tuple(name String, machine_id String, boot_id String),
         finding_id String, state String, outcome String, verdict String, cause String, confidence String, vantage String,
         connection Tuple(
@@ -213,6 +219,7 @@ SELECT
     r.host.name AS host,
     r.host.machine_id AS machine_id,
     toUUIDOrZero(r.host.boot_id) AS boot_id,
+    toUUIDOrZero(r.run_id) AS run_id,
     r.seq AS seq,
     toUUIDOrZero(r.finding_id) AS finding_id,
     r.state AS state,
@@ -261,7 +268,7 @@ WHERE JSONExtractString(record, 'type') = 'finding' AND JSONExtractString(record
 CREATE MATERIALIZED VIEW IF NOT EXISTS connprobe.incoming_to_heartbeats ON CLUSTER '{cluster}' TO connprobe.heartbeats AS
 WITH
     JSONExtract(record, 'Tuple(
-        schema String, type String, time String, seq UInt64,
+        schema String, type String, time String, run_id String, seq UInt64,
         host Tuple(name String, boot_id String),
         watched_seconds Float64, open_cases UInt64, open_findings UInt64, findings UInt64, lost UInt64, undecodable UInt64,
         questions_waiting UInt64,
@@ -272,6 +279,7 @@ SELECT
     ifNull(parseDateTime64BestEffortOrNull(r.time, 9, 'UTC'), now64(9, 'UTC')) AS time,
     r.host.name AS host,
     toUUIDOrZero(r.host.boot_id) AS boot_id,
+    toUUIDOrZero(r.run_id) AS run_id,
     r.seq AS seq,
     r.watched_seconds AS watched_seconds,
     r.open_cases AS open_cases,

@@ -27,6 +27,7 @@ SELECT
         maxIf(time - toIntervalMillisecond(toInt64(r.watched_seconds * 1000)), type = 'heartbeat')) AS watching_since,
     -- How late the latest heartbeat came; below zero, the host's clock is ahead.
     maxIf(dateDiff('second', time, toDateTime64(received, 9, 'UTC')), type = 'heartbeat') AS late_seconds,
+    argMaxIf(run_id, time, type IN ('heartbeat', 'coverage', 'summary')) AS run_id,
     maxIf(r.kernel_release, type = 'coverage') AS kernel_release,
     maxIf(r.degraded, type = 'coverage') AS degraded,
     arrayFlatten(groupArrayIf(arrayMap(h -> h.hook, arrayFilter(h -> h.status = 'broken', r.hooks)), type = 'coverage')) AS broken_hooks,
@@ -43,7 +44,8 @@ GROUP BY host;
 --   open         it is not over
 --   closed       it is over; `outcome` says how
 --   left_open    its daemon was stopped while it was open
---   abandoned    its daemon has begun anew since, without a last word: it tells anew what is still so, as another finding
+--   abandoned    its daemon has begun anew since, without a last word: it tells anew what is still so, as another finding, or where it
+--                keeps its findings (`state_dir`) as the same
 --   host_silent  nobody knows: no heartbeat comes any more
 CREATE OR REPLACE VIEW connprobe.current_findings ON CLUSTER '{cluster}' AS
 SELECT
@@ -52,7 +54,7 @@ SELECT
     multiIf(
         f.state = 'closed', 'closed',
         f.state = 'left_open', 'left_open',
-        f.time < h.watching_since, 'abandoned',
+        f.run_id != h.run_id, 'abandoned',
         h.status IN ('silent', 'stopped'), 'host_silent',
         'open') AS status
 FROM
@@ -60,10 +62,19 @@ FROM
     SELECT * EXCEPT (record)
     FROM connprobe.findings FINAL
     WHERE received > now() - INTERVAL 30 DAY
-        AND (finding_id, seq) GLOBAL IN (
-            SELECT finding_id, max(seq) FROM connprobe.findings WHERE received > now() - INTERVAL 30 DAY GROUP BY finding_id)
+        -- The highest number of the latest run: a wall clock may be set, and runs count anew.
+        AND (finding_id, run_id, seq) GLOBAL IN (
+            SELECT finding_id, argMax(run_id, last), argMax(highest, last)
+            FROM
+            (
+                SELECT finding_id, run_id, max(seq) AS highest, max(time) AS last
+                FROM connprobe.findings
+                WHERE received > now() - INTERVAL 30 DAY
+                GROUP BY finding_id, run_id
+            )
+            GROUP BY finding_id)
 ) AS f
-GLOBAL LEFT JOIN (SELECT host, status, watching_since FROM connprobe.hosts) AS h ON f.host = h.host;
+GLOBAL LEFT JOIN (SELECT host, status, run_id FROM connprobe.hosts) AS h ON f.host = h.host;
 
 CREATE OR REPLACE VIEW connprobe.open_findings ON CLUSTER '{cluster}' AS
 SELECT * FROM connprobe.current_findings WHERE status IN ('open', 'host_silent');
@@ -200,26 +211,18 @@ WHERE drop_reason != '' OR drop_site != ''
 GROUP BY host, drop_reason, drop_site, drop_hook, drop_rules;
 
 -- Records that have not arrived: numbers that are missing between those that are here, of what was received within the last day, run by run.
--- A `loss` record of a sink has the number of a record that it lost. Connection records stamped before their run's first `coverage`, which they
--- may be by moments, are counted to the run before.
+-- A `loss` record of a sink has the number of a record that it lost.
 CREATE OR REPLACE VIEW connprobe.missing_records ON CLUSTER '{cluster}' AS
 SELECT
     host,
     boot_id,
+    run_id,
     min(time) AS first,
     max(time) AS last,
     max(seq) + 1 - min(seq) - uniqExact(seq) AS missing
-FROM
-(
-    SELECT host, boot_id, time, seq, sum(type = 'coverage' AND seq = 0) OVER (PARTITION BY host, boot_id ORDER BY time, seq DESC) AS run
-    FROM
-    (
-        SELECT DISTINCT host, boot_id, time, seq, type
-        FROM connprobe.records
-        WHERE received > now() - INTERVAL 1 DAY AND type != '' AND NOT (type = 'loss' AND JSONExtractString(record, 'place') = 'sink')
-    )
-)
-GROUP BY host, boot_id, run
+FROM connprobe.records
+WHERE received > now() - INTERVAL 1 DAY AND type != '' AND NOT (type = 'loss' AND JSONExtractString(record, 'place') = 'sink')
+GROUP BY host, boot_id, run_id
 HAVING missing > 0;
 
 -- Lines that came in and are no records.

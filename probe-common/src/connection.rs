@@ -66,10 +66,18 @@ pub struct ConnectionRecord {
     pub role: u8,
     /// One of the `OWNER_*`.
     pub owner_from: u8,
-    /// Always zero.
-    pub padding: u8,
+    /// `sk_shutdown`: [`RCV_SHUTDOWN`] and the other half's bit.
+    pub shutdown: u8,
     /// Its command name, ended by a zero byte where it is shorter.
     pub comm: [u8; 16],
+    /// The lower half of `sk_flags`, a set of `enum sock_flags` bits.
+    pub sk_flags: u32,
+    /// `tp->linger2`: TCP_LINGER2, jiffies; below 0 for a RST in place of FIN-WAIT-2.
+    pub linger2_jiffies: i32,
+    /// `tp->write_seq - tp->snd_una`: what the peer has not acknowledged, with this end's FIN.
+    pub unacked: u32,
+    /// `tp->data_segs_in`.
+    pub data_segs_in: u32,
 }
 
 /// How it was opened was not seen.
@@ -110,6 +118,19 @@ pub const HAS_ERROR: u32 = 1 << 9;
 pub const HAS_UID: u32 = 1 << 10;
 /// `cgroup_id`.
 pub const HAS_CGROUP: u32 = 1 << 11;
+/// `shutdown`.
+pub const HAS_SHUTDOWN: u32 = 1 << 12;
+/// `sk_flags`.
+pub const HAS_SK_FLAGS: u32 = 1 << 13;
+/// `linger2_jiffies`.
+pub const HAS_LINGER2: u32 = 1 << 14;
+/// `unacked`.
+pub const HAS_UNACKED: u32 = 1 << 15;
+/// `data_segs_in`.
+pub const HAS_DATA_SEGS_IN: u32 = 1 << 16;
+
+/// The bit of `sk_shutdown` for what comes in (`include/net/sock.h`).
+pub const RCV_SHUTDOWN: u8 = 1;
 
 const _: () = {
     use core::mem::offset_of;
@@ -142,7 +163,11 @@ const _: () = {
     assert!(offset_of!(ConnectionRecord, old_state) == 156);
     assert!(offset_of!(ConnectionRecord, role) == 157);
     assert!(offset_of!(ConnectionRecord, owner_from) == 158);
-    assert!(offset_of!(ConnectionRecord, padding) == 159);
+    assert!(offset_of!(ConnectionRecord, shutdown) == 159);
     assert!(offset_of!(ConnectionRecord, comm) == 160);
-    assert!(size_of::<ConnectionRecord>() == 176);
+    assert!(offset_of!(ConnectionRecord, sk_flags) == 176);
+    assert!(offset_of!(ConnectionRecord, linger2_jiffies) == 180);
+    assert!(offset_of!(ConnectionRecord, unacked) == 184);
+    assert!(offset_of!(ConnectionRecord, data_segs_in) == 188);
+    assert!(size_of::<ConnectionRecord>() == 192);
 };

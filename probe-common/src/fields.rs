@@ -82,11 +82,14 @@ pub enum Field {
     SkCgroup,
     CgroupKn,
     KnId,
+    SkShutdown,
+    TpLinger2,
+    TpDataSegsIn,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 77] = [
+    pub const ALL: [Self; 80] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -164,6 +167,9 @@ impl Field {
         Self::SkCgroup,
         Self::CgroupKn,
         Self::KnId,
+        Self::SkShutdown,
+        Self::TpLinger2,
+        Self::TpDataSegsIn,
     ];
 
     /// How many fields there are.

@@ -248,6 +248,7 @@ pub enum Body {
 pub struct Record {
     pub time: String,
     pub host: Host,
+    pub run_id: String,
     pub seq: u64,
     pub body: Body,
 }
@@ -281,6 +282,7 @@ fn read_parts(record: &Value) -> Result<Record> {
     let time: String = serde_json::from_value(take("time")?)?;
     ensure!(is_time(&time), "time {time}");
     let host = serde_json::from_value(take("host")?)?;
+    let run_id = serde_json::from_value(take("run_id")?)?;
     let seq = serde_json::from_value(take("seq")?)?;
     let rest = Value::Object(fields);
     let body = match kind.as_str() {
@@ -309,7 +311,7 @@ fn read_parts(record: &Value) -> Result<Record> {
         Body::Connection(closed) => check_closed(closed)?,
         Body::Coverage(_) | Body::Loss(_) | Body::Heartbeat(_) | Body::Summary(_) => {}
     }
-    Ok(Record { time, host, seq, body })
+    Ok(Record { time, host, run_id, seq, body })
 }
 
 /// Reads the records of a whole run, which count from 0 without a gap.
@@ -406,7 +408,8 @@ mod tests {
     fn a_record_that_is_not_as_the_contract_says_is_refused() {
         let host = json!({ "name": "a", "machine_id": null, "boot_id": "00000000-0000-0000-0000-000000000007" });
         let loss = json!({
-            "schema": "connprobe/1", "type": "loss", "time": "2026-11-20T21:24:14.000000000Z", "host": host, "seq": 1,
+            "schema": "connprobe/1", "type": "loss", "time": "2026-11-20T21:24:14.000000000Z", "host": host,
+            "run_id": "00000000-0000-0000-0000-000000000008", "seq": 1,
             "place": "ring", "hook": "tcp_retransmit_skb", "count": 4
         });
         read(&loss).unwrap();

@@ -114,7 +114,20 @@ fn fill_amounts(record: &mut ConnectionRecord, sk: Address) {
         TpSrttUs => srtt_eighth_us, HAS_SRTT;
         SkErr => error, HAS_ERROR;
         SkUid => uid, HAS_UID;
+        SkShutdown => shutdown, HAS_SHUTDOWN;
+        TpLinger2 => linger2_jiffies, HAS_LINGER2;
+        TpDataSegsIn => data_segs_in, HAS_DATA_SEGS_IN;
     );
+    if let Some(flags) = sk.read::<u64>(Field::SkFlags) {
+        record.sk_flags = flags as u32;
+        record.available |= connection::HAS_SK_FLAGS;
+    }
+    if let Some(write_seq) = sk.read::<u32>(Field::TpWriteSeq)
+        && let Some(snd_una) = sk.read::<u32>(Field::TpSndUna)
+    {
+        record.unacked = write_seq.wrapping_sub(snd_una);
+        record.available |= connection::HAS_UNACKED;
+    }
     // `struct minmax_sample`: when, and what (`include/linux/win_minmax.h`).
     if let Some([_, rtt_min_us]) = sk.read::<[u32; 2]>(Field::TpRttMin) {
         record.rtt_min_us = rtt_min_us;

@@ -106,7 +106,7 @@ fn is_open(finding: &Finding) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         case::OwnerKnowledge,
@@ -114,7 +114,7 @@ mod tests {
         model::{ConnectionKey, Filter, Knowledge, MonoTime, SocketView},
     };
 
-    fn finding(case: u64, state: FindingState, verdict: Verdict) -> Finding {
+    pub(in crate::app) fn finding(case: u64, state: FindingState, verdict: Verdict) -> Finding {
         let key =
             ConnectionKey { netns: 7, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 5672).into() };
         let at = MonoTime::from_ns(1);

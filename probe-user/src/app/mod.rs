@@ -10,6 +10,7 @@ mod replay;
 mod risks;
 mod scan;
 mod self_test;
+mod state;
 mod watch;
 
 pub use host::this_host;
@@ -17,4 +18,5 @@ pub use recording::{Recorded, Recording, RecordingOptions};
 pub use replay::{Replay, ReplayError, Replayed};
 pub use scan::SCAN_EVERY;
 pub use self_test::self_test;
+pub use state::State;
 pub use watch::{Attach, Change, Ended, HEARTBEAT_EVERY, Reload, Watch, WatchError, WatchOptions};

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
-    case::{Output, Tracker},
+    case::{Finding, Output, Tracker},
     judge::Thresholds,
     model::{Answer, Event, MonoTime, Question},
     recording::{Closing, FrameWriter, Hider, Input, SameMoment, header},
@@ -250,6 +250,11 @@ impl Intake {
     /// Judges by these from now on. What sets them records nothing.
     pub(super) fn set_thresholds(&mut self, thresholds: Thresholds) {
         self.tracker.set_thresholds(thresholds);
+    }
+
+    /// Goes on with a finding of the run before. A recording does not hold it: none is made where findings are kept.
+    pub(super) fn resume(&mut self, now: MonoTime, finding: Finding) -> bool {
+        self.tracker.resume(now, finding)
     }
 
     pub(super) fn poll_output(&mut self) -> Option<Output> {

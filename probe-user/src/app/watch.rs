@@ -1,3 +1,4 @@
+mod attention;
 mod closed;
 mod ending;
 mod long;
@@ -26,6 +27,7 @@ use crate::{
     sink::SinkError,
     witness::Witnesses,
 };
+use attention::Attention;
 use connprobe_common::abi::SocketRecord;
 pub use ending::Ended;
 use long::Long;
@@ -48,7 +50,12 @@ async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
 
 /// The units of this kernel's records.
 pub(super) const fn units(facts: &Facts) -> Units {
-    Units { hz: facts.hz, sock_dead_bit: facts.layout.sock_dead_bit, sock_keepopen_bit: facts.layout.sock_keepopen_bit }
+    Units {
+        hz: facts.hz,
+        sock_dead_bit: facts.layout.sock_dead_bit,
+        sock_done_bit: facts.layout.sock_done_bit,
+        sock_keepopen_bit: facts.layout.sock_keepopen_bit,
+    }
 }
 
 /// Why a watch could not start or go on.
@@ -162,6 +169,7 @@ pub struct Watch {
     losses: Losses,
     closings: Closings,
     findings: Findings,
+    attention: Attention,
     started: MonoTime,
     /// To be looked for at the end.
     risks: Option<RiskLook>,
@@ -213,6 +221,7 @@ impl Watch {
             losses: Losses::default(),
             closings: Closings::default(),
             findings: Findings::default(),
+            attention: Attention::default(),
             started: clock::now(),
             risks: None,
             long: Long::default(),
@@ -296,6 +305,7 @@ impl Watch {
                 }
             }
             self.hand_on(&mut tell)?;
+            self.pay_attention(&mut tell)?;
         }
         self.finish(&mut tell).await
     }
@@ -378,6 +388,9 @@ impl Watch {
                             self.closings.note(finding.id);
                         }
                         tell(Change::Finding(&finding))?;
+                        if let Some(state) = &mut self.long.state {
+                            state.keep(&finding);
+                        }
                         self.findings.take(*finding);
                     }
                 }

@@ -13,6 +13,16 @@ pub(super) struct EvidenceLog {
 }
 
 impl EvidenceLog {
+    /// What was kept of it before.
+    pub(super) fn kept(kept: Vec<Evidence>, left_out: u64) -> Self {
+        Self { kept, left_out }
+    }
+
+    /// With room for so many pieces.
+    pub(super) fn with_room(pieces: usize) -> Self {
+        Self { kept: Vec::with_capacity(pieces), left_out: 0 }
+    }
+
     /// Adds a piece at its place in time; a late one goes before those that are newer.
     pub(super) fn add(&mut self, evidence: Evidence) {
         let place = self.kept.partition_point(|earlier| earlier.at <= evidence.at);

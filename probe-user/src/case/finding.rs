@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::flow::FlowView;
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 const SAME_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What names a finding: stable over its whole life, unique on one boot of one host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FindingId {
     /// The connection; of one that is only forwarded, `local` is who began it.
     pub key: ConnectionKey,
@@ -27,7 +28,7 @@ pub struct FindingId {
 }
 
 /// Where a finding is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FindingState {
     /// New.
     Opened,
@@ -38,7 +39,7 @@ pub enum FindingState {
 }
 
 /// How a finding ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Outcome {
     /// The peer acknowledges data again.
     Recovered,
@@ -57,7 +58,13 @@ pub enum Outcome {
 impl Outcome {
     /// How a socket ended that has gone to CLOSE, by what was seen of it.
     pub(super) fn of_closed(seen: &[Evidence]) -> Self {
-        match seen.iter().rev().find_map(|evidence| evidence.kind.error()) {
+        let error = |evidence: &Evidence| {
+            if matches!(evidence.kind, EvidenceKind::ResetReceived(_)) {
+                return Some(Errno::ECONNRESET);
+            }
+            evidence.kind.error()
+        };
+        match seen.iter().rev().find_map(error) {
             Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNREFUSED) => Self::Reset,
             // Somebody on this host has ended it (`SOCK_DESTROY`: `tcp_abort`, `net/ipv4/tcp.c`); the RST is this host's own.
             Some(Errno::ECONNABORTED) => Self::ClosedNormally,
@@ -93,7 +100,7 @@ impl Outcome {
 }
 
 /// What is known of who holds the socket.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OwnerKnowledge {
     /// Not asked, or not answered yet.
     NotAsked,
@@ -116,7 +123,7 @@ impl OwnerKnowledge {
 }
 
 /// One change in the life of one verdict on one connection, whole: a reader needs no earlier one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// Which finding.
     pub id: FindingId,

@@ -2,7 +2,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod at_rest;
+mod cases;
 mod dropped;
+mod due;
 mod evidence_log;
 mod finding;
 mod flow;
@@ -15,9 +18,10 @@ mod surroundings;
 mod tracker;
 mod wakes;
 
+pub use cases::{MAX_CASES, MAX_SERIOUS_CASES};
 pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
 pub use flow::FlowView;
-pub use tracker::{MAX_CASES, Output, Tracker};
+pub use tracker::{Output, Tracker};
 
 #[cfg(test)]
 mod tests;

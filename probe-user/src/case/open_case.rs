@@ -20,7 +20,7 @@ const MOST_UNKNOWN_IN_A_ROW: u8 = 3;
 
 /// A finding as last reported, to tell what has changed.
 #[derive(Clone, Debug)]
-struct Reported {
+pub(super) struct Reported {
     id: FindingId,
     ruling: Ruling,
     owner: OwnerKnowledge,
@@ -50,33 +50,68 @@ pub(super) struct Case {
     pub(super) evidence: EvidenceLog,
     pub(super) lost_before: u64,
     pub(super) surroundings: Surroundings,
-    socket_unknown: Option<String>,
-    unknown_in_a_row: u8,
-    reported: Option<Reported>,
+    pub(super) socket_unknown: Option<String>,
+    pub(super) unknown_in_a_row: u8,
+    pub(super) reported: Option<Reported>,
+    /// Whether it was reported by a run before, and not yet by this one.
+    pub(super) is_resumed: bool,
 }
 
 impl Case {
     /// The tracker's `number`th case; `lost_before` is how many events had been lost by then.
     pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64) -> Self {
+        let case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
+        Self { touched: event.at, lost_before, ..case }
+    }
+
+    /// One of which nothing is known yet.
+    pub(super) fn new(number: u64, key: ConnectionKey, cookie: Option<SocketCookie>, socket: SocketView) -> Self {
         Self {
             number,
-            key: event.key,
-            cookie: event.socket.cookie,
+            key,
+            cookie,
             asked_socket: None,
             asked_owner: false,
             held_until: None,
             has_ended: false,
             owner: OwnerKnowledge::NotAsked,
             wake: None,
-            touched: event.at,
-            socket: event.socket.clone(),
+            touched: MonoTime::default(),
+            socket,
             evidence: EvidenceLog::default(),
-            lost_before,
+            lost_before: 0,
             surroundings: Surroundings::default(),
             socket_unknown: None,
             unknown_in_a_row: 0,
             reported: None,
+            is_resumed: false,
         }
+    }
+
+    /// As a run before has left it, in this tracker the `number`th; what was lost meanwhile nobody knows.
+    pub(super) fn resume(number: u64, finding: Finding, now: MonoTime, lost_before: u64) -> Self {
+        let Finding { id, socket, path, ruling, owner, evidence, evidence_left_out, .. } = finding;
+        let has_place = Evidence::place(&evidence).is_some();
+        Self {
+            owner: owner.clone(),
+            touched: now,
+            evidence: EvidenceLog::kept(evidence, evidence_left_out),
+            lost_before,
+            surroundings: Surroundings::resume(path),
+            reported: Some(Reported { id, ruling, owner, has_place }),
+            is_resumed: true,
+            ..Self::new(number, id.key, socket.cookie.or(id.cookie), socket)
+        }
+    }
+
+    /// Whether this run has reported it, and so corrects itself by every answer; a first word waits for all.
+    pub(super) fn has_told(&self) -> bool {
+        self.has_finding() && !self.is_resumed
+    }
+
+    /// Whether it was reported by a run before, and its socket has gone before this one has said a word.
+    pub(super) fn is_gone_before_a_word(&self) -> bool {
+        self.is_resumed && matches!(self.wake, Some((_, Wake::Gone)))
     }
 
     pub(super) fn has_finding(&self) -> bool {
@@ -259,6 +294,7 @@ impl Case {
         let has_place = Evidence::place(self.evidence.as_slice()).is_some();
         let state = match &self.reported {
             None => FindingState::Opened,
+            Some(_) if self.is_resumed => FindingState::Updated,
             Some(reported)
                 if reported.owner != self.owner
                     || reported.has_place != has_place
@@ -276,6 +312,7 @@ impl Case {
         if state == FindingState::Opened {
             self.wake = Some(self.first_look(at));
         }
+        self.is_resumed = false;
         self.reported = Some(Reported { id, ruling: ruling.clone(), owner: self.owner.clone(), has_place });
         Some(self.finding(id, state, at, ruling))
     }

@@ -3,14 +3,14 @@ use std::{
     mem::{Discriminant, discriminant},
 };
 
-use super::MAX_CASES;
+use super::MAX_SERIOUS_CASES;
 use crate::model::{ConnectionKey, Question};
 
-/// How many kinds of questions there are: a case has at most one of each open.
+/// How many kinds of questions there are: a case has at most one of each open, and only a serious one has any.
 const KINDS: usize = 10;
 /// Questions that may wait before those of closed cases are thrown out: twice as many as all open ones can have, so that this is
 /// seldom.
-const MOST_WAITING: usize = 2 * KINDS * MAX_CASES;
+const MOST_WAITING: usize = 2 * KINDS * MAX_SERIOUS_CASES;
 
 /// What is asked about what.
 type Subject = (ConnectionKey, Discriminant<Question>);

@@ -35,6 +35,33 @@ struct Step {
 }
 
 impl Surroundings {
+    /// Of which only the way to the peer is known, from a run before.
+    pub(super) fn resume(path: Knowledge<PathStatus>) -> Self {
+        Self { path, ..Self::default() }
+    }
+
+    /// Whether no witness was ever asked.
+    pub(super) const fn is_untouched(&self) -> bool {
+        matches!(
+            self,
+            Self {
+                path: Knowledge::NotAsked,
+                conntrack: Knowledge::NotAsked,
+                service: Knowledge::NotAsked,
+                awaits_path: false,
+                awaits_conntrack: false,
+                awaits_service: false,
+                service_asked: false,
+                asked_at: None,
+                awaits_function: false,
+                function_asked: None,
+                has_asked_place: false,
+                awaits_place: false,
+                place_unknown: None,
+            }
+        )
+    }
+
     /// What to ask now, if anything: each witness once a step, however often a scan comes by.
     pub(super) fn questions(
         &mut self,

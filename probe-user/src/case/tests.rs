@@ -1,3 +1,5 @@
+mod resume;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -427,6 +429,28 @@ fn an_application_that_closes_ends_the_finding_normally_and_a_reset_as_reset() {
 }
 
 #[test]
+fn a_reset_is_the_end_whether_or_not_the_change_of_state_is_told() {
+    let reset = |ms| {
+        let socket = SocketView { state: Some(TcpState::Established), ..socket(7) };
+        Event::Connection(ConnectionEvent { at: at(ms), key: key(1), socket, kind: EventKind::ResetReceived })
+    };
+    for is_told in [false, true] {
+        let (mut tracker, _) = stalled(7);
+        tracker.handle_event(reset(40_000));
+        if is_told {
+            tracker.handle_event(closed(40_000, 104));
+        }
+        assert_eq!(states(&said(&mut tracker)).last(), Some(&FindingState::Closed(Outcome::Reset)));
+        assert_eq!(tracker.open_cases(), 0);
+    }
+    // Of one that was never suspected it is the first event, and the last.
+    let mut tracker = Tracker::new();
+    tracker.handle_event(reset(0));
+    assert_eq!(states(&said(&mut tracker)), [FindingState::Opened, FindingState::Closed(Outcome::Reset)]);
+    assert_eq!(tracker.open_cases(), 0);
+}
+
+#[test]
 fn a_connection_that_is_ended_from_outside_was_closed_here() {
     let (mut tracker, _) = stalled(6);
     let Event::Connection(reset) = timeout_event(1, 6) else { unreachable!() };
@@ -532,8 +556,9 @@ fn a_timeout_handed_in_early_or_twice_does_nothing() {
 
 #[test]
 fn one_case_more_than_fits_evicts_the_oldest_and_says_so() {
-    let mut tracker = Tracker::new();
-    for index in 0..=u32::try_from(MAX_CASES).unwrap() {
+    const ROOM: usize = 1_000;
+    let mut tracker = Tracker::with_room(0, ROOM);
+    for index in 0..=u32::try_from(ROOM).unwrap() {
         let Event::Connection(mut event) = timeout_event(1, 6) else { unreachable!() };
         event.at = at(20_000 + u64::from(index));
         event.key.netns = index;
@@ -543,7 +568,7 @@ fn one_case_more_than_fits_evicts_the_oldest_and_says_so() {
     let said = said(&mut tracker);
     let evicted: Vec<_> =
         said.findings.iter().filter(|finding| finding.state == FindingState::Closed(Outcome::Evicted)).collect();
-    assert_eq!((evicted.len(), tracker.open_cases()), (1, MAX_CASES));
+    assert_eq!((evicted.len(), tracker.open_cases()), (1, ROOM));
     assert_eq!(evicted[0].id.key.netns, 0);
 }
 
@@ -724,14 +749,33 @@ fn apply(tracker: &mut Tracker, input: Input) {
 
 proptest! {
     /// Whatever comes in, in whatever order: no panic, every finding is opened once before anything else is said of it and
-    /// closed at most once, after which nothing more is said; and left alone, the tracker comes to rest.
+    /// closed at most once, after which nothing more is said, also by a tracker that goes on where another one has ended; and left
+    /// alone, the tracker comes to rest.
     #[test]
-    fn findings_live_from_one_opening_to_one_end(inputs in proptest::collection::vec(input(), 0..200)) {
+    fn findings_live_from_one_opening_to_one_end(
+        inputs in proptest::collection::vec(input(), 0..200),
+        restarts in proptest::collection::btree_set(0usize..200, 0..3),
+    ) {
         let mut tracker = Tracker::new();
         let mut life: std::collections::BTreeMap<FindingId, bool> = std::collections::BTreeMap::new();
-        for input in inputs {
+        let mut open: std::collections::BTreeMap<FindingId, Finding> = std::collections::BTreeMap::new();
+        for (number, input) in inputs.into_iter().enumerate() {
+            if restarts.contains(&number) {
+                tracker = Tracker::new();
+                // Later than anything before.
+                let now = at(10_000_000 * number as u64 + 10_000_000);
+                tracker.handle_timeout(now);
+                for finding in open.values() {
+                    prop_assert!(tracker.resume(now, finding.clone()));
+                }
+            }
             apply(&mut tracker, input);
             for finding in said(&mut tracker).findings {
+                if finding.is_over() {
+                    open.remove(&finding.id);
+                } else {
+                    open.insert(finding.id, finding.clone());
+                }
                 match finding.state {
                     FindingState::Opened => prop_assert_eq!(life.insert(finding.id, false), None),
                     FindingState::Updated => prop_assert_eq!(life.get(&finding.id), Some(&false)),

@@ -1,12 +1,11 @@
 mod answers;
 mod flows;
+mod resume;
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use super::{
+    cases::Cases,
     finding::{Finding, Outcome, OwnerKnowledge},
     flow::Flows,
     handshake::{Guesses, MOST_GUESSES},
@@ -20,9 +19,6 @@ use crate::{
     model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
 };
 
-/// Cases open at once. A case takes about a kilobyte with its evidence, so this bounds the tracker at some tens of megabytes;
-/// a host with more connections in limbo than this has one cause, not 16,384.
-pub const MAX_CASES: usize = 16_384;
 /// How long a first judgment waits for answers. They mostly take some milliseconds, on a starved host a second; without them the
 /// first word would be about another cause than the next.
 const HOLD: Duration = Duration::from_secs(2);
@@ -57,18 +53,15 @@ pub enum Output {
 ///   little out of order (each CPU writes its own); evidence is kept in the order of their times.
 /// - A timeout handed in early or twice does nothing. A question may stay unanswered for ever, and an answer may come for a
 ///   case that is closed: neither does harm.
-/// - No sequence of inputs panics. At most [`MAX_CASES`] cases are open; one more evicts the least recently touched, first of
-///   those without a finding. An evicted finding is reported as closed with [`Outcome::Evicted`].
+/// - No sequence of inputs panics. At most [`MAX_CASES`](super::MAX_CASES) cases are open of which little is known, and
+///   [`MAX_SERIOUS_CASES`](super::MAX_SERIOUS_CASES) others; one more evicts the least recently touched of its kind, first of those without a
+///   finding. An evicted finding is reported as closed with [`Outcome::Evicted`].
 #[derive(Debug, Default)]
 pub struct Tracker {
     now: MonoTime,
-    cases: HashMap<ConnectionKey, Case>,
+    cases: Cases,
     /// Connections that this host only forwards.
     flows: Flows,
-    /// When each case wakes up.
-    wakes: BTreeSet<(MonoTime, ConnectionKey)>,
-    /// In the order of eviction.
-    by_touch: BTreeSet<(bool, MonoTime, ConnectionKey)>,
     findings: VecDeque<Finding>,
     questions: Questions,
     guesses: Guesses,
@@ -83,6 +76,11 @@ impl Tracker {
     /// A tracker that has seen nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_room(at_rest: usize, serious: usize) -> Self {
+        Self { cases: Cases::with_room(at_rest, serious), ..Self::default() }
     }
 
     /// Judges by these from now on.
@@ -102,7 +100,7 @@ impl Tracker {
         }
         while let Some(question) = self.questions.next() {
             // Of a case that is closed nobody wants to know any more.
-            if self.cases.contains_key(question.key()) || self.flows.contains(question.key()) {
+            if self.cases.contains(question.key()) || self.flows.contains(question.key()) {
                 return Some(Output::Question(question));
             }
         }
@@ -122,7 +120,7 @@ impl Tracker {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next; `None` when no case waits for anything.
     pub fn poll_timeout(&self) -> Option<MonoTime> {
-        let of_cases = self.wakes.first().map(|(at, _)| *at);
+        let of_cases = self.cases.next_wake();
         of_cases.into_iter().chain(self.flows.next_wake()).min()
     }
 
@@ -135,21 +133,14 @@ impl Tracker {
                 self.standards.events_lost = self.standards.events_lost.saturating_add(count);
             }
         }
+        self.cases.settle();
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: MonoTime) {
         self.advance(now);
         self.handle_flow_timeouts(self.now);
-        while let Some((at, key)) = self.wakes.first().copied() {
-            if at > self.now {
-                return;
-            }
-            let Some(mut case) = self.take_case(&key) else {
-                // The two tables are always changed together; this only keeps a mistake from looping.
-                self.wakes.remove(&(at, key));
-                continue;
-            };
+        while let Some(mut case) = self.cases.take_due(self.now) {
             let wake = case.wake.take();
             match wake.map(|(_, wake)| wake) {
                 Some(wake @ (Wake::LookForAnswer | Wake::Overdue)) if case.has_finding() => {
@@ -236,34 +227,47 @@ impl Tracker {
             None => {
                 let number = self.cases_opened;
                 self.cases_opened += 1;
-                Case::open(number, &event, self.standards.events_lost)
+                Box::new(Case::open(number, &event, self.standards.events_lost))
             }
         };
         case.take(&event);
         case.touched = self.now;
         if is_closing(&event) {
-            case.has_ended = true;
-            if case.asked_owner {
-                case.wake = Some((self.now + HOLD, Wake::End));
-                self.keep(case);
-            } else {
-                self.end(case);
-            }
+            self.has_closed(case);
             return;
         }
         self.consider(case);
+        // Whatever RST the kernel takes closes its socket (`tcp_reset`, `net/ipv4/tcp_input.c`, 4.15 to 6.18), at once and mostly before
+        // changes of its state are looked at.
+        if matches!(event.kind, EventKind::ResetReceived)
+            && let Some(case) = self.take_case(&event.key)
+        {
+            self.has_closed(case);
+        }
+    }
+
+    /// The socket has gone to CLOSE: only its owner is still waited for.
+    fn has_closed(&mut self, mut case: Box<Case>) {
+        case.has_ended = true;
+        if case.asked_owner {
+            case.wake = Some((self.now + HOLD, Wake::End));
+            self.keep(case);
+        } else {
+            self.end(case);
+        }
     }
 
     /// Asks about a case what is worth asking, and judges it, or waits for the answers.
-    fn consider(&mut self, mut case: Case) {
+    fn consider(&mut self, mut case: Box<Case>) {
         if let Some(question) = case.ask_service(&self.standards, || self.guesses.take(self.now, MOST_GUESSES)) {
             self.ask(question);
         }
-        if !case.is_mere_request() && case.is_serious() || case.has_ruling(&self.standards) {
+        let has_ruling = case.has_ruling(&self.standards);
+        if !case.is_mere_request() && case.is_serious() || has_ruling {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
-            if !case.has_finding() && case.awaits_answers() {
+            if !case.has_told() && case.awaits_answers() {
                 let until = *case.held_until.get_or_insert(self.now + HOLD);
                 if self.now < until {
                     case.wake = Some((until, Wake::Judge));
@@ -272,13 +276,13 @@ impl Tracker {
                 }
             }
         }
-        self.judge_and_keep(case);
+        if has_ruling { self.judge_and_keep(case) } else { self.keep(case) }
     }
 
     /// Lets a question about a case wait that is taken out of the tables, or about one that is in them.
     fn ask(&mut self, question: Question) {
         let (cases, flows) = (&self.cases, &self.flows);
-        let is_open = |key: &ConnectionKey| key == question.key() || cases.contains_key(key) || flows.contains(key);
+        let is_open = |key: &ConnectionKey| key == question.key() || cases.contains(key) || flows.contains(key);
         self.questions.add(question, is_open);
     }
 
@@ -311,7 +315,7 @@ impl Tracker {
         }
     }
 
-    fn judge_and_keep(&mut self, mut case: Case) {
+    fn judge_and_keep(&mut self, mut case: Box<Case>) {
         if let Some(finding) = case.judge(self.now, &self.standards) {
             self.findings.push_back(finding);
         }
@@ -319,7 +323,7 @@ impl Tracker {
     }
 
     /// Judges a case whose socket has closed for the last time, and closes it.
-    fn end(&mut self, mut case: Case) {
+    fn end(&mut self, mut case: Box<Case>) {
         if let Some(finding) = case.judge(self.now, &self.standards) {
             self.findings.push_back(finding);
         }
@@ -327,38 +331,23 @@ impl Tracker {
         self.close(case, outcome);
     }
 
-    fn close(&mut self, case: Case, outcome: Outcome) {
+    fn close(&mut self, case: Box<Case>, outcome: Outcome) {
         if let Some(finding) = case.close(self.now, outcome) {
             self.findings.push_back(finding);
         }
     }
 
-    /// Takes a case out of all tables; [`keep`](Self::keep) puts it back.
-    fn take_case(&mut self, key: &ConnectionKey) -> Option<Case> {
-        let case = self.cases.remove(key)?;
-        if let Some((at, _)) = case.wake {
-            self.wakes.remove(&(at, case.key));
-        }
-        self.by_touch.remove(&(case.has_finding(), case.touched, case.key));
-        // What the tables are sorted by may change now: the copy taken out is the only one.
-        Some(case)
+    fn take_case(&mut self, key: &ConnectionKey) -> Option<Box<Case>> {
+        self.cases.take(key)
     }
 
-    fn keep(&mut self, case: Case) {
-        if self.cases.len() >= MAX_CASES
-            && let Some((_, _, oldest)) = self.by_touch.first().copied()
-            && let Some(mut evicted) = self.take_case(&oldest)
-        {
+    fn keep(&mut self, case: Box<Case>) {
+        if let Some(mut evicted) = self.cases.keep(case) {
             // What was still waiting for answers is judged without them.
             if let Some(finding) = evicted.judge(self.now, &self.standards) {
                 self.findings.push_back(finding);
             }
             self.close(evicted, Outcome::Evicted);
         }
-        if let Some((at, _)) = case.wake {
-            self.wakes.insert((at, case.key));
-        }
-        self.by_touch.insert((case.has_finding(), case.touched, case.key));
-        self.cases.insert(case.key, case);
     }
 }

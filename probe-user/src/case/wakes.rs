@@ -42,6 +42,20 @@ pub(super) enum Wake {
     End,
 }
 
+impl Wake {
+    const ALL: [Self; 7] =
+        [Self::LookForAnswer, Self::Judge, Self::LookAtReceiver, Self::Overdue, Self::Forget, Self::Gone, Self::End];
+
+    /// As a number that [`from_byte`](Self::from_byte) knows.
+    pub(super) const fn to_byte(self) -> u8 {
+        self as u8
+    }
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
+    }
+}
+
 impl Case {
     /// When to wake up after an event, and what for.
     pub(super) fn next_wake(&self, event: &ConnectionEvent) -> Option<(MonoTime, Wake)> {

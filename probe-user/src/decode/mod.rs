@@ -67,6 +67,8 @@ pub struct Units {
     pub hz: u32,
     /// Bit number of `SOCK_DEAD` in `sk_flags`, where BTF tells.
     pub sock_dead_bit: Option<u32>,
+    /// Bit number of `SOCK_DONE` in `sk_flags`, where BTF tells.
+    pub sock_done_bit: Option<u32>,
     /// Bit number of `SOCK_KEEPOPEN` in `sk_flags`, where BTF tells.
     pub sock_keepopen_bit: Option<u32>,
 }

@@ -3,7 +3,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
 
-const UNITS: Units = Units { hz: 250, sock_dead_bit: Some(0), sock_keepopen_bit: Some(9) };
+const UNITS: Units = Units { hz: 250, sock_dead_bit: Some(0), sock_done_bit: Some(1), sock_keepopen_bit: Some(9) };
 
 fn record() -> SocketRecord {
     let mut record = SocketRecord::new_zeroed();
@@ -175,7 +175,7 @@ fn what_no_program_writes_is_named() {
 proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), hz: u32) {
-        let _ = decode(&bytes, Units { hz, sock_dead_bit: Some(200), sock_keepopen_bit: None });
+        let _ = decode(&bytes, Units { hz, sock_dead_bit: Some(200), ..Units::default() });
     }
 
     #[test]
@@ -190,6 +190,6 @@ proptest! {
         record.hook = hook;
         record.old_state = state;
         record.new_state = state;
-        let _ = decode(record.as_bytes(), Units { hz, sock_dead_bit: Some(0), sock_keepopen_bit: Some(9) });
+        let _ = decode(record.as_bytes(), Units { hz, ..UNITS });
     }
 }

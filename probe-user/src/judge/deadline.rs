@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Sight;
 use crate::model::{MonoTime, SocketTimer, SocketView, Ticks};
 
 /// Which kernel timer ends the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KernelTimer {
     /// The retransmission timer (`tcp_retransmit_timer`).
     Retransmission,
@@ -28,7 +30,7 @@ impl KernelTimer {
 }
 
 /// Which setting decides how long the kernel waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeadlineSource {
     /// `net.ipv4.tcp_retries2` of the socket's namespace.
     TcpRetries2 {
@@ -65,7 +67,7 @@ impl DeadlineSource {
 }
 
 /// When the kernel gives a connection up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadline {
     /// The moment the timer fires and finds the time used up.
     pub at: MonoTime,

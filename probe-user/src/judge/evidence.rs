@@ -4,6 +4,7 @@ mod sentences;
 use std::{net::SocketAddr, time::Duration};
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 pub use handshake::{Step, SynAckRepeat};
 
@@ -13,7 +14,7 @@ use crate::model::{
 };
 
 /// One thing that was seen on a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// When.
     pub at: MonoTime,
@@ -181,7 +182,7 @@ impl Evidence {
 }
 
 /// What was seen. Each has one name in records ([`EvidenceKind::name`]) and one sentence for people (`Display`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EvidenceKind {
     /// The retransmission timer fired.
     RetransmissionTimeout(Box<Attempt>),
@@ -259,10 +260,12 @@ pub enum EvidenceKind {
     AcknowledgmentsResumed,
     /// The socket was looked up and is no more.
     SocketGone,
+    /// connprobe was started anew: between the piece before this and now nobody watched.
+    WatchResumed,
 }
 
 /// An attempt to send something again, or a probe, with what the judge needs of the socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// What sending returned, a negative errno or at least 0, where the kernel tells.
     pub send_result: Option<i32>,
@@ -308,6 +311,7 @@ impl EvidenceKind {
             Self::SocketError { .. } => "socket_error",
             Self::AcknowledgmentsResumed => "acknowledgments_resumed",
             Self::SocketGone => "socket_gone",
+            Self::WatchResumed => "watch_resumed",
         }
     }
 
@@ -342,7 +346,8 @@ impl EvidenceKind {
             | Self::EndWaits(_)
             | Self::SegmentGotThrough
             | Self::AcknowledgmentsResumed
-            | Self::SocketGone => None,
+            | Self::SocketGone
+            | Self::WatchResumed => None,
         }
     }
 }

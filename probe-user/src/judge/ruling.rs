@@ -1,10 +1,12 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Deadline;
 use crate::model::MonoTime;
 
 /// What is wrong with a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// The peer has no state for a connection that this host holds open (RFC 9293 section 3.5.1).
     HalfOpen,
@@ -41,7 +43,7 @@ impl Verdict {
 }
 
 /// Why it is wrong, as far as this host can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Cause {
     /// Retransmissions leave this host and nothing at all comes back from the peer.
     PeerSilent,
@@ -162,7 +164,7 @@ impl Cause {
 }
 
 /// How sure a ruling is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Confidence {
     /// It fits the evidence, and another explanation is still open; the missing evidence says what would settle it.
     Suspected,
@@ -181,7 +183,7 @@ impl Confidence {
 }
 
 /// What was not seen and would settle the question.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MissingEvidence {
     /// More timeouts in a row, which ordinary packet loss does not make.
     MoreTimeouts {
@@ -362,7 +364,7 @@ impl fmt::Display for MissingEvidence {
 }
 
 /// What a rule says of a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruling {
     /// What is wrong.
     pub verdict: Verdict,

@@ -1,6 +1,8 @@
 //! Loading the programs and attaching them by the plan.
 
 mod closed;
+mod failure;
+mod switch;
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +12,11 @@ use std::{
 
 use aya::{
     Btf, Ebpf,
-    programs::{Program, ProgramError},
+    programs::{Program, tp_btf::BtfTracePointLinkId},
 };
+
+use failure::TryError;
+use switch::Switch;
 
 use super::{
     facts::Facts,
@@ -55,6 +60,8 @@ pub struct Probes {
     scanner: Option<Scanner>,
     idle_scanner: Option<IdleScanner>,
     lifecycle: Option<Lifecycle>,
+    /// Where the hook can be taken away and put back at no cost.
+    state_changes: Option<Switch>,
     // Holds programs and links: they end with it and the scanner.
     _ebpf: Arc<Mutex<Ebpf>>,
 }
@@ -74,9 +81,13 @@ impl Probes {
         let mut ebpf = open(facts, options, btf.as_ref())?;
         // Counters and ring are taken before the first program runs, so that nothing is missed.
         let mut ring = Ring::take(&mut ebpf)?;
-        let mut hooks = Vec::new();
+        let (mut hooks, mut state_changes) = (Vec::new(), None);
         for entry in &plan.hooks {
-            let status = match attach_hook(&mut ebpf, btf.as_ref(), entry, parts) {
+            let (status, link) = attach_hook(&mut ebpf, btf.as_ref(), entry, parts);
+            if entry.hook == Hook::InetSockSetState {
+                state_changes = link;
+            }
+            let status = match status {
                 HookStatus::Unsupported(_) if is_absent(entry, facts) => HookStatus::NotLoaded(KernelModule::Conntrack),
                 status => status,
             };
@@ -95,6 +106,7 @@ impl Probes {
         };
         let (lifecycle_status, lifecycle) = lifecycle.unzip();
         let ebpf = Arc::new(Mutex::new(ebpf));
+        let state_changes = state_changes.map(|link| Switch::new(Arc::clone(&ebpf), Hook::InetSockSetState, link));
         let scanner =
             if options.scan_by_sock_diag { Err("by request".to_owned()) } else { Scanner::load(&ebpf, btf.as_ref()) };
         // Where the one iterator works, so does the other.
@@ -118,7 +130,8 @@ impl Probes {
         if !coverage.observes_something() {
             return Err(AttachError::NoHook(first_reason(&coverage)));
         }
-        Ok(Self { ring, coverage, scanner: scanner.ok(), idle_scanner, lifecycle: lifecycle.flatten(), _ebpf: ebpf })
+        let (scanner, lifecycle) = (scanner.ok(), lifecycle.flatten());
+        Ok(Self { ring, coverage, scanner, idle_scanner, lifecycle, state_changes, _ebpf: ebpf })
     }
 
     /// What became of every hook.
@@ -219,12 +232,12 @@ fn attach_hook(
     btf: Option<&Btf>,
     entry: &HookPlan,
     parts: fn(&HookPlan, Mechanism) -> Vec<Part>,
-) -> HookStatus {
+) -> (HookStatus, Option<BtfTracePointLinkId>) {
     let mut failures = Vec::new();
     let mut all_unsupported = true;
     for mechanism in &entry.candidates {
         match try_attach(ebpf, btf, &parts(entry, *mechanism)) {
-            Ok(()) => return HookStatus::Attached(*mechanism),
+            Ok(link) => return (HookStatus::Attached(*mechanism), link),
             Err(error) => {
                 tracing::debug!(hook = entry.hook.name(), %mechanism, ?error, "attaching failed");
                 all_unsupported &= error.is_unsupported() || error.is_policy();
@@ -234,7 +247,7 @@ fn attach_hook(
     }
     failures.extend(entry.excluded.iter().map(|(mechanism, why)| format!("{mechanism}: {why}")));
     let why = failures.join("; ");
-    if all_unsupported { HookStatus::Unsupported(why) } else { HookStatus::Broken(why) }
+    (if all_unsupported { HookStatus::Unsupported(why) } else { HookStatus::Broken(why) }, None)
 }
 
 /// Whether it would be attached to functions of connection tracking, were that loaded.
@@ -244,94 +257,23 @@ fn is_absent(entry: &HookPlan, facts: &Facts) -> bool {
         && facts.absent_modules.contains(&KernelModule::Conntrack)
 }
 
-#[derive(Debug)]
-enum TryError {
-    /// The object has no such program, or BTF went missing between planning and attaching.
-    Internal(String),
-    Program(ProgramError),
-}
-
-impl TryError {
-    /// ENOENT says that this kernel has no such hook; anything else says that something is wrong.
-    fn is_unsupported(&self) -> bool {
-        match self {
-            Self::Internal(_) => false,
-            Self::Program(error) => errno_of(error) == Some(nix::errno::Errno::ENOENT as i32),
-        }
-    }
-
-    /// Loading was refused before anything was verified, though programs of other kinds were not: some hosts allow no trampolines.
-    fn is_policy(&self) -> bool {
-        match self {
-            Self::Internal(_) => false,
-            Self::Program(ProgramError::LoadError { io_error, verifier_log }) => {
-                io_error.raw_os_error() == Some(nix::errno::Errno::EPERM as i32)
-                    && last_verdict(&verifier_log.to_string()).is_none()
-            }
-            Self::Program(_) => false,
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Internal(text) => text.clone(),
-            Self::Program(ProgramError::LoadError { io_error, verifier_log }) => {
-                match last_verdict(&verifier_log.to_string()) {
-                    // Nothing was verified: a policy of this host, or a want of privileges.
-                    None => format!("loading the program was refused: {io_error}"),
-                    Some(verdict) => format!("the kernel's verifier refused the program: {verdict}"),
-                }
-            }
-            Self::Program(error) => chain(error),
-        }
-    }
-}
-
-fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error();
-        }
-        current = error.source();
-    }
-    None
-}
-
-/// The reason in a verifier's log: its last line but for the statistics.
-fn last_verdict(log: &str) -> Option<&str> {
-    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
-    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.rfind(|line| !STATISTICS.iter().any(|start| line.starts_with(start)))
-}
-
-/// An error with its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut current = error.source();
-    while let Some(cause) = current {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        current = cause.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Attaches all parts, or none.
-fn try_attach(ebpf: &mut Ebpf, btf: Option<&Btf>, parts: &[Part]) -> Result<(), TryError> {
+/// Attaches all parts, or none. The link of a BTF tracepoint, which is one part alone.
+fn try_attach(ebpf: &mut Ebpf, btf: Option<&Btf>, parts: &[Part]) -> Result<Option<BtfTracePointLinkId>, TryError> {
+    let mut link = None;
     for (index, part) in parts.iter().enumerate() {
-        if let Err(error) = attach_part(ebpf, btf, part) {
-            for attached in parts.iter().take(index + 1) {
-                if let Some(program) = ebpf.program_mut(&attached.program) {
-                    unload(program);
+        match attach_part(ebpf, btf, part) {
+            Ok(attached) => link = attached,
+            Err(error) => {
+                for attached in parts.iter().take(index + 1) {
+                    if let Some(program) = ebpf.program_mut(&attached.program) {
+                        unload(program);
+                    }
                 }
+                return Err(error);
             }
-            return Err(error);
         }
     }
-    Ok(())
+    Ok(link)
 }
 
 /// Detaches and unloads; one that was not loaded has nothing to lose.
@@ -347,7 +289,7 @@ fn unload(program: &mut Program) {
     };
 }
 
-fn attach_part(ebpf: &mut Ebpf, btf: Option<&Btf>, part: &Part) -> Result<(), TryError> {
+fn attach_part(ebpf: &mut Ebpf, btf: Option<&Btf>, part: &Part) -> Result<Option<BtfTracePointLinkId>, TryError> {
     use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, TracePoint};
     let name = &part.program;
     let program =
@@ -357,41 +299,27 @@ fn attach_part(ebpf: &mut Ebpf, btf: Option<&Btf>, part: &Part) -> Result<(), Tr
         Target::TpBtf { tracepoint } => {
             let program: &mut BtfTracePoint = program.try_into().map_err(TryError::Program)?;
             program.load(tracepoint, kernel_btf()?).map_err(TryError::Program)?;
-            program.attach().map(drop).map_err(TryError::Program)
+            program.attach().map(Some).map_err(TryError::Program)
         }
         Target::Tracepoint { subsystem, tracepoint } => {
             let program: &mut TracePoint = program.try_into().map_err(TryError::Program)?;
             program.load().map_err(TryError::Program)?;
-            program.attach(subsystem, tracepoint).map(drop).map_err(TryError::Program)
+            program.attach(subsystem, tracepoint).map(|_| None).map_err(TryError::Program)
         }
         Target::Fentry { symbol } => {
             let program: &mut FEntry = program.try_into().map_err(TryError::Program)?;
             program.load(symbol, kernel_btf()?).map_err(TryError::Program)?;
-            program.attach().map(drop).map_err(TryError::Program)
+            program.attach().map(|_| None).map_err(TryError::Program)
         }
         Target::Fexit { symbol } => {
             let program: &mut FExit = program.try_into().map_err(TryError::Program)?;
             program.load(symbol, kernel_btf()?).map_err(TryError::Program)?;
-            program.attach().map(drop).map_err(TryError::Program)
+            program.attach().map(|_| None).map_err(TryError::Program)
         }
         Target::Kprobe { symbol } => {
             let program: &mut KProbe = program.try_into().map_err(TryError::Program)?;
             program.load().map_err(TryError::Program)?;
-            program.attach(symbol, 0).map(drop).map_err(TryError::Program)
+            program.attach(symbol, 0).map(|_| None).map_err(TryError::Program)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_verifiers_reason_is_found_above_its_statistics() {
-        let log = "63: (63) *(u32 *)(r10 -104) = r3\nR3 !read_ok\nverification time 7731 usec\nstack depth 368\n\
-            processed 3142 insns (limit 1000000)\n\n";
-        assert_eq!(last_verdict(log), Some("R3 !read_ok"));
-        assert_eq!(last_verdict("processed 0 insns\n"), None);
-        assert_eq!(last_verdict(""), None);
     }
 }

@@ -46,6 +46,8 @@ pub struct Layout {
     pub registers: Option<Registers>,
     /// Bit number of `SOCK_DEAD` in `sk_flags`.
     pub sock_dead_bit: Option<u32>,
+    /// Bit number of `SOCK_DONE` in `sk_flags`.
+    pub sock_done_bit: Option<u32>,
     /// Bit number of `SOCK_KEEPOPEN` in `sk_flags` (`SO_KEEPALIVE`).
     pub sock_keepopen_bit: Option<u32>,
     /// The number of the reason for dropping a SYN on a synchronized connection.
@@ -119,6 +121,7 @@ impl Layout {
             functions,
             registers: registers(&btf),
             sock_dead_bit: enum_value(&btf, "sock_flags", "SOCK_DEAD"),
+            sock_done_bit: enum_value(&btf, "sock_flags", "SOCK_DONE"),
             sock_keepopen_bit: enum_value(&btf, "sock_flags", "SOCK_KEEPOPEN"),
             invalid_syn_reason: drop_reason(&btf, "TCP_INVALID_SYN"),
             drop_reasons: DropReason::ALL
@@ -371,7 +374,7 @@ mod tests {
         for field in super::super::fields::INDISPENSABLE {
             assert!(layout.has(field), "{}", layout.missing[&field]);
         }
-        assert_eq!(layout.sock_dead_bit, Some(0));
+        assert_eq!((layout.sock_dead_bit, layout.sock_done_bit), (Some(0), Some(1)));
         assert!(layout.tracepoints.contains_key(&Hook::TcpRetransmitSkb));
     }
 }

@@ -125,6 +125,9 @@ pub(super) const fn path(field: Field) -> FieldPath {
         Field::SkCgroup => at("sock", &["sk_cgrp_data", "cgroup"], PointerTo("cgroup")),
         Field::CgroupKn => at("cgroup", &["kn"], PointerTo("kernfs_node")),
         Field::KnId => at("kernfs_node", &["id"], Bytes(8)),
+        Field::SkShutdown => at("sock", &["sk_shutdown"], Bytes(1)),
+        Field::TpLinger2 => at("tcp_sock", &["linger2"], Bytes(4)),
+        Field::TpDataSegsIn => at("tcp_sock", &["data_segs_in"], Bytes(4)),
         Field::NetKeepaliveProbes => at("net", &["ipv4", "sysctl_tcp_keepalive_probes"], Bytes(1)),
     }
 }

@@ -21,6 +21,8 @@ pub struct ClosedConnection {
     pub last_state: TcpState,
     /// The error that the kernel had set by then, a positive errno, 0 for none.
     pub error: Option<i32>,
+    /// How far each half had come by then.
+    pub halves: Halves,
     /// What went over it.
     pub amounts: Amounts,
     /// The process that was seen with it.
@@ -52,6 +54,23 @@ pub struct Amounts {
     pub rtt: Option<Duration>,
     /// The least round-trip time of the last five minutes (`tcp_min_rtt_wlen`), where one was measured.
     pub min_rtt: Option<Duration>,
+}
+
+/// How far the two halves of a connection had come when its socket went to CLOSE; `None` where this kernel does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Halves {
+    /// Whether the peer's FIN had come in (`SOCK_DONE`, `tcp_fin`).
+    pub fin_received: Option<bool>,
+    /// Whether all that was sent was acknowledged, this end's FIN included.
+    pub all_acked: Option<bool>,
+    /// Whether the application had given its descriptor back (`SOCK_DEAD`). Where that is what resets the connection, it comes later.
+    pub orphaned: Option<bool>,
+    /// Whether no data was to be read any more (`RCV_SHUTDOWN`).
+    pub read_shut: Option<bool>,
+    /// Whether the application had asked for a RST in place of FIN-WAIT-2 (TCP_LINGER2 below 0).
+    pub reset_wanted: Option<bool>,
+    /// Segments with data that came in, in order or not.
+    pub data_segments_received: Option<u32>,
 }
 
 /// Who opened a connection (RFC 9293 section 3.9.1.1).
@@ -185,6 +204,7 @@ impl ClosedConnection {
             role: None,
             last_state,
             error: None,
+            halves: Halves::default(),
             amounts: Amounts::default(),
             process: None,
             uid: None,
@@ -220,6 +240,11 @@ impl ClosedConnection {
         match self.error {
             // `tcp_done`, or `tcp_close` and `tcp_disconnect`, which send a RST next (`tcp_need_reset`).
             Some(0) | None => match self.last_state {
+                TcpState::FinWait2 if self.resets_after_its_fin() => Ending::Reset(Some(Side::Local)),
+                // The last ACK is what ends these; data unread when the application closes does, too, as does want of memory.
+                TcpState::Closing | TcpState::LastAck if matches!(self.halves.all_acked, Some(false)) => {
+                    Ending::Reset(Some(Side::Local))
+                }
                 TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck | TcpState::TimeWait => {
                     Ending::ClosedNormally
                 }
@@ -236,7 +261,8 @@ impl ClosedConnection {
             Some(ECONNABORTED) => Ending::Aborted,
             Some(ECONNRESET | EPIPE) => match self.last_state {
                 // `tcp_reset` also where data comes in that no application will read: then this end sends the RST.
-                TcpState::FinWait1 | TcpState::FinWait2 => Ending::Reset(None),
+                TcpState::FinWait1 | TcpState::FinWait2 if self.may_have_got_unwanted_data() => Ending::Reset(None),
+                TcpState::FinWait1 | TcpState::FinWait2 => Ending::Reset(Some(Side::Remote)),
                 TcpState::Established
                 | TcpState::SynSent
                 | TcpState::SynReceived
@@ -253,17 +279,46 @@ impl ClosedConnection {
             Some(_) => Ending::OtherError,
         }
     }
+
+    /// Whether this end sends a RST in FIN-WAIT-2, without an error. The peer's FIN ends it well, and so does what replaces a socket that the
+    /// application has closed (`tcp_time_wait`). All else is a RST (`__tcp_close`, `tcp_disconnect`, `tcp_rcv_state_process`, alike in
+    /// Linux 6.1 to 6.18): data unread when the application closes, TCP_LINGER2 below 0, or data in the very segment that acknowledges
+    /// the FIN of a closed socket. The last is known only where no data was taken in before: none is from such a segment.
+    const fn resets_after_its_fin(&self) -> bool {
+        let Halves { fin_received, orphaned, reset_wanted, .. } = self.halves;
+        match (fin_received, orphaned) {
+            (Some(true), _) | (None, _) | (_, None) => false,
+            (Some(false), Some(false)) => true,
+            (Some(false), Some(true)) => matches!(reset_wanted, Some(true)) || self.has_got_only_unwanted_data(),
+        }
+    }
+
+    const fn has_got_only_unwanted_data(&self) -> bool {
+        matches!((self.halves.data_segments_received, self.amounts.bytes_received), (Some(1..), Some(0)))
+    }
+
+    /// Whether data may have come in after nobody was to read any.
+    const fn may_have_got_unwanted_data(&self) -> bool {
+        !matches!(self.halves.read_shut, Some(false)) && !matches!(self.halves.data_segments_received, Some(0))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn closed(last_state: TcpState, error: i32) -> (Ending, Option<Side>) {
+    fn of(last_state: TcpState, error: i32) -> ClosedConnection {
         let key = ConnectionKey { netns: 7, local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 80).into() };
-        let unseen = ClosedConnection::unseen(MonoTime::from_ns(1), key, last_state);
-        let closed = ClosedConnection { error: Some(error), ..unseen };
+        ClosedConnection { error: Some(error), ..ClosedConnection::unseen(MonoTime::from_ns(1), key, last_state) }
+    }
+
+    fn closed(last_state: TcpState, error: i32) -> (Ending, Option<Side>) {
+        let closed = of(last_state, error);
         (closed.ending(), closed.closed_by())
+    }
+
+    fn ended(last_state: TcpState, error: i32, halves: Halves, amounts: Amounts) -> Ending {
+        ClosedConnection { halves, amounts, ..of(last_state, error) }.ending()
     }
 
     #[test]
@@ -282,6 +337,46 @@ mod tests {
         assert_eq!(closed(TcpState::CloseWait, 0), (Ending::Reset(Some(Side::Local)), Some(Side::Remote)));
         assert_eq!(closed(TcpState::FinWait1, 104), (Ending::Reset(None), Some(Side::Local)));
         assert_eq!(closed(TcpState::Established, 103), (Ending::Reset(Some(Side::Local)), None));
+    }
+
+    #[test]
+    fn a_fin_that_was_acknowledged_may_be_followed_by_a_reset_of_this_end() {
+        let acked = Halves { all_acked: Some(true), ..Halves::default() };
+        let waiting = Halves { fin_received: Some(false), orphaned: Some(true), reset_wanted: Some(false), ..acked };
+        let reset = Ending::Reset(Some(Side::Local));
+        for (case, halves, bytes_received, ending) in [
+            ("the peer's FIN has come", Halves { fin_received: Some(true), ..waiting }, 1, Ending::ClosedNormally),
+            ("the peer's FIN is to come", waiting, 0, Ending::ClosedNormally),
+            ("closed with data unread", Halves { orphaned: Some(false), ..waiting }, 9, reset),
+            ("TCP_LINGER2 below 0", Halves { reset_wanted: Some(true), ..waiting }, 0, reset),
+            ("data with the ACK", Halves { data_segments_received: Some(1), ..waiting }, 0, reset),
+            ("data before", Halves { data_segments_received: Some(1), ..waiting }, 9, Ending::ClosedNormally),
+            ("nothing is known", Halves::default(), 0, Ending::ClosedNormally),
+        ] {
+            let amounts = Amounts { bytes_received: Some(bytes_received), ..Amounts::default() };
+            assert_eq!(ended(TcpState::FinWait2, 0, halves, amounts), ending, "{case}");
+        }
+        let unacked = Halves { all_acked: Some(false), ..Halves::default() };
+        for (state, halves, ending) in [
+            (TcpState::LastAck, acked, Ending::ClosedNormally),
+            (TcpState::LastAck, unacked, reset),
+            (TcpState::Closing, acked, Ending::ClosedNormally),
+            (TcpState::Closing, unacked, reset),
+        ] {
+            assert_eq!(ended(state, 0, halves, Amounts::default()), ending, "{state:?} {halves:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_after_this_ends_fin_is_the_peers_unless_data_may_have_come_that_nobody_reads() {
+        let shut = Halves { read_shut: Some(true), data_segments_received: Some(1), ..Halves::default() };
+        for (halves, by) in [
+            (Halves { read_shut: Some(false), ..shut }, Some(Side::Remote)),
+            (Halves { data_segments_received: Some(0), ..shut }, Some(Side::Remote)),
+            (shut, None),
+        ] {
+            assert_eq!(ended(TcpState::FinWait1, 104, halves, Amounts::default()), Ending::Reset(by), "{halves:?}");
+        }
     }
 
     #[test]

@@ -194,6 +194,13 @@ impl Coverage {
         }
     }
 
+    /// Takes in that a hook does not work any more.
+    pub fn mark_broken(&mut self, hook: Hook, why: String) {
+        for (_, status) in self.hooks.iter_mut().filter(|(this, _)| *this == hook) {
+            *status = HookStatus::Broken(why.clone());
+        }
+    }
+
     /// Takes in which modules are loaded now; whether one has come since.
     pub fn note_loaded(&mut self, is_loaded: impl Fn(KernelModule) -> bool) -> bool {
         let mut has_come = false;
@@ -265,7 +272,7 @@ pub const fn cost_of_missing(hook: Hook) -> &'static str {
 /// When the program of a hook runs. None does for a packet of a connection in order.
 pub const fn runs_for(hook: Hook) -> &'static str {
     match hook {
-        Hook::InetSockSetState => "each change of a TCP socket's state",
+        Hook::InetSockSetState => "each change of a TCP socket's state, while a connection is under suspicion",
         Hook::TcpRetransmitSkb => "each segment that is sent again",
         Hook::TcpRetransmitSynack => "each SYN-ACK that is sent again",
         Hook::TcpReceiveReset => "each RST that ends a connection",

@@ -28,7 +28,7 @@ impl Vantage {
 }
 
 /// Which forwarded connection: the network namespace, the zone of connection tracking, and the tuple of the packet that began it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowKey {
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -119,7 +119,7 @@ impl TrackedFlow {
 }
 
 /// A connection whose addresses or ports connection tracking translates (DNAT, SNAT): its packets from who began it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
     /// As they come in; so the socket of who began it names them.
     pub original: Tuple,
@@ -234,7 +234,7 @@ pub struct HostEnd {
 }
 
 /// An end that was looked at, and waits for what was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingEnd {
     /// Inode number of its namespace.
     pub netns: u32,

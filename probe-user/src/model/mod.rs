@@ -23,7 +23,7 @@ mod segment;
 mod socket;
 mod time;
 
-pub use closed::{Amounts, Cgroup, ClosedConnection, Ending, OwnerCall, Role, SeenProcess, Side};
+pub use closed::{Amounts, Cgroup, ClosedConnection, Ending, Halves, OwnerCall, Role, SeenProcess, Side};
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
 pub use coverage::{

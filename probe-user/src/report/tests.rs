@@ -13,7 +13,7 @@ use crate::{
         },
     },
     model::{
-        Amounts, ClosedConnection, ConnectionKey, Coverage, Hook, HookStatus, Interface, Keepalive, Knowledge,
+        Amounts, ClosedConnection, ConnectionKey, Coverage, Halves, Hook, HookStatus, Interface, Keepalive, Knowledge,
         LossPlace, Mechanism, MissingField, MonoTime, NeighbourState, Owner, OwnerCall, PathStatus, Place, Role, Route,
         ScanStatus, SeenProcess, SocketCookie, SocketRouting, SocketView, TcpState,
     },
@@ -381,6 +381,7 @@ fn closed() -> ClosedConnection {
         role: Some(Role::ActiveOpen),
         last_state: TcpState::Established,
         error: Some(104),
+        halves: Halves::default(),
         amounts: Amounts { bytes_sent: Some(1_000), rtt: Some(Duration::from_micros(130)), ..Amounts::default() },
         process: Some(SeenProcess { pid: 812, comm: "beam.smp".to_owned(), by: OwnerCall::Connect }),
         uid: Some(106),

@@ -14,6 +14,8 @@ const SAME_OFFSET_NS: u128 = 2_000_000;
 /// host suspended, are told by the new offset. (Corrections of speed act on both clocks alike.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WallClock {
+    /// When it was made.
+    began: MonoTime,
     /// Nanoseconds from the zero of the kernel's monotonic clock back to 1970 (UTC), before the first step.
     offset_ns: i128,
     /// From when on which other offset holds, in order.
@@ -23,7 +25,12 @@ pub struct WallClock {
 impl WallClock {
     /// A clock for which `mono` and `wall` are the same moment.
     pub fn aligned(mono: MonoTime, wall: Timestamp) -> Self {
-        Self { offset_ns: offset_ns(mono, wall), steps: VecDeque::new() }
+        Self { began: mono, offset_ns: offset_ns(mono, wall), steps: VecDeque::new() }
+    }
+
+    /// The first moment that it was told.
+    pub const fn began(&self) -> MonoTime {
+        self.began
     }
 
     /// Takes in that `mono` and `wall` are the same moment, later than any taken in before.

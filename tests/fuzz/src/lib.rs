@@ -80,10 +80,11 @@ fn decode_record(data: &[u8]) {
         record.splice(..2, ABI_VERSION.to_ne_bytes());
     }
     let bit = |mask: u8, bit: u32| (choice & mask != 0).then_some(bit);
-    let units = Units { hz: u32::from(choice & 3) * 250, sock_dead_bit: bit(4, 0), sock_keepopen_bit: bit(8, 9) };
+    let hz = u32::from(choice & 3) * 250;
+    let units = Units { hz, sock_dead_bit: bit(4, 0), sock_done_bit: bit(4, 1), sock_keepopen_bit: bit(8, 9) };
     let decoded = decode(&record, units);
     assert_eq!(decoded, decode(&record, units), "the same bytes are the same event");
-    assert!(decoded.is_err() || decode_connection(&record).is_err(), "no record is of two kinds");
+    assert!(decoded.is_err() || decode_connection(&record, units).is_err(), "no record is of two kinds");
 }
 
 fn read_recording(data: &[u8]) {

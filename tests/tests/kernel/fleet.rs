@@ -364,6 +364,25 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
     )?;
     ensure!(missing == ["compute-1 lacks many", "losing-1 lacks few"], "{missing:?}");
 
+    // The daemon of a host begins anew without a last word, once without what it knew and once with it.
+    let id = "00000000-0000-4000-8000-000000000090";
+    let run = |number: u8| Value::from(format!("00000000-0000-4000-8000-0000000001{number:02}"));
+    let mut begins_anew = finding("compute-1")?;
+    let host = ("/host/name", Value::from("anew-1"));
+    set(&mut begins_anew, &[host, ("/finding_id", id.into()), ("/state", "opened".into()), ("/run_id", run(1))])?;
+    let coverage = format!(
+        r#"{{"schema":"connprobe/1","type":"coverage","time":"2100-01-01T00:00:00Z","host":{{"name":"anew-1"}},"run_id":{},"seq":0}}"#,
+        run(2)
+    );
+    let status = format!("SELECT concat(status, ' ', state) FROM connprobe.current_findings WHERE finding_id = '{id}'");
+    store.insert(&[begins_anew.to_string(), coverage])?;
+    ensure!(column(store, &status)? == ["abandoned opened"], "{:?}", column(store, &status)?);
+    let now = column(store, "SELECT formatDateTime(now('UTC') + INTERVAL 1 MINUTE, '%FT%TZ')")?.concat();
+    let again = [("/state", "updated".into()), ("/run_id", run(2)), ("/seq", 1.into()), ("/time", now.into())];
+    set(&mut begins_anew, &again)?;
+    store.insert(&[begins_anew.to_string()])?;
+    ensure!(column(store, &status)? == ["open updated"], "{:?}", column(store, &status)?);
+
     // Two on the way translate: three names of one connection. The same ports at another time are another connection.
     let mut lines = Vec::new();
     let mut add = |from: &str, host: &str, number: u8, changes: &[(&str, Value)]| -> Result<()> {
@@ -399,7 +418,7 @@ fn unusual(store: &Store, written: &[String]) -> Result<()> {
 
     // A host of which nothing has come for ten minutes: what it told of last is not known to be so.
     store.rows(
-        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, seq, record, version \
+        "INSERT INTO connprobe.last_records SELECT received - 600, time - 600, type, 'server-1', boot_id, run_id, seq, record, version \
          FROM connprobe.last_records FINAL WHERE host = 'controller-1' AND type IN ('heartbeat', 'coverage')",
     )?;
     let silent = column(store, "SELECT host FROM connprobe.hosts WHERE status = 'silent'")?;

@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
     process::{Command, Stdio},
     thread::sleep,
@@ -47,6 +47,8 @@ pub(crate) fn tests() -> Vec<Test> {
         .not_shared(),
         Test::new("connections that the network ends are told with the kernel's error", WATCHING, failures)
             .not_shared(),
+        Test::new("a connection that this end resets after its FIN was acknowledged is told as that", WATCHING, resets)
+            .on_every_kernel(),
         Test::new("of thousands of short connections each is told once, also while settings change", WATCHING, churn)
             .alone()
             .within(Duration::from_secs(120))
@@ -290,6 +292,64 @@ fn failures(test: &TestContext) -> Result<()> {
     is(&told, ("timed_out", None, None, Some("ETIMEDOUT")))?;
     ensure!(told.established.is_none() && told.bytes_sent == Some(0), "{told:?}");
     Ok(())
+}
+
+/// Both ends in one process, and one thread: what one does is there before the other does anything.
+fn pair(netns: &Netns) -> Result<(TcpStream, TcpStream)> {
+    netns.run(|| -> Result<_> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        Ok((client, listener.accept()?.0))
+    })?
+}
+
+fn resets(test: &TestContext) -> Result<()> {
+    const RESET: (&str, Option<&str>, Option<&str>, Option<&str>) = ("reset", Some("local"), Some("local"), None);
+    let own = test.lab()?;
+    let netns = own.netns("resets")?;
+    netns.ip("link set lo up\n")?;
+    let daemon = Daemon::start(&netns, true, &[])?;
+    // It asks for an answer, and closes before it has read it.
+    let (client, mut server) = pair(&netns)?;
+    client.shutdown(Shutdown::Write)?;
+    ensure!(server.read(&mut [0; 1])? == 0, "no FIN");
+    server.write_all(b"answer")?;
+    let local = client.local_addr()?;
+    drop(client);
+    let closed = daemon.closed(local)?;
+    is(&closed, RESET)?;
+    ensure!(closed.connection.tcp_state.as_deref() == Some("fin_wait2"), "{closed:?}");
+    // `tcp_reset` in CLOSE-WAIT.
+    let error = server.take_error()?.map(|error| error.kind());
+    ensure!(error == Some(ErrorKind::BrokenPipe), "the peer was not told: {error:?}");
+
+    // It has read all of it.
+    let (mut client, mut server) = pair(&netns)?;
+    client.shutdown(Shutdown::Write)?;
+    ensure!(server.read(&mut [0; 1])? == 0, "no FIN");
+    server.write_all(b"answer")?;
+    client.read_exact(&mut [0; 6])?;
+    let local = client.local_addr()?;
+    drop(client);
+    is(&daemon.closed(local)?, ("closed_normally", Some("local"), None, None))?;
+    drop(server);
+
+    // The first answer acknowledges the FIN of one that has gone.
+    let (client, mut server) = pair(&netns)?;
+    let local = client.local_addr()?;
+    drop(client);
+    server.write_all(b"answer")?;
+    let closed = daemon.closed(local)?;
+    ensure!(closed.connection.tcp_state.as_deref() == Some("fin_wait2"), "{closed:?}");
+    is(&closed, RESET)?;
+
+    // The peer's end of a close by both has only its FIN's acknowledgment to wait for, and does not.
+    let (client, mut server) = pair(&netns)?;
+    client.shutdown(Shutdown::Write)?;
+    ensure!(server.read(&mut [0; 1])? == 0, "no FIN");
+    let remote = client.peer_addr()?;
+    drop(server);
+    is(&daemon.closed(remote)?, ("closed_normally", Some("remote"), None, None))
 }
 
 /// A number of `ss -ti`, as `bytes_sent:100` or `rtt:0.05/0.02`, in thousandths where it has a fraction.

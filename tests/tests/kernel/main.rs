@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
 mod asymmetric_handshake;
+mod attention;
 mod command_line;
 mod conntrack;
 mod coverage;
@@ -24,6 +25,7 @@ mod openvswitch;
 mod otlp;
 mod padded;
 mod recording;
+mod restart;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         handshakes::tests(),
         drop_place::tests(),
         daemon::tests(),
+        restart::tests(),
         journal::tests(),
         otlp::tests(),
         lifecycle::tests(),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         healthy::tests(),
         servers::tests(),
         mechanisms::tests(),
+        attention::tests(),
         coverage::tests(),
         loss::tests(),
         recording::tests(),

@@ -73,7 +73,7 @@ async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> S
     collect(probes, facts, &mut events, &retransmits).await;
     drop(stalled);
     collect(probes, facts, &mut events, &ends).await;
-    let unclosed = probes.lifecycle().is_some_and(|lifecycle| !has_told(lifecycle, &expected.key));
+    let unclosed = probes.lifecycle().is_some_and(|lifecycle| !has_told(lifecycle, &expected.key, facts));
     let silent = unseen(&attached, &events);
     // What was told is looked at first: an event with a wrong tuple is why another seems to be missing.
     let (values, mismatches) = compare(&expected, &events);
@@ -89,9 +89,9 @@ async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> S
 }
 
 /// Whether the end of this connection was told, from its own end, as it was: reset by its peer.
-fn has_told(lifecycle: &mut Lifecycle, key: &ConnectionKey) -> bool {
+fn has_told(lifecycle: &mut Lifecycle, key: &ConnectionKey, facts: &Facts) -> bool {
     let mut is_told = false;
-    lifecycle.drain(usize::MAX, |bytes| match decode_connection(bytes) {
+    lifecycle.drain(usize::MAX, |bytes| match decode_connection(bytes, units(facts)) {
         Ok(closed) => is_told |= closed.key == *key && closed.ending() == Ending::Reset(Some(Side::Remote)),
         Err(error) => tracing::debug!(%error, "self-test"),
     });

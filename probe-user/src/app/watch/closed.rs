@@ -41,12 +41,12 @@ impl Watch {
         most: usize,
         tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<(), WatchError> {
-        let lifecycle = self.programs.as_mut().and_then(|programs| programs.probes.lifecycle());
-        let Some(lifecycle) = lifecycle else { return Ok(()) };
+        let Some(Programs { probes, units }) = &mut self.programs else { return Ok(()) };
+        let Some(lifecycle) = probes.lifecycle() else { return Ok(()) };
         let (closings, losses) = (&mut self.closings, &mut self.losses);
         let mut result = Ok(());
         lifecycle.drain(most, |bytes| {
-            let closed = match decode_connection(bytes) {
+            let closed = match decode_connection(bytes, *units) {
                 Ok(closed) => closed,
                 Err(error) => {
                     tracing::warn!(%error, "a record of a connection could not be decoded");

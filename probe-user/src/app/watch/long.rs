@@ -1,4 +1,4 @@
-//! What a watch needs that goes on for months: heartbeats, and new settings on the way.
+//! What a watch needs that goes on for months: heartbeats, new settings on the way, and what one run leaves to the next.
 
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
+use super::{Attention, Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
 use crate::{
-    app::{clock, scan::Way},
+    app::{State, clock, scan::Way},
+    case::Finding,
     judge::Thresholds,
     kernel::{Facts, Plan, Probes},
     model::Coverage,
@@ -44,9 +45,10 @@ pub struct Attach {
     pub options: WatchOptions,
 }
 
-/// Heartbeats and new settings.
+/// Heartbeats, new settings, and what is kept for the next run.
 #[derive(Default)]
 pub(super) struct Long {
+    pub(super) state: Option<State>,
     heartbeats: Option<(Duration, Instant)>,
     reloads: Option<Receiver<Box<Reload>>>,
 }
@@ -88,6 +90,18 @@ impl Watch {
     #[must_use]
     pub fn with_thresholds(mut self, thresholds: Thresholds) -> Self {
         self.tracker.set_thresholds(thresholds);
+        self
+    }
+
+    /// Goes on with what the run before has left open, and keeps for the next what is open here.
+    #[must_use]
+    pub fn with_state(mut self, state: State, left_open: Vec<Finding>) -> Self {
+        self.long.state = Some(state);
+        for finding in left_open {
+            if self.tracker.resume(clock::now(), finding.clone()) {
+                self.findings.take(finding);
+            }
+        }
         self
     }
 
@@ -180,6 +194,7 @@ impl Watch {
         self.hand_over_closed(&mut probes, tell)?;
         self.coverage = Coverage::clone(probes.coverage());
         self.programs = Some(Programs { probes, units: units(facts) });
+        self.attention = Attention::default();
         self.scans = scans;
         self.scan_every = options.scan_every.unwrap_or(self.scan_every);
         self.losses.begin_anew();

@@ -106,6 +106,8 @@ pub(super) struct Flow {
     pub(super) touched: MonoTime,
     lost_before: u64,
     reported: Option<Reported>,
+    /// Whether it was reported by a run before, and not yet by this one.
+    is_resumed: bool,
     /// Whether all of connection tracking's table may be gone through for it.
     may_search: bool,
 }
@@ -135,10 +137,46 @@ impl Flow {
             touched: now,
             lost_before: case.lost_before,
             reported: None,
+            is_resumed: false,
             may_search,
         };
         flow.take_evidence_of(case);
         flow
+    }
+
+    /// As a run before has left it, in this tracker the `number`th; `None` where it is about no forwarded connection.
+    pub(super) fn resume(number: u64, finding: Finding, now: MonoTime, lost_before: u64) -> Option<Self> {
+        let Finding { id, flow, ruling, evidence, evidence_left_out, .. } = finding;
+        let FlowView { key, is_direction_known, packet, translation, path, ends, receiver_owner } = *flow?;
+        let (sender, receiver) = packet;
+        let inode = ends.receiver.as_ref().map_or(0, |end| u64::from(end.status.inode));
+        let mut flow = Self {
+            number,
+            asked_as: ConnectionKey { netns: key.netns, local: receiver, remote: sender },
+            key,
+            is_direction_known,
+            translation,
+            evidence: EvidenceLog::kept(evidence, evidence_left_out),
+            path,
+            conntrack: Knowledge::NotAsked,
+            first_conntrack: None,
+            status: Knowledge::NotAsked,
+            ends,
+            awaited: Awaited::default(),
+            function_asked: None,
+            has_asked_place: false,
+            place_unknown: None,
+            receiver_owner: (inode, receiver_owner),
+            held_until: None,
+            wake: None,
+            touched: now,
+            lost_before,
+            reported: None,
+            is_resumed: true,
+            may_search: true,
+        };
+        flow.reported = Some(Reported { id, ruling, known: flow.known() });
+        Some(flow)
     }
 
     /// Takes in what an endpoint case of the same packets has seen.
@@ -213,7 +251,7 @@ impl Flow {
 
     /// Whether a first judgment is to wait, now that something was asked or answered.
     pub(super) fn is_held(&mut self, now: MonoTime, hold: Duration) -> bool {
-        if self.has_finding() || !self.awaits_answers() {
+        if self.has_finding() && !self.is_resumed || !self.awaits_answers() {
             return false;
         }
         let until = *self.held_until.get_or_insert(now + hold);
@@ -278,11 +316,14 @@ impl Flow {
                 let key = ConnectionKey { netns, local: initiator, remote: responder };
                 (FindingId { key, cookie: None, opened_at: at, case: self.number }, FindingState::Opened)
             }
-            Some(reported) if reported.known != self.known() || differs(&reported.ruling, &ruling) => {
+            Some(reported)
+                if self.is_resumed || reported.known != self.known() || differs(&reported.ruling, &ruling) =>
+            {
                 (reported.id, FindingState::Updated)
             }
             Some(_) => return None,
         };
+        self.is_resumed = false;
         self.reported = Some(Reported { id, ruling: ruling.clone(), known: self.known() });
         self.finding(id, state, at, ruling)
     }

@@ -1,12 +1,14 @@
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     case::finding::OwnerKnowledge,
     model::{FlowEnds, FlowKey, ForwardPath, Knowledge, Translation, Tuple},
 };
 
 /// What a finding tells of a connection that this host only forwards.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowView {
     /// Which connection.
     pub key: FlowKey,

@@ -16,6 +16,11 @@ impl Tracker {
     /// Takes in what a witness says at `now`.
     pub fn handle_answer(&mut self, now: MonoTime, answer: Answer) {
         self.advance(now);
+        self.sort_answer(answer);
+        self.cases.settle();
+    }
+
+    fn sort_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Socket { key, lookup } => {
                 let Some(mut case) = self.take_case(&key) else { return };
@@ -108,7 +113,7 @@ impl Tracker {
         }
     }
 
-    fn socket_found(&mut self, mut case: Case, asked_at: MonoTime, status: &SocketStatus) {
+    fn socket_found(&mut self, mut case: Box<Case>, asked_at: MonoTime, status: &SocketStatus) {
         case.set_socket_known();
         case.learn_state(status.state);
         case.touched = self.now;
@@ -130,11 +135,11 @@ impl Tracker {
                 return;
             }
             self.looked_at_receiver(case, status, is_missed);
-        } else if !case.has_finding() {
-            self.take_answer(case);
         } else if case.has_recovered(asked_at, status) {
             case.note(self.now, EvidenceKind::AcknowledgmentsResumed);
             self.close(case, Outcome::Recovered);
+        } else if !case.has_told() {
+            self.take_answer(case);
         } else {
             let wait = case.next_handshake_look().unwrap_or_else(|| next_look_in(status));
             case.look_when_overdue(self.now, Some(wait));
@@ -143,7 +148,7 @@ impl Tracker {
     }
 
     /// Of this connection a segment was dropped, and now its socket was looked at.
-    fn looked_at_receiver(&mut self, mut case: Case, status: &SocketStatus, is_missed: bool) {
+    fn looked_at_receiver(&mut self, mut case: Box<Case>, status: &SocketStatus, is_missed: bool) {
         if !is_missed {
             case.note(self.now, EvidenceKind::SegmentGotThrough);
             self.close(case, Outcome::Recovered);
@@ -154,7 +159,7 @@ impl Tracker {
         for question in case.questions().into_iter().chain(case.ask_function()).chain(case.ask_place()) {
             self.ask(question);
         }
-        if case.has_finding() || !case.awaits_answers() {
+        if case.has_told() || !case.awaits_answers() {
             case.look_when_overdue(self.now, None);
             self.judge_and_keep(case);
         } else {
@@ -165,14 +170,16 @@ impl Tracker {
     }
 
     /// Judges what has waited for answers when all are in.
-    fn take_answer(&mut self, mut case: Case) {
+    fn take_answer(&mut self, mut case: Box<Case>) {
         if case.has_ended {
             if case.asked_owner {
                 self.keep(case);
             } else {
                 self.end(case);
             }
-        } else if case.has_finding() {
+        } else if case.is_gone_before_a_word() {
+            self.keep(case);
+        } else if case.has_told() {
             self.judge_and_keep(case);
         } else if case.held_until.is_some() && !case.awaits_answers() {
             case.forget_when_overdue(self.now);

@@ -129,12 +129,12 @@ impl Tracker {
         }
     }
 
-    fn ask_about_flow(&mut self, flow: &mut Flow) {
+    pub(super) fn ask_about_flow(&mut self, flow: &mut Flow) {
         flow.questions().into_iter().for_each(|question| self.ask(question));
     }
 
     /// Judges a flow that is taken out of its table, and puts it back, unless it is over.
-    fn judge_flow(&mut self, mut flow: Flow) {
+    pub(super) fn judge_flow(&mut self, mut flow: Flow) {
         match flow.progress(self.now) {
             Progress::GotThrough => {
                 let is_about_handshake = flow.is_about_handshake();

@@ -1,4 +1,4 @@
-//! One daemon a host: two would tell everything twice.
+//! One daemon a host: two would tell everything twice. And one a folder of kept findings.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -20,8 +20,27 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, or says who has it.
+    /// Takes the lock of a host, or says who has it.
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
+        Self::take_or(path, |holder| {
+            anyhow!(
+                "another daemon is at work on this host (pid {holder}): stop that one first, or give this one a lock of its own by --lock; \
+                 `connprobe diagnose` may run beside it"
+            )
+        })
+    }
+
+    /// Takes the lock of a folder in which findings are kept.
+    pub(super) fn take_folder(folder: &Path) -> anyhow::Result<Self> {
+        Self::take_or(&folder.join("lock"), |holder| {
+            let folder = folder.display();
+            anyhow!(
+                "another daemon keeps its findings in {folder} (pid {holder}): give this one a folder of its own by --state-dir"
+            )
+        })
+    }
+
+    fn take_or(path: &Path, is_taken: impl Fn(&str) -> anyhow::Error) -> anyhow::Result<Self> {
         let cannot = || format!("the lock {} cannot be taken", path.display());
         if let Some(folder) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o750).create(folder).with_context(cannot)?;
@@ -36,11 +55,7 @@ impl Lock {
         let _ = file.read_to_string(&mut holder);
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
-            Err((_, Errno::EWOULDBLOCK)) => bail!(
-                "another daemon is at work on this host (pid {}): stop that one first, or give this one a lock of its own by --lock; \
-                 `connprobe diagnose` may run beside it",
-                holder.trim()
-            ),
+            Err((_, Errno::EWOULDBLOCK)) => return Err(is_taken(holder.trim())),
             Err((_, error)) => return Err(error).with_context(cannot),
         };
         file.set_len(0).and_then(|()| file.rewind()).with_context(cannot)?;

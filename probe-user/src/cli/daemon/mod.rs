@@ -26,7 +26,7 @@ use super::{
     prepare::{load_options, prepare, runtime},
 };
 use crate::{
-    app::{Attach, Change, Reload, Watch, WatchError, WatchOptions, clock, this_host},
+    app::{Attach, Change, Reload, State, Watch, WatchError, WatchOptions, clock, this_host},
     case::FindingState,
     kernel::LoadOptions,
     report::{
@@ -87,6 +87,9 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
     service::give_up_privileges()?;
     let prepared = prepare(kernel)?;
     let _instance = instance::Lock::take(&resolved.lock)?;
+    let host = this_host()?;
+    let _state_lock = resolved.state_dir.as_deref().map(instance::Lock::take_folder).transpose()?;
+    let state = resolved.state_dir.as_deref().map(|folder| State::open(folder, host.boot_id)).transpose()?;
     let sinks = Sinks::start(&resolved.sinks)?;
     // From here on SIGHUP does not end the process.
     let hangup = Arc::new(AtomicBool::new(false));
@@ -95,12 +98,16 @@ pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit
         let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
         let (reloads, receiver) = channel(1);
-        let watch = Watch::start(&prepared.facts, &prepared.plan, &watch_options(kernel, &resolved))?
+        let mut watch = Watch::start(&prepared.facts, &prepared.plan, &watch_options(kernel, &resolved))?
             .telling_only(resolved.filter.clone(), Vec::new())
             .with_thresholds(resolved.thresholds)
             .with_heartbeats(resolved.heartbeat_every)
             .with_reloads(receiver);
-        let recorder = Recorder::new(this_host()?, clock::wall_clock());
+        if let Some((state, left_open)) = state {
+            tracing::info!("{} findings of the run before are open", left_open.len());
+            watch = watch.with_state(state, left_open);
+        }
+        let recorder = Recorder::new(host, clock::wall_clock());
         let mut daemon = Daemon { kernel, args, resolved, sinks, recorder, hangup, reloads, must_attach: false };
         let record = daemon.recorder.coverage(clock::now(), watch.coverage());
         daemon.publish(record)?;
@@ -196,8 +203,8 @@ impl Daemon<'_> {
         let new = self.args.resolve()?;
         let programs = |of: &Resolved| (of.filter.clone(), of.scan_every, of.lifecycle);
         let watches_others = self.must_attach || programs(&new) != programs(&self.resolved);
-        if new.lock != self.resolved.lock {
-            tracing::warn!("`lock` is taken at the start only: the old one stays");
+        if (&new.lock, &new.state_dir) != (&self.resolved.lock, &self.resolved.state_dir) {
+            tracing::warn!("`lock` and `state_dir` are taken at the start only: the old ones stay");
         }
         let attach = watches_others.then(|| prepare(self.kernel)).transpose()?.map(|prepared| Attach {
             facts: prepared.facts,

@@ -87,6 +87,9 @@ pub(super) struct Settings {
     /// The file that a second daemon on this host finds locked [default: /run/connprobe/daemon.lock]
     #[arg(long, value_name = "PATH", env = "CONNPROBE_LOCK")]
     lock: Option<PathBuf>,
+    /// Keep in this folder what is open, so that a daemon that is started again on this boot goes on with the same findings
+    #[arg(long, value_name = "FOLDER", env = "CONNPROBE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     #[command(flatten)]
     thresholds: ThresholdSettings,
 }
@@ -185,6 +188,8 @@ pub(super) struct Resolved {
     pub(super) heartbeat_every: Duration,
     pub(super) sinks: Vec<SinkSpec>,
     pub(super) lock: PathBuf,
+    /// Where open findings are kept for the next run, if they are.
+    pub(super) state_dir: Option<PathBuf>,
     pub(super) thresholds: Thresholds,
 }
 
@@ -220,6 +225,7 @@ impl Settings {
             otlp_timeout: self.otlp_timeout.or(other.otlp_timeout),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             lock: self.lock.or(other.lock),
+            state_dir: self.state_dir.or(other.state_dir),
             thresholds: self.thresholds.or(other.thresholds),
         }
     }
@@ -264,6 +270,7 @@ impl Settings {
             heartbeat_every,
             sinks,
             lock: self.lock.unwrap_or_else(|| PathBuf::from("/run/connprobe/daemon.lock")),
+            state_dir: self.state_dir,
         })
     }
 }
@@ -282,6 +289,8 @@ impl fmt::Display for Resolved {
         for sink in &self.sinks {
             writeln!(f, "  sink                {sink}")?;
         }
+        let state = self.state_dir.as_deref().map_or("not kept".to_owned(), |folder| folder.display().to_string());
+        writeln!(f, "  open findings       {state}")?;
         Ok(())
     }
 }

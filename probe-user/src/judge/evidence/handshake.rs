@@ -1,10 +1,12 @@
 //! What is seen of handshakes.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Evidence, EvidenceKind};
 use crate::model::{ControlMessage, DroppedSegment, MonoTime, Origin, SocketView, TcpState};
 
 /// A SYN-ACK that was sent again, and how often the request socket had done so for which reason before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SynAckRepeat {
     /// How often its timer had fired (`request_sock.num_timeout`).
     pub timeouts: Option<u8>,

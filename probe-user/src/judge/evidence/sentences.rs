@@ -84,6 +84,7 @@ impl fmt::Display for EvidenceKind {
                 fmt_error(*error, f)
             }
             Self::AcknowledgmentsResumed => f.write_str("the peer acknowledges data again"),
+            Self::WatchResumed => f.write_str("connprobe was started anew; what happened before was not seen"),
             Self::SocketGone => f.write_str("the socket is gone; how it ended was not seen"),
         }
     }

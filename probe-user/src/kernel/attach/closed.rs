@@ -43,7 +43,7 @@ pub(super) fn attach(
     entry: &HookPlan,
 ) -> Result<(HookStatus, Option<Lifecycle>), RingError> {
     let mut lifecycle = Lifecycle::take(ebpf)?;
-    let status = attach_hook(ebpf, btf, entry, own_parts);
+    let (status, _) = attach_hook(ebpf, btf, entry, own_parts);
     let HookStatus::Attached(mechanism) = status else { return Ok((status, None)) };
     for part in own_parts(entry, mechanism) {
         if let Some(program) = descriptor(ebpf, &part.program) {

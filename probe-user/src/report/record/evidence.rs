@@ -259,7 +259,8 @@ impl EvidenceBody {
             | EvidenceKind::ResetSent
             | EvidenceKind::SegmentGotThrough
             | EvidenceKind::AcknowledgmentsResumed
-            | EvidenceKind::SocketGone => EvidenceData::Nothing {},
+            | EvidenceKind::SocketGone
+            | EvidenceKind::WatchResumed => EvidenceData::Nothing {},
         };
         Self { time: clock.rfc3339(evidence.at), kind: evidence.kind.name(), text: evidence.kind.to_string(), data }
     }

@@ -35,6 +35,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 pub use socket::{KeepaliveBody, SocketBody};
 pub use summary::{HookCountBody, SummaryBody};
+use uuid::Uuid;
 
 use super::{Heartbeat, Host, Summary, WallClock};
 use crate::{
@@ -80,6 +81,8 @@ pub struct Envelope {
     pub time: String,
     /// The host.
     pub host: Host,
+    /// The run of the program: the same in all its records, and another in those of every other run.
+    pub run_id: Uuid,
     /// Counts the records of one run from 0: a gap is a lost record.
     pub seq: u64,
 }
@@ -108,15 +111,17 @@ pub enum Body {
 #[derive(Clone, Debug)]
 pub struct Recorder {
     host: Host,
+    run_id: Uuid,
     clock: WallClock,
     next_seq: u64,
     related: related::Related,
 }
 
 impl Recorder {
-    /// A recorder that has made none yet.
+    /// A recorder that has made none yet. A run is named by its boot and by when the clock was made.
     pub fn new(host: Host, clock: WallClock) -> Self {
-        Self { host, clock, next_seq: 0, related: related::Related::default() }
+        let run_id = Uuid::new_v5(&host.boot_id, format!("run|{}", clock.began().as_ns()).as_bytes());
+        Self { host, run_id, clock, next_seq: 0, related: related::Related::default() }
     }
 
     /// The clock that the records' times are told by.
@@ -181,7 +186,7 @@ impl Recorder {
     fn record(&mut self, kind: &'static str, at: MonoTime, body: Body) -> Record {
         let seq = self.next_seq;
         self.next_seq += 1;
-        let (time, host) = (self.clock.rfc3339(at), self.host.clone());
-        Record { envelope: Envelope { schema: SCHEMA, kind, time, host, seq }, body }
+        let (time, host, run_id) = (self.clock.rfc3339(at), self.host.clone(), self.run_id);
+        Record { envelope: Envelope { schema: SCHEMA, kind, time, host, run_id, seq }, body }
     }
 }

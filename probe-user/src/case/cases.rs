@@ -1,0 +1,352 @@
+//! Every open case, and which is next: to wake up, and to be evicted.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::{IpAddr, SocketAddr},
+};
+
+use hashbrown::HashTable;
+
+use super::{
+    at_rest::MOST_BYTES,
+    due::{Due, Look},
+    open_case::Case,
+};
+use crate::model::{ConnectionKey, MonoTime};
+
+/// Cases open at once of which no more is known than a few events have told. At about 350 bytes each this bounds them at 0.4
+/// GB; the kernel spends 2 kB and more on each of their sockets, and what it has queued in them.
+pub const MAX_CASES: usize = 1 << 20;
+/// Cases of which more is known, at up to ten kilobytes each with sixteen pieces of evidence and all answers: some hundred
+/// megabytes. A host with more connections in limbo than this has one cause, not 16,384.
+pub const MAX_SERIOUS_CASES: usize = 16_384;
+/// Places are made so many at once: a table of a million must not move to grow.
+const CHUNK: usize = 1_024;
+
+/// In the order of eviction, where there are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    AtRest,
+    Serious,
+    Finding,
+}
+
+#[derive(Debug)]
+enum Held {
+    Empty { next: Option<u32> },
+    AtRest(Box<[u8]>),
+    Whole(Box<Case>, Class),
+}
+
+#[derive(Debug)]
+struct Place {
+    key: ConnectionKey,
+    held: Held,
+    wake_at: Option<MonoTime>,
+    touched: MonoTime,
+    /// The earliest entry that reminds of it in the queue of wakes. Entries are of places: one outlasts the case it was made for.
+    wake_entry: Option<MonoTime>,
+    /// The entry that reminds of it in the queue of this class.
+    touch_entry: Option<(Class, MonoTime)>,
+}
+
+impl Place {
+    fn class(&self) -> Option<Class> {
+        match self.held {
+            Held::Empty { .. } => None,
+            Held::AtRest(_) => Some(Class::AtRest),
+            Held::Whole(_, class) => Some(class),
+        }
+    }
+
+    fn look_at_wake(&mut self, entry: MonoTime) -> Look {
+        match self.wake_at {
+            Some(at) if at <= entry => return Look::Due,
+            Some(later) if self.wake_entry == Some(entry) => {
+                self.wake_entry = Some(later);
+                return Look::Later(later);
+            }
+            Some(_) | None => {}
+        }
+        self.wake_entry = self.wake_entry.filter(|at| *at != entry);
+        Look::Stale
+    }
+
+    fn look_at_touch(&mut self, class: Class, entry: MonoTime) -> Look {
+        if self.touch_entry != Some((class, entry)) {
+            return Look::Stale;
+        }
+        let is_of_class = self.class() == Some(class);
+        self.touch_entry = is_of_class.then_some((class, self.touched));
+        match is_of_class {
+            true if self.touched <= entry => Look::Due,
+            true => Look::Later(self.touched),
+            false => Look::Stale,
+        }
+    }
+}
+
+/// The table. Its hash is keyed by random numbers: who makes connections cannot choose them to collide.
+#[derive(Debug, Default)]
+pub(super) struct Cases {
+    by_key: HashTable<u32>,
+    hasher: RandomState,
+    places: Places,
+    wakes: Due,
+    at_rest: Queue,
+    serious: Queue,
+    findings: Queue,
+    most: Most,
+}
+
+/// Those of one class, the least recently touched first.
+#[derive(Debug, Default)]
+struct Queue {
+    order: Due,
+    length: usize,
+}
+
+/// How many of which.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    at_rest: usize,
+    serious: usize,
+}
+
+impl Default for Most {
+    fn default() -> Self {
+        Self { at_rest: MAX_CASES, serious: MAX_SERIOUS_CASES }
+    }
+}
+
+impl Cases {
+    #[cfg(test)]
+    pub(super) fn with_room(at_rest: usize, serious: usize) -> Self {
+        Self { most: Most { at_rest, serious }, ..Self::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn contains(&self, key: &ConnectionKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// When the next one wakes up, as of the latest [`settle`](Self::settle).
+    pub(super) fn next_wake(&self) -> Option<MonoTime> {
+        self.wakes.peek()
+    }
+
+    /// Brings the time of the next wake up to date.
+    pub(super) fn settle(&mut self) {
+        let places = &mut self.places;
+        self.wakes.first(|entry, index| places.get_mut(index).map_or(Look::Stale, |place| place.look_at_wake(entry)));
+    }
+
+    /// Takes out one that was to wake up by `now`.
+    pub(super) fn take_due(&mut self, now: MonoTime) -> Option<Box<Case>> {
+        self.settle();
+        let (_, index) = self.wakes.pop_by(now)?;
+        let place = self.places.get_mut(index)?;
+        place.wake_entry = None;
+        self.take_at(index)
+    }
+
+    /// Takes out the case of this connection; [`keep`](Self::keep) puts it back.
+    pub(super) fn take(&mut self, key: &ConnectionKey) -> Option<Box<Case>> {
+        let index = self.find(key)?;
+        self.take_at(index)
+    }
+
+    /// Puts one in that is not in. What is returned had to make room for it.
+    pub(super) fn keep(&mut self, case: Box<Case>) -> Option<Box<Case>> {
+        let (key, wake_at, touched) = (case.key, case.wake.map(|(at, _)| at), case.touched);
+        let mut room = [0; MOST_BYTES];
+        let held = match case.to_rest(&mut room) {
+            Some(bytes) => Held::AtRest(bytes.into()),
+            None if case.has_finding() => Held::Whole(case, Class::Finding),
+            None => Held::Whole(case, Class::Serious),
+        };
+        let evicted = match held {
+            Held::AtRest(_) if self.at_rest.length >= self.most.at_rest => self.evict(Class::AtRest),
+            Held::Whole(..) if self.serious.length + self.findings.length >= self.most.serious => {
+                self.evict(Class::Serious).or_else(|| self.evict(Class::Finding))
+            }
+            Held::AtRest(_) | Held::Whole(..) | Held::Empty { .. } => None,
+        };
+        self.put(key, held, wake_at, touched);
+        evicted
+    }
+
+    fn put(&mut self, key: ConnectionKey, held: Held, wake_at: Option<MonoTime>, touched: MonoTime) {
+        let (index, hash) = (self.places.take_empty(key), self.hash(&key));
+        let (places, hasher) = (&self.places, &self.hasher);
+        self.by_key.insert_unique(hash, index, |other| {
+            places.get(*other).map_or(0, |place| hasher.hash_one(bytes_of(&place.key)))
+        });
+        let Some(place) = self.places.get_mut(index) else { return };
+        (place.key, place.held, place.wake_at, place.touched) = (key, held, wake_at, touched);
+        if let Some(at) = wake_at
+            && place.wake_entry.is_none_or(|entry| entry > at)
+        {
+            place.wake_entry = Some(at);
+            self.wakes.add(at, index);
+        }
+        let Some(class) = place.class() else { return };
+        let queue = match class {
+            Class::AtRest => &mut self.at_rest,
+            Class::Serious => &mut self.serious,
+            Class::Finding => &mut self.findings,
+        };
+        queue.length += 1;
+        // An earlier one reminds of it, too.
+        if place.touch_entry.is_none_or(|(of, entry)| of != class || entry > touched) {
+            place.touch_entry = Some((class, touched));
+            queue.order.add(touched, index);
+        }
+        let places = &self.places;
+        queue.order.sweep(queue.length, |at, index| {
+            places.get(index).is_some_and(|place| place.touch_entry == Some((class, at)))
+        });
+        self.wakes
+            .sweep(self.by_key.len(), |at, index| places.get(index).is_some_and(|place| place.wake_entry == Some(at)));
+    }
+
+    fn evict(&mut self, class: Class) -> Option<Box<Case>> {
+        let places = &mut self.places;
+        let queue = match class {
+            Class::AtRest => &mut self.at_rest,
+            Class::Serious => &mut self.serious,
+            Class::Finding => &mut self.findings,
+        };
+        let look = |entry, index| places.get_mut(index).map_or(Look::Stale, |place| place.look_at_touch(class, entry));
+        let (_, index) = queue.order.first(look)?;
+        self.take_at(index)
+    }
+
+    fn take_at(&mut self, index: u32) -> Option<Box<Case>> {
+        let (held, key, wake_at, touched) = self.places.empty(index)?;
+        let hash = self.hash(&key);
+        if let Ok(found) = self.by_key.find_entry(hash, |other| *other == index) {
+            found.remove();
+        }
+        let (case, queue) = match held {
+            Held::Empty { .. } => return None,
+            Held::AtRest(bytes) => (Case::from_rest(key, wake_at, touched, &bytes).map(Box::new), &mut self.at_rest),
+            Held::Whole(case, Class::Finding) => (Some(case), &mut self.findings),
+            Held::Whole(case, Class::Serious | Class::AtRest) => (Some(case), &mut self.serious),
+        };
+        queue.length -= 1;
+        if self.places.are_mostly_empty(self.by_key.len()) {
+            self.gather();
+        }
+        case
+    }
+
+    /// Moves what is left of many into a table of its size: after a storm its memory goes back.
+    fn gather(&mut self) {
+        let fresh = Self { most: self.most, hasher: self.hasher.clone(), ..Self::default() };
+        let old = std::mem::replace(self, fresh);
+        for place in old.places.into_all() {
+            if !matches!(place.held, Held::Empty { .. }) {
+                self.put(place.key, place.held, place.wake_at, place.touched);
+            }
+        }
+    }
+
+    fn hash(&self, key: &ConnectionKey) -> u64 {
+        self.hasher.hash_one(bytes_of(key))
+    }
+
+    fn find(&self, key: &ConnectionKey) -> Option<u32> {
+        let is_it = |index: &u32| self.places.get(*index).is_some_and(|place| place.key == *key);
+        self.by_key.find(self.hash(key), is_it).copied()
+    }
+}
+
+/// Places that keep their numbers, and are made in chunks.
+#[derive(Debug, Default)]
+struct Places {
+    chunks: Vec<Vec<Place>>,
+    first_empty: Option<u32>,
+}
+
+impl Places {
+    fn get(&self, index: u32) -> Option<&Place> {
+        let index = usize::try_from(index).ok()?;
+        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut Place> {
+        let index = usize::try_from(index).ok()?;
+        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
+    }
+
+    /// An empty place, the one that was emptied last, if any.
+    fn take_empty(&mut self, key: ConnectionKey) -> u32 {
+        if let Some(index) = self.first_empty
+            && let Some(Place { held: Held::Empty { next }, .. }) = self.get(index)
+        {
+            self.first_empty = *next;
+            return index;
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() >= CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let Some(chunk) = self.chunks.last_mut() else { return u32::MAX };
+        chunk.push(Place {
+            key,
+            held: Held::Empty { next: None },
+            wake_at: None,
+            touched: MonoTime::default(),
+            wake_entry: None,
+            touch_entry: None,
+        });
+        u32::try_from(before + chunk.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    fn empty(&mut self, index: u32) -> Option<(Held, ConnectionKey, MonoTime, MonoTime)> {
+        let next = self.first_empty;
+        let place = self.get_mut(index)?;
+        let held = std::mem::replace(&mut place.held, Held::Empty { next });
+        let wake_at = place.wake_at.take().unwrap_or_default();
+        let taken = (held, place.key, wake_at, place.touched);
+        self.first_empty = Some(index);
+        Some(taken)
+    }
+
+    /// Whether there is room for many times as many as there are.
+    fn are_mostly_empty(&self, length: usize) -> bool {
+        const KEPT: usize = 16 * CHUNK;
+        self.chunks.len() * CHUNK > KEPT.max(16 * length)
+    }
+
+    fn into_all(self) -> impl Iterator<Item = Place> {
+        self.chunks.into_iter().flatten()
+    }
+}
+
+/// What a connection is hashed by, in one piece: scopes and flow labels of IPv6 only make two names collide.
+fn bytes_of(key: &ConnectionKey) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    let [local, remote] = [key.local, key.remote].map(|end: SocketAddr| {
+        let address = match end.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        (address, end.port().to_ne_bytes())
+    });
+    let parts: [&[u8]; 5] = [&local.0, &remote.0, &local.1, &remote.1, &key.netns.to_ne_bytes()];
+    let mut rest = bytes.as_mut_slice();
+    for part in parts {
+        let Some((into, behind)) = rest.split_at_mut_checked(part.len()) else { break };
+        into.copy_from_slice(part);
+        rest = behind;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests;

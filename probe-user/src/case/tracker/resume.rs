@@ -1,0 +1,42 @@
+//! Findings that a run before has left open.
+
+use super::{HOLD, Tracker};
+use crate::{
+    case::{FindingId, finding::Finding, flow::Flow, open_case::Case, wakes::Wake},
+    judge::EvidenceKind,
+    model::MonoTime,
+};
+
+impl Tracker {
+    /// Goes on with a finding that an earlier run on this boot has left open, under the same [`FindingId`]. What became of its connection is
+    /// asked: it is reported as updated, or closed, when the answers are in. One that is over, or about a connection that has a case
+    /// already, is not taken; `false` then.
+    pub fn resume(&mut self, now: MonoTime, finding: Finding) -> bool {
+        self.advance(now);
+        let FindingId { key, .. } = finding.id;
+        if finding.is_over() || self.cases.contains(&key) || self.flows.contains(&key) {
+            return false;
+        }
+        let (number, lost_before) = (self.cases_opened, self.standards.events_lost);
+        self.cases_opened += 1;
+        if finding.flow.is_some() {
+            let Some(mut flow) = Flow::resume(number, finding, self.now, lost_before) else { return false };
+            flow.note(self.now, EvidenceKind::WatchResumed);
+            self.ask_about_flow(&mut flow);
+            self.judge_flow(flow);
+            return true;
+        }
+        let mut case = Box::new(Case::resume(number, finding, self.now, lost_before));
+        case.note(self.now, EvidenceKind::WatchResumed);
+        self.ask_socket(&mut case);
+        for question in case.questions() {
+            self.ask(question);
+        }
+        let until = self.now + HOLD;
+        case.held_until = Some(until);
+        case.wake = Some((until, Wake::Judge));
+        self.keep(case);
+        self.cases.settle();
+        true
+    }
+}

@@ -95,15 +95,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     effort.pairs = arguments.pairs.map_or(effort.pairs, usize::from);
     let subjects = choose(&arguments.only)?;
     let rows = if arguments.rows.is_empty() { Row::value_variants() } else { &arguments.rows };
-    let machine = document::machine()?;
-    println!("{machine}");
     let mut tables = Vec::new();
     for row in rows {
-        let table = measure(*row, &subjects, effort).with_context(|| format!("{row:?}"))?;
+        let machine = document::machine()?;
+        let mut table = measure(*row, &subjects, effort).with_context(|| format!("{row:?}"))?;
+        table.notes.push(machine);
         println!("\n{}", table.text());
         tables.push(table);
     }
-    arguments.write.as_ref().map_or(Ok(()), |path| document::write(path, &machine, &tables))
+    arguments.write.as_ref().map_or(Ok(()), |path| document::write(path, &tables))
 }
 
 fn measure(row: Row, subjects: &[Subject], effort: Effort) -> Result<Table> {

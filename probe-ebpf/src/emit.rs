@@ -1,10 +1,10 @@
 //! The one place that reserves ring-buffer space, and the one that counts.
 
 pub mod connection;
+mod wake;
 use core::hint::black_box;
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     helpers::{
         bpf_ktime_get_ns,
         generated::{bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
@@ -19,6 +19,8 @@ use connprobe_common::{
     },
     fields::Field,
 };
+
+use wake::wakeup_if_asleep;
 
 use crate::{
     filter,
@@ -245,7 +247,7 @@ fn write_drop(drop: &Drop, segment: Segment, netns: u32, ingress_ifindex: u32, n
     record.ingress_ifindex = ingress_ifindex;
     fill_packet(record, drop.skb, segment, headers_bytes);
     fill_stack(record, drop.context);
-    entry.submit(wakeup::<DropRecord>(&EVENTS));
+    entry.submit(wakeup_if_asleep::<DropRecord>(&EVENTS));
     true
 }
 
@@ -320,7 +322,7 @@ fn write_invalid(invalid: &Invalid, segment: Segment, netns: u32, ingress_ifinde
             invalid.text as *const core::ffi::c_void,
         );
     }
-    entry.submit(wakeup::<InvalidRecord>(&EVENTS));
+    entry.submit(wakeup_if_asleep::<InvalidRecord>(&EVENTS));
     true
 }
 
@@ -371,7 +373,7 @@ fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u
         Kind::Request => socket::fill_request(record, sk),
         Kind::Packet => {}
     }
-    entry.submit(wakeup::<SocketRecord>(&EVENTS));
+    entry.submit(wakeup_if_asleep::<SocketRecord>(&EVENTS));
     true
 }
 
@@ -386,15 +388,4 @@ pub fn zeroed<'a, T: Copy>(record: *mut T) -> &'a mut T {
     }
     // SAFETY: as above, and zero bytes are a valid record: records are integers and arrays of them.
     unsafe { &mut *record }
-}
-
-/// A wakeup costs some microseconds, a record some dozen nanoseconds: user space reads by a timer, and is woken only by the
-/// record that makes the ring half full.
-#[inline(always)]
-fn wakeup<T>(ring: &RingBuf) -> u64 {
-    let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
-    let half = ring.query(u64::from(BPF_RB_RING_SIZE)) / 2;
-    // A record takes 8 bytes more on the ring than its own size.
-    let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
-    if before < half && waiting >= half { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
 }

@@ -188,10 +188,8 @@ fn judge_timeouts(evidence: &[Evidence]) -> bool {
     judge(&history).is_some()
 }
 
-/// What callgrind counts, from here on and nowhere else (`--toggle-collect`).
-#[unsafe(no_mangle)]
+/// What callgrind counts, by its name, and nothing else (`--toggle-collect`).
 #[inline(never)]
-#[expect(unsafe_code, reason = "callgrind knows the function by this name")]
 fn counted(work: &mut dyn FnMut()) {
     work();
 }

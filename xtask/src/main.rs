@@ -19,6 +19,7 @@ mod ebpf;
 mod fuzz;
 mod generate;
 mod golden;
+mod instructions;
 mod kernels;
 mod package;
 mod packages;
@@ -61,6 +62,8 @@ enum Task {
     Generate(generate::Arguments),
     /// Renew what is expected of the golden recordings, or record them anew
     Golden(golden::Arguments),
+    /// Count the instructions that an event costs, and compare them with committed numbers
+    Instructions(instructions::Arguments),
     /// Make the document of what each kernel offers from committed facts, or check it, or renew the facts
     Kernels(kernels::Arguments),
     /// Make the Debian package, or try it out, too
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::main(&project, &arguments),
         Task::Generate(arguments) => generate::main(&project, &arguments),
         Task::Golden(arguments) => golden::main(&project, &arguments),
+        Task::Instructions(arguments) => instructions::main(&project, &arguments),
         Task::Kernels(arguments) => kernels::main(&project, &arguments),
         Task::Package(arguments) => package::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),

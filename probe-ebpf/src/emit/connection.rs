@@ -10,7 +10,7 @@ use connprobe_common::{
     fields::Field,
 };
 
-use super::{wakeup, zeroed};
+use super::{wake::wakeup, zeroed};
 use crate::{
     filter,
     socket::{self, Address},

@@ -33,7 +33,8 @@ pub use ending::Ended;
 use long::Long;
 pub use long::{Attach, HEARTBEAT_EVERY, Reload};
 
-/// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record.
+/// How often the ring is read. The programs do not wake us for an event: a wakeup costs them a hundred times the record. Only after a
+/// quiet second they do, and until then nothing is read.
 const READ_EVERY: Duration = Duration::from_millis(50);
 /// How often the counters are compared.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -286,12 +287,14 @@ impl Watch {
                     scan_due = Instant::now() + LONGEST_SCAN;
                 }
                 due = self.long.next() => self.do_due(due, &mut tell)?,
-                _ = reading.tick() => {
+                _ = reading.tick(), if !self.ring_wakes() => {
                     self.read_ring();
                     self.hand_on(&mut tell)?;
                     self.read_closed(&mut tell)?;
                 }
                 _ = counting.tick() => {
+                    // Whatever has kept it from waking us: nothing waits for longer.
+                    self.read_ring();
                     self.count_losses(&mut tell)?;
                     if self.coverage.note_loaded(is_loaded) {
                         self.tell_coverage(&mut tell)?;
@@ -348,6 +351,12 @@ impl Watch {
             tracing::debug!(key = %event.key, netns = event.key.netns, "scanned");
             self.tracker.handle_event(Event::Connection(event));
         }
+    }
+
+    /// Whether the kernel programs wake us for the next record. They do not for connections that end.
+    fn ring_wakes(&self) -> bool {
+        let wakes = |programs: &Programs| programs.probes.is_ring_asleep();
+        self.coverage.lifecycle.is_none() && self.programs.as_ref().is_none_or(wakes)
     }
 
     fn request_scan(&self) {

@@ -3,6 +3,8 @@
 //! Most cases never become a finding: one or two timeouts, and the peer answers. When a link fails there may be a million of
 //! them. Between two events such a case is kept as about 150 bytes for its first piece of evidence, in place of some kilobytes.
 
+mod socket;
+
 use serde::{Deserialize, Serialize};
 
 use super::{evidence_log::EvidenceLog, finding::OwnerKnowledge, open_case::Case, wakes::Wake};
@@ -18,65 +20,63 @@ pub(super) const MOST_BYTES: usize = 2_048;
 
 /// What is the same for all pieces.
 #[derive(Serialize, Deserialize)]
-struct Head<S> {
+struct Head {
     number: u64,
     cookie: Option<SocketCookie>,
     lost_before: u64,
     wake: Option<u8>,
-    /// `None` when it is the latest piece's.
-    socket: Option<S>,
     pieces: u8,
+    /// Whether the socket follows; else it is the latest piece's.
+    has_socket: bool,
 }
 
-/// Evidence that events alone have told.
+/// Evidence that events alone have told; but for the last, the socket follows.
 #[derive(Serialize, Deserialize)]
-enum Piece<S> {
-    RetransmissionTimeout(MonoTime, Option<i32>, S),
-    ProbeSent(MonoTime, Option<i32>, S),
-    Scanned(MonoTime, S),
+enum Piece {
+    RetransmissionTimeout(MonoTime, Option<i32>),
+    ProbeSent(MonoTime, Option<i32>),
+    Scanned(MonoTime),
     SynAckRetransmission(MonoTime, Option<u8>, Option<u32>),
 }
 
-impl<'a> Piece<&'a SocketView> {
-    /// `None` for other evidence.
-    fn of(Evidence { at, kind }: &'a Evidence) -> Option<Self> {
+impl Piece {
+    /// With its socket; `None` for other evidence.
+    fn of(Evidence { at, kind }: &Evidence) -> Option<(Self, Option<&SocketView>)> {
         if let EvidenceKind::RetransmissionTimeout(attempt) = kind {
-            Some(Self::RetransmissionTimeout(*at, attempt.send_result, &attempt.socket))
+            Some((Self::RetransmissionTimeout(*at, attempt.send_result), Some(&attempt.socket)))
         } else if let EvidenceKind::ProbeSent(attempt) = kind {
-            Some(Self::ProbeSent(*at, attempt.send_result, &attempt.socket))
+            Some((Self::ProbeSent(*at, attempt.send_result), Some(&attempt.socket)))
         } else if let EvidenceKind::Scanned(socket) = kind {
-            Some(Self::Scanned(*at, socket))
+            Some((Self::Scanned(*at), Some(socket)))
         } else if let EvidenceKind::SynAckRetransmission(SynAckRepeat { timeouts, repeats }) = kind {
-            Some(Self::SynAckRetransmission(*at, *timeouts, *repeats))
+            Some((Self::SynAckRetransmission(*at, *timeouts, *repeats), None))
         } else {
             None
         }
     }
 
-    fn socket(&self) -> Option<&'a SocketView> {
-        match self {
-            Self::RetransmissionTimeout(_, _, socket) | Self::ProbeSent(_, _, socket) | Self::Scanned(_, socket) => {
-                Some(socket)
-            }
-            Self::SynAckRetransmission(..) => None,
-        }
-    }
-}
-
-impl Piece<SocketView> {
-    fn into_evidence(self) -> Evidence {
+    /// Reads one, and returns what is behind it.
+    fn read(bytes: &[u8]) -> Option<(Evidence, &[u8])> {
+        let (piece, bytes) = postcard::take_from_bytes(bytes).ok()?;
         let attempt = |send_result, socket| Box::new(Attempt { send_result, socket });
-        let (at, kind) = match self {
-            Self::RetransmissionTimeout(at, result, socket) => {
-                (at, EvidenceKind::RetransmissionTimeout(attempt(result, socket)))
+        let ((at, kind), rest) = match piece {
+            Self::RetransmissionTimeout(at, result) => {
+                let (socket, rest) = socket::read(bytes)?;
+                ((at, EvidenceKind::RetransmissionTimeout(attempt(result, socket))), rest)
             }
-            Self::ProbeSent(at, result, socket) => (at, EvidenceKind::ProbeSent(attempt(result, socket))),
-            Self::Scanned(at, socket) => (at, EvidenceKind::Scanned(Box::new(socket))),
+            Self::ProbeSent(at, result) => {
+                let (socket, rest) = socket::read(bytes)?;
+                ((at, EvidenceKind::ProbeSent(attempt(result, socket))), rest)
+            }
+            Self::Scanned(at) => {
+                let (socket, rest) = socket::read(bytes)?;
+                ((at, EvidenceKind::Scanned(Box::new(socket))), rest)
+            }
             Self::SynAckRetransmission(at, timeouts, repeats) => {
-                (at, EvidenceKind::SynAckRetransmission(SynAckRepeat { timeouts, repeats }))
+                ((at, EvidenceKind::SynAckRetransmission(SynAckRepeat { timeouts, repeats })), bytes)
             }
         };
-        Evidence { at, kind }
+        Some((Evidence { at, kind }, rest))
     }
 }
 
@@ -111,37 +111,46 @@ impl Case {
         if !surroundings.is_untouched() || evidence.len() > MOST_PIECES {
             return None;
         }
-        let latest = evidence.last().map(Piece::of)?.and_then(|piece| piece.socket());
+        let latest = evidence.last().and_then(|last| Piece::of(last)?.1);
         let head = Head {
             number: *number,
             cookie: *cookie,
             lost_before: *lost_before,
             wake: wake.map(|(_, wake)| wake.to_byte()),
-            socket: Some(socket).filter(|socket| latest != Some(*socket)),
             pieces: u8::try_from(evidence.len()).ok()?,
+            has_socket: latest != Some(socket),
         };
         let mut length = write(&head, room, 0)?;
+        if head.has_socket {
+            length = socket::write(socket, room, length)?;
+        }
         for piece in evidence {
-            length = write(&Piece::of(piece)?, room, length)?;
+            let (piece, socket) = Piece::of(piece)?;
+            length = write(&piece, room, length)?;
+            if let Some(socket) = socket {
+                length = socket::write(socket, room, length)?;
+            }
         }
         room.get(..length)
     }
 
     /// From what [`to_rest`](Self::to_rest) has written. `None` only for other bytes.
     pub(super) fn from_rest(key: ConnectionKey, wake_at: MonoTime, touched: MonoTime, bytes: &[u8]) -> Option<Self> {
-        let (head, mut rest) = postcard::take_from_bytes::<Head<SocketView>>(bytes).ok()?;
+        let (head, mut rest) = postcard::take_from_bytes::<Head>(bytes).ok()?;
+        let mut socket = None;
+        if head.has_socket {
+            let (own, behind) = socket::read(rest)?;
+            (socket, rest) = (Some(own), behind);
+        }
         let mut evidence = EvidenceLog::with_room(usize::from(head.pieces) + 1);
-        let mut latest = None;
         for _ in 0..head.pieces {
-            let (piece, behind) = postcard::take_from_bytes::<Piece<SocketView>>(rest).ok()?;
+            let (piece, behind) = Piece::read(rest)?;
             rest = behind;
-            evidence.add(piece.into_evidence());
+            evidence.add(piece);
         }
-        if head.socket.is_none() {
-            latest = evidence.as_slice().last().and_then(|last| Piece::of(last)?.socket()).cloned();
-        }
+        let latest = || Some(Piece::of(evidence.as_slice().last()?)?.1?.clone());
+        let socket = socket.or_else(latest)?;
         let wake = head.wake.and_then(Wake::from_byte).map(|wake| (wake_at, wake));
-        let socket = head.socket.or(latest)?;
         Some(Self {
             wake,
             touched,

@@ -1,10 +1,12 @@
 //! Every open case, and which is next: to wake up, and to be evicted.
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
+    fmt,
+    hash::BuildHasher as _,
     net::{IpAddr, SocketAddr},
 };
 
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::{
@@ -87,7 +89,7 @@ impl Place {
 }
 
 /// The table. Its hash is keyed by random numbers: who makes connections cannot choose them to collide.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Cases {
     by_key: HashTable<u32>,
     hasher: RandomState,
@@ -97,6 +99,22 @@ pub(super) struct Cases {
     serious: Queue,
     findings: Queue,
     most: Most,
+    /// Where a case is written to before it is known how long it is.
+    room: Room,
+}
+
+struct Room(Box<[u8; MOST_BYTES]>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Box::new([0; MOST_BYTES]))
+    }
+}
+
+impl fmt::Debug for Cases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cases").field("open", &self.by_key.len()).finish_non_exhaustive()
+    }
 }
 
 /// Those of one class, the least recently touched first.
@@ -162,8 +180,7 @@ impl Cases {
     /// Puts one in that is not in. What is returned had to make room for it.
     pub(super) fn keep(&mut self, case: Box<Case>) -> Option<Box<Case>> {
         let (key, wake_at, touched) = (case.key, case.wake.map(|(at, _)| at), case.touched);
-        let mut room = [0; MOST_BYTES];
-        let held = match case.to_rest(&mut room) {
+        let held = match case.to_rest(&mut self.room.0) {
             Some(bytes) => Held::AtRest(bytes.into()),
             None if case.has_finding() => Held::Whole(case, Class::Finding),
             None => Held::Whole(case, Class::Serious),

@@ -23,6 +23,7 @@ use super::{
     fields::spelled,
     function::{Function, Point},
     lifecycle::Lifecycle,
+    memory::give_back,
     missing::{missing_fields, missing_indispensable},
     object::{LoadOptions, OpenError, open},
     plan::{HookPlan, Plan},
@@ -114,6 +115,8 @@ impl Probes {
             (options.risks && scanner.is_ok()).then(|| IdleScanner::load(&ebpf, btf.as_ref())).and_then(|loaded| {
                 loaded.inspect_err(|error| tracing::warn!(error, "idle connections are looked for by sock_diag")).ok()
             });
+        drop(btf);
+        give_back();
         let coverage = Coverage {
             scan: match &scanner {
                 Ok(_) => ScanStatus::Iterator,
@@ -158,6 +161,11 @@ impl Probes {
     /// The ring and the counters.
     pub fn ring(&mut self) -> &mut Ring {
         &mut self.ring
+    }
+
+    /// Whether the programs wake who waits, at the next record ([`Ring::is_asleep`]).
+    pub const fn is_ring_asleep(&self) -> bool {
+        self.ring.is_asleep()
     }
 }
 

@@ -11,6 +11,7 @@ mod fields;
 mod filter;
 mod function;
 mod lifecycle;
+mod memory;
 mod missing;
 mod modules;
 mod names;

@@ -2,14 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::Duration,
 };
 
 use aya::{
     Ebpf,
-    maps::{MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
     sys::{Stats, SyscallError, enable_stats},
 };
 use connprobe_common::abi::hook;
@@ -54,9 +55,16 @@ pub struct HookTotals {
 /// The totals of every hook, in the order of [`Hook::ALL`].
 pub type Totals = [(Hook, HookTotals); hook::COUNT];
 
+/// Reads in a row without a record after which the reader sleeps: a second.
+const QUIET_READS: u32 = 20;
+
 /// The ring buffer and the counters.
 pub struct Ring {
     ring: RingBuf<MapData>,
+    /// Tells the programs that the reader sleeps, and they wake it.
+    sleeps: Array<MapData, u32>,
+    is_asleep: bool,
+    quiet_reads: u32,
     /// A second descriptor of the ring, to wait for it.
     waiter: AsyncFd<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 4]>,
@@ -69,10 +77,13 @@ impl Ring {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
         let ring = ebpf.take_map("EVENTS").ok_or(RingError::NoMap("EVENTS"))?;
         let ring = RingBuf::try_from(ring).map_err(|why| RingError::Map { map: "EVENTS", why })?;
+        let sleeps = ebpf.take_map("READER_SLEEPS").ok_or(RingError::NoMap("READER_SLEEPS"))?;
+        let sleeps = Array::try_from(sleeps).map_err(|why| RingError::Map { map: "READER_SLEEPS", why })?;
         let counters = ebpf.take_map("COUNTERS").ok_or(RingError::NoMap("COUNTERS"))?;
         let counters = PerCpuArray::try_from(counters).map_err(|why| RingError::Map { map: "COUNTERS", why })?;
         let descriptor = ring.as_fd().try_clone_to_owned()?;
-        Ok(Self { ring, waiter: wait_for(descriptor)?, counters, programs: Vec::new() })
+        let waiter = wait_for(descriptor)?;
+        Ok(Self { ring, sleeps, is_asleep: false, quiet_reads: 0, waiter, counters, programs: Vec::new() })
     }
 
     /// Counts what the kernel does not let this hook's program see.
@@ -80,7 +91,13 @@ impl Ring {
         self.programs.push((hook, program));
     }
 
-    /// Waits until the programs ask to be read, which they do when the ring is half full. Cancel-safe.
+    /// Whether nothing has come for so long that reading by a timer is not worth it: the programs wake who waits for
+    /// [`half_full`](Self::half_full) at the next record.
+    pub const fn is_asleep(&self) -> bool {
+        self.is_asleep
+    }
+
+    /// Waits until the programs ask to be read, which they do when the ring is half full, or the reader is asleep. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -92,9 +109,27 @@ impl Ring {
 
     /// Hands every record now on the ring to `take`, oldest first, and frees its place.
     pub fn drain(&mut self, mut take: impl FnMut(&[u8])) {
+        let mut records = self.drain_once(&mut take);
+        self.quiet_reads = if records == 0 { self.quiet_reads.saturating_add(1) } else { 0 };
+        let may_sleep = self.quiet_reads >= QUIET_READS;
+        if may_sleep == self.is_asleep || self.sleeps.set(0, u32::from(may_sleep), 0).is_err() {
+            return;
+        }
+        self.is_asleep = may_sleep;
+        // What was written before the programs could know.
+        records = self.drain_once(&mut take);
+        if records > 0 && self.sleeps.set(0, 0, 0).is_ok() {
+            (self.is_asleep, self.quiet_reads) = (false, 0);
+        }
+    }
+
+    fn drain_once(&mut self, take: &mut impl FnMut(&[u8])) -> usize {
+        let mut records = 0;
         while let Some(record) = self.ring.next() {
             take(&record);
+            records += 1;
         }
+        records
     }
 
     /// For how long the programs have run together; `None` where the kernel does not count it (`kernel.bpf_stats_enabled`).
@@ -168,6 +203,10 @@ pub(super) fn wait_for(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// A number of a program, as the kernel shows it for its descriptor (`bpf_prog_show_fdinfo`).
 pub(super) fn shown(program: &OwnedFd, name: &str) -> Option<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    /// The kernel shows some 200 bytes. Asked for every second, so that it should be one read.
+    const SHOWN_BYTES: usize = 1_024;
+    let mut info = String::with_capacity(SHOWN_BYTES);
+    let file = fs::File::open(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    file.take(SHOWN_BYTES as u64).read_to_string(&mut info).ok()?;
     info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

@@ -134,7 +134,7 @@ fn duration() -> BoxedStrategy<Duration> {
     .boxed()
 }
 
-fn socket() -> BoxedStrategy<SocketView> {
+pub(crate) fn socket() -> BoxedStrategy<SocketView> {
     let numbers = (option::of(any::<u32>()), option::of(any::<u8>()), option::of(any::<u64>()), any::<u8>());
     let times = proptest::array::uniform10(option::of(duration()));
     (numbers, times, option::of(any::<(u64, u32)>()))

@@ -1,0 +1,34 @@
+//! Whether a record wakes user space.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
+    macros::map,
+    maps::{Array, RingBuf},
+};
+
+/// Whether user space sleeps until it is woken: 1, or 0 while it reads by a timer.
+#[map]
+static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// As [`wakeup`], and also for the first records after a quiet second, when user space has put the timer away.
+#[inline(always)]
+pub(super) fn wakeup_if_asleep<T>(ring: &RingBuf) -> u64 {
+    /// A few CPUs may write their first records at once, of which none alone is the first; more would each cost a wakeup.
+    const FIRST_BYTES: u64 = 2_048;
+    let sleeps = READER_SLEEPS.get(0).is_some_and(|sleeps| *sleeps != 0);
+    if sleeps && ring.query(u64::from(BPF_RB_AVAIL_DATA)) < FIRST_BYTES {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    }
+    wakeup::<T>(ring)
+}
+
+/// A wakeup costs some microseconds, a record some dozen nanoseconds: user space reads by a timer, and is woken only by the
+/// record that makes the ring half full.
+#[inline(always)]
+pub(super) fn wakeup<T>(ring: &RingBuf) -> u64 {
+    let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
+    let half = ring.query(u64::from(BPF_RB_RING_SIZE)) / 2;
+    // A record takes 8 bytes more on the ring than its own size.
+    let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
+    if before < half && waiting >= half { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
+}

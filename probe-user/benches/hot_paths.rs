@@ -25,7 +25,7 @@ static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 const ESTABLISHED: u8 = 1;
 /// Ticks a second of the machine that the records are of.
 const HZ: u32 = 250;
-const UNITS: Units = Units { hz: HZ, sock_dead_bit: Some(0), sock_keepopen_bit: Some(3) };
+const UNITS: Units = Units { hz: HZ, sock_dead_bit: Some(0), sock_keepopen_bit: Some(3), sock_done_bit: Some(1) };
 const START_NS: u64 = 1_000_000_000_000;
 
 fn main() {

@@ -80,6 +80,15 @@ pub struct ConnectionRecord {
     pub data_segs_in: u32,
 }
 
+/// Buckets of the table of what was seen of open connections, a power of two: each socket has one by its address.
+pub const LIFE_BUCKETS: u32 = 16_384;
+/// Places in each bucket, a power of two.
+pub const LIFE_WAYS: usize = 8;
+/// What is remembered of a connection, in words.
+pub const LIFE_WORDS: usize = 5;
+/// Words of a bucket: the address of the socket that each place belongs to, 0 for none, and after those what the places hold.
+pub const LIFE_BUCKET_WORDS: usize = LIFE_WAYS * (1 + LIFE_WORDS);
+
 /// How it was opened was not seen.
 pub const ROLE_UNKNOWN: u8 = 0;
 /// By this end (`connect`).

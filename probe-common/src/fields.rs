@@ -85,11 +85,12 @@ pub enum Field {
     SkShutdown,
     TpLinger2,
     TpDataSegsIn,
+    TpClockCache,
 }
 
 impl Field {
     /// Every field, in the order of the table.
-    pub const ALL: [Self; 80] = [
+    pub const ALL: [Self; 81] = [
         Self::SkFamily,
         Self::SkState,
         Self::SkDaddr,
@@ -170,6 +171,7 @@ impl Field {
         Self::SkShutdown,
         Self::TpLinger2,
         Self::TpDataSegsIn,
+        Self::TpClockCache,
     ];
 
     /// How many fields there are.

@@ -13,6 +13,20 @@ pub fn passes(tuple: &Tuple) -> bool {
     passes_netns(tuple) && passes_port(tuple) && passes_peer(tuple)
 }
 
+/// The only namespace that passes; 0 for all.
+#[inline(always)]
+pub fn netns() -> u32 {
+    // SAFETY: points into the settings.
+    unsafe { read(&raw const (*settings()).netns) }
+}
+
+/// Whether more than the namespace is looked at.
+#[inline(always)]
+pub fn looks_at_ends() -> bool {
+    // SAFETY: both point into the settings.
+    unsafe { read(&raw const (*settings()).port_count) != 0 || read(&raw const (*settings()).prefix_count) != 0 }
+}
+
 /// The same of a packet, which may be only forwarded: then either end may be the peer. Where it is for a socket of this host, user space
 /// leaves out what is not from the peer.
 #[inline(never)]
@@ -22,8 +36,7 @@ pub fn passes_packet(tuple: &Tuple) -> bool {
 
 #[inline(always)]
 fn passes_netns(tuple: &Tuple) -> bool {
-    // SAFETY: points into the settings.
-    let wanted = unsafe { read(&raw const (*settings()).netns) };
+    let wanted = netns();
     wanted == 0 || wanted == tuple.netns
 }
 

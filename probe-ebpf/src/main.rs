@@ -8,6 +8,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod emit;
 mod filter;
@@ -15,6 +16,8 @@ mod globals;
 mod hooks;
 mod idle;
 mod limit;
+mod lives;
+mod memory;
 mod packet;
 mod scan;
 mod socket;

@@ -1,6 +1,7 @@
 //! Records of connections that are over: on a ring of their own, so that a host that closes thousands a second loses nothing suspicious.
 
 use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
@@ -10,10 +11,11 @@ use connprobe_common::{
     fields::Field,
 };
 
-use super::{wake::wakeup, zeroed};
 use crate::{
     filter,
-    socket::{self, Address},
+    lives::Life,
+    memory::{self, Memory},
+    socket::Tuple,
 };
 
 /// Bytes of the ring; one page unless user space sets another size before loading, for it is used only when asked for.
@@ -25,37 +27,11 @@ static CONNECTIONS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 static CONNECTION_COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// What was seen of a connection before its end. Zeros where nothing was.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Life {
-    pub opened_ns: u64,
-    pub established_ns: u64,
-    pub pid: u32,
-    pub role: u8,
-    pub owner_from: u8,
-    pub padding: [u8; 2],
-    pub comm: [u8; 16],
-}
-
-impl Life {
-    /// Of a connection of which nothing was seen.
-    pub const UNSEEN: Self = Self {
-        opened_ns: 0,
-        established_ns: 0,
-        pid: 0,
-        role: connection::ROLE_UNKNOWN,
-        owner_from: connection::OWNER_UNKNOWN,
-        padding: [0; 2],
-        comm: [0; 16],
-    };
-}
-
 /// Filters, counts, fills and submits.
 #[inline(always)]
-pub fn connection_event(sk: Address, old_state: u8, life: &Life, now_ns: u64) {
-    let Some(tuple) = socket::tuple(sk) else { return };
-    if !filter::passes(&tuple) {
+pub fn connection_event<M: Memory>(sk: M, old_state: u8, life: &Life, now_ns: u64) {
+    let Some(tuple) = memory::tuple(sk) else { return };
+    if filter::netns() != 0 && filter::netns() != tuple.netns || filter::looks_at_ends() && !filter::passes(&tuple) {
         return;
     }
     let Some(counters) = CONNECTION_COUNTERS.get_ptr_mut(0) else { return };
@@ -67,73 +43,95 @@ pub fn connection_event(sk: Address, old_state: u8, life: &Life, now_ns: u64) {
         return;
     };
     counters.emitted += 1;
-    let record = zeroed(entry.as_mut_ptr());
+    // To look how full the ring is takes as long as a fifth of all this, and it is large.
+    let wakeup =
+        if counters.emitted.is_multiple_of(LOOKS_EVERY) { wakeup_at_half() } else { u64::from(BPF_RB_NO_WAKEUP) };
+    // SAFETY: the reservation is as large as the record, aligned, and ours.
+    fill(unsafe { &mut *entry.as_mut_ptr() }, Head { tuple, old_state, now_ns }, life, sk);
+    entry.submit(wakeup);
+}
+
+/// How many records of a CPU go by before it looks whether user space is to be woken.
+const LOOKS_EVERY: u64 = 32;
+
+/// User space reads by a timer, and is woken where that is too late.
+#[inline(always)]
+fn wakeup_at_half() -> u64 {
+    let waiting = CONNECTIONS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let half = CONNECTIONS.query(u64::from(BPF_RB_RING_SIZE)) / 2;
+    u64::from(if waiting >= half { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+}
+
+/// What is known of a connection before its socket is looked at.
+struct Head {
+    tuple: Tuple,
+    old_state: u8,
+    now_ns: u64,
+}
+
+/// Writes each field of the record, which holds what lay on the ring: one that this kernel has not is 0, and unavailable.
+#[inline(always)]
+fn fill<M: Memory>(record: &mut ConnectionRecord, head: Head, life: &Life, sk: M) {
+    let mut available = 0;
+    /// Reads `$field` and marks it available.
+    macro_rules! read {
+        ($from:expr, $field:ident, $bit:ident) => {
+            match $from.read(Field::$field) {
+                Some(value) => {
+                    available |= connection::$bit;
+                    value
+                }
+                None => 0,
+            }
+        };
+    }
     record.abi_version = ABI_VERSION;
     record.hook = hook::LIFECYCLE;
     record.size = size_of::<ConnectionRecord>() as u32;
-    record.ktime_ns = now_ns;
+    record.ktime_ns = head.now_ns;
     record.opened_ns = life.opened_ns;
     record.established_ns = life.established_ns;
     record.pid = life.pid;
     record.role = life.role;
     record.owner_from = life.owner_from;
     record.comm = life.comm;
-    record.old_state = old_state;
-    record.netns = tuple.netns;
-    record.local_port = tuple.local_port;
-    record.remote_port = tuple.remote_port;
-    record.local_address = tuple.local_address;
-    record.remote_address = tuple.remote_address;
+    record.old_state = head.old_state;
+    record.netns = head.tuple.netns;
+    record.local_port = head.tuple.local_port;
+    record.remote_port = head.tuple.remote_port;
+    record.local_address = head.tuple.local_address;
+    record.remote_address = head.tuple.remote_address;
     record.cookie = sk.read(Field::SkCookie).unwrap_or(0);
-    fill_amounts(record, sk);
-    entry.submit(wakeup::<ConnectionRecord>(&CONNECTIONS));
-}
-
-/// Reads `$field` into the record and marks it available.
-macro_rules! fill {
-    ($record:ident, $from:expr, $($field:ident => $target:ident, $bit:ident);+ $(;)?) => {
-        $(if let Some(value) = $from.read(Field::$field) {
-            $record.$target = value;
-            $record.available |= connection::$bit;
-        })+
-    };
-}
-
-/// What the socket has counted itself.
-#[inline(always)]
-fn fill_amounts(record: &mut ConnectionRecord, sk: Address) {
-    fill!(
-        record, sk,
-        TpBytesSent => bytes_sent, HAS_BYTES_SENT;
-        TpBytesRetrans => bytes_retrans, HAS_BYTES_RETRANS;
-        TpBytesAcked => bytes_acked, HAS_BYTES_ACKED;
-        TpBytesReceived => bytes_received, HAS_BYTES_RECEIVED;
-        TpSegsOut => segs_out, HAS_SEGS_OUT;
-        TpSegsIn => segs_in, HAS_SEGS_IN;
-        TpTotalRetrans => total_retrans, HAS_TOTAL_RETRANS;
-        TpSrttUs => srtt_eighth_us, HAS_SRTT;
-        SkErr => error, HAS_ERROR;
-        SkUid => uid, HAS_UID;
-        SkShutdown => shutdown, HAS_SHUTDOWN;
-        TpLinger2 => linger2_jiffies, HAS_LINGER2;
-        TpDataSegsIn => data_segs_in, HAS_DATA_SEGS_IN;
-    );
-    if let Some(flags) = sk.read::<u64>(Field::SkFlags) {
-        record.sk_flags = flags as u32;
-        record.available |= connection::HAS_SK_FLAGS;
-    }
-    if let Some(write_seq) = sk.read::<u32>(Field::TpWriteSeq)
-        && let Some(snd_una) = sk.read::<u32>(Field::TpSndUna)
-    {
+    record.bytes_sent = read!(sk, TpBytesSent, HAS_BYTES_SENT);
+    record.bytes_retrans = read!(sk, TpBytesRetrans, HAS_BYTES_RETRANS);
+    record.bytes_acked = read!(sk, TpBytesAcked, HAS_BYTES_ACKED);
+    record.bytes_received = read!(sk, TpBytesReceived, HAS_BYTES_RECEIVED);
+    record.segs_out = read!(sk, TpSegsOut, HAS_SEGS_OUT);
+    record.segs_in = read!(sk, TpSegsIn, HAS_SEGS_IN);
+    record.data_segs_in = read!(sk, TpDataSegsIn, HAS_DATA_SEGS_IN);
+    record.total_retrans = read!(sk, TpTotalRetrans, HAS_TOTAL_RETRANS);
+    record.srtt_eighth_us = read!(sk, TpSrttUs, HAS_SRTT);
+    record.linger2_jiffies = read!(sk, TpLinger2, HAS_LINGER2);
+    record.error = read!(sk, SkErr, HAS_ERROR);
+    record.uid = read!(sk, SkUid, HAS_UID);
+    record.shutdown = read!(sk, SkShutdown, HAS_SHUTDOWN);
+    let sk_flags: u64 = read!(sk, SkFlags, HAS_SK_FLAGS);
+    record.sk_flags = sk_flags as u32;
+    let (write_seq, snd_una) = (sk.read::<u32>(Field::TpWriteSeq), sk.read::<u32>(Field::TpSndUna));
+    record.unacked = 0;
+    if let (Some(write_seq), Some(snd_una)) = (write_seq, snd_una) {
         record.unacked = write_seq.wrapping_sub(snd_una);
-        record.available |= connection::HAS_UNACKED;
+        available |= connection::HAS_UNACKED;
     }
     // `struct minmax_sample`: when, and what (`include/linux/win_minmax.h`).
-    if let Some([_, rtt_min_us]) = sk.read::<[u32; 2]>(Field::TpRttMin) {
+    record.rtt_min_us = 0;
+    if let Some(rtt_min_us) = sk.read_second(Field::TpRttMin) {
         record.rtt_min_us = rtt_min_us;
-        record.available |= connection::HAS_RTT_MIN;
+        available |= connection::HAS_RTT_MIN;
     }
+    record.cgroup_id = 0;
     if let Some(node) = sk.follow(Field::SkCgroup).and_then(|cgroup| cgroup.follow(Field::CgroupKn)) {
-        fill!(record, node, KnId => cgroup_id, HAS_CGROUP);
+        record.cgroup_id = read!(node, KnId, HAS_CGROUP);
     }
+    record.available = available;
 }

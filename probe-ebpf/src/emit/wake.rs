@@ -25,7 +25,7 @@ pub(super) fn wakeup_if_asleep<T>(ring: &RingBuf) -> u64 {
 /// A wakeup costs some microseconds, a record some dozen nanoseconds: user space reads by a timer, and is woken only by the
 /// record that makes the ring half full.
 #[inline(always)]
-pub(super) fn wakeup<T>(ring: &RingBuf) -> u64 {
+fn wakeup<T>(ring: &RingBuf) -> u64 {
     let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
     let half = ring.query(u64::from(BPF_RB_RING_SIZE)) / 2;
     // A record takes 8 bytes more on the ring than its own size.

@@ -13,37 +13,38 @@
 //! the owner's own context: to SYN-SENT (`tcp_v4_connect`), to FIN-WAIT-1 and LAST-ACK (`tcp_close_state`), and with them CLOSE of a
 //! connection that its own end aborts, without an error. Blind spot: who has accepted a connection that the peer resets.
 //!
-//! Cost: of a change to FIN-WAIT-2, CLOSE-WAIT, CLOSING or LISTEN a comparison; an insertion and a removal a connection, one or two
-//! look-ups, its tuple read twice, one record.
+//! When: TCP reads the same clock at each segment that comes in and keeps the time (`tcp_mstamp_refresh`), so that it is read here only
+//! where a system call or a timer makes the change. (The fields of a socket are loads, where the verifier knows the pointer: see
+//! [`crate::memory`].)
+//!
+//! Cost: of a change to SYN-RECEIVED, FIN-WAIT-2, CLOSE-WAIT, CLOSING or LISTEN a comparison; of others a look-up in an array
+//! ([`crate::lives`]), a clock or two a connection, the name of the current task once, and one record.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, fentry, kprobe, map, tracepoint},
-    maps::LruHashMap,
+    macros::{btf_tracepoint, fentry, kprobe, tracepoint},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, TracePointContext},
 };
 use connprobe_common::{abi::hook, connection, fields::Field};
 
-use super::{classic_field, classic_socket, kprobe_argument, kprobe_socket, socket_argument};
+use super::{classic_field, classic_socket, kprobe_argument, kprobe_socket};
 use crate::{
-    emit::connection::{Life, connection_event},
-    filter,
+    emit::connection::connection_event,
     globals::settings,
-    socket::{self, Address, state},
+    lives::{Life, Place},
+    memory::{self, Known, Memory},
+    socket::state,
 };
 
 const IPPROTO_TCP: u16 = 6;
-
-/// Connections that are remembered at once, those longest without a change forgotten first: of them it is not known when they were
-/// opened. One unless user space makes room before loading, for the map is used only when asked for.
-#[map]
-static LIVES: LruHashMap<u64, Life> = LruHashMap::with_max_entries(1, 0);
+/// A bit of `enum sock_flags`, the same in every kernel since 2.6. Of it depends only which clock is read.
+const SOCK_DONE: u64 = 1 << 1;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn lifecycle_inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let (from, to) = (ctx.arg::<i32>(1) as u8, ctx.arg::<i32>(2) as u8);
     if is_told(to)
-        && let Some((sk, _)) = socket_argument(ctx.arg(0))
+        && let Some(sk) = Known::socket(ctx.arg(0))
     {
         on_state_change(sk, from, to);
     }
@@ -71,8 +72,8 @@ fn lifecycle_inet_sock_set_state_classic(ctx: TracePointContext) -> u32 {
 fn lifecycle_tcp_set_state_fentry(ctx: FEntryContext) -> i32 {
     let to = ctx.arg::<i32>(1) as u8;
     if is_told(to)
-        && let Some((sk, _)) = socket_argument(ctx.arg(0))
-        && let Some(from) = sk.state()
+        && let Some(sk) = Known::socket(ctx.arg(0))
+        && let Some(from) = sk.read(Field::SkState)
     {
         on_state_change(sk, from, to);
     }
@@ -98,88 +99,125 @@ fn is_told(to: u8) -> bool {
 }
 
 #[inline(always)]
-fn on_state_change(sk: Address, from: u8, to: u8) {
+fn on_state_change<M: Memory>(sk: M, from: u8, to: u8) {
     // Other protocols have the same states (`IPPROTO_MPTCP`, SCTP).
     if sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
         return;
     }
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let Some(place) = Place::of(sk.address()) else { return };
     match to {
         state::SYN_SENT => {
-            let mut life = Life { opened_ns: now_ns, role: connection::ROLE_ACTIVE, ..Life::UNSEEN };
-            note_owner(&mut life, connection::OWNER_CONNECTED);
-            let _ = LIVES.insert(&sk.0, &life, 0);
+            if let Some(life) = place.life_to_write() {
+                *life = Life { opened_ns: clock_ns(), role: connection::ROLE_ACTIVE, ..Life::UNSEEN };
+                note_owner(life, connection::OWNER_CONNECTED);
+            }
         }
-        state::ESTABLISHED => on_established(sk, from, now_ns),
-        state::CLOSE => on_close(sk, from, now_ns),
-        _ => on_closing(sk),
+        state::ESTABLISHED => on_established(sk, place, from),
+        state::CLOSE => on_close(sk, place, from),
+        _ => on_closing(sk, place),
     }
 }
 
 #[inline(always)]
-fn on_established(sk: Address, from: u8, now_ns: u64) {
+fn clock_ns() -> u64 {
+    // SAFETY: the helper takes nothing and only reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// When the segment came in that is being looked at: the same clock, which TCP has read for itself (`tcp_mstamp_refresh`).
+#[inline(always)]
+fn received_ns<M: Memory>(sk: M) -> u64 {
+    match sk.read::<u64>(Field::TpClockCache) {
+        Some(0) | None => clock_ns(),
+        Some(received_ns) => received_ns,
+    }
+}
+
+#[inline(always)]
+fn on_established<M: Memory>(sk: M, place: Place, from: u8) {
     // At SYN-SENT its port need not be known yet.
-    if !socket::tuple(sk).is_some_and(|tuple| filter::passes(&tuple)) {
-        let _ = LIVES.remove(&sk.0);
+    if !memory::passes(sk) {
+        place.leave();
         return;
     }
-    if let Some(life) = LIVES.get_ptr_mut(&sk.0) {
-        // SAFETY: a map value stays valid while the program runs, and the socket's lock keeps its changes apart.
-        let life = unsafe { &mut *life };
-        // Otherwise it is of a socket whose end was missed.
-        if life.established_ns == 0 && life.opened_ns != 0 {
-            life.established_ns = now_ns;
-            return;
-        }
+    // It is a segment that establishes it, but where a socket is put back as it once was (TCP_REPAIR): that was opened now, too.
+    let Some(tcp) = sk.tcp() else { return };
+    let established_ns = received_ns(tcp);
+    // Otherwise it is of a socket whose end was missed.
+    if let Some(life) = place.life()
+        && life.established_ns == 0
+        && life.opened_ns != 0
+    {
+        life.established_ns = if established_ns > life.opened_ns { established_ns } else { life.opened_ns };
+        return;
     }
     let (role, opened_ns) =
-        if from == state::SYN_SENT { (connection::ROLE_ACTIVE, 0) } else { (connection::ROLE_PASSIVE, now_ns) };
-    let life = Life { opened_ns, established_ns: now_ns, role, ..Life::UNSEEN };
-    let _ = LIVES.insert(&sk.0, &life, 0);
+        if from == state::SYN_SENT { (connection::ROLE_ACTIVE, 0) } else { (connection::ROLE_PASSIVE, established_ns) };
+    if let Some(life) = place.life_to_write() {
+        *life = Life { opened_ns, established_ns, role, ..Life::UNSEEN };
+    }
 }
 
 /// The application closes it, or its half of it.
 #[inline(always)]
-fn on_closing(sk: Address) {
-    match LIVES.get_ptr_mut(&sk.0) {
-        Some(life) => {
-            // SAFETY: as above.
-            let life = unsafe { &mut *life };
-            if life.owner_from == connection::OWNER_UNKNOWN {
-                note_owner(life, connection::OWNER_CLOSED);
-            }
+fn on_closing<M: Memory>(sk: M, place: Place) {
+    let life = match place.life() {
+        Some(life) => life,
+        None if memory::passes(sk) => {
+            let Some(life) = place.life_to_write() else { return };
+            *life = Life::UNSEEN;
+            life
         }
-        None if socket::tuple(sk).is_some_and(|tuple| filter::passes(&tuple)) => {
-            let mut life = Life::UNSEEN;
-            note_owner(&mut life, connection::OWNER_CLOSED);
-            let _ = LIVES.insert(&sk.0, &life, 0);
-        }
-        None => {}
+        None => return,
+    };
+    if life.owner_from == connection::OWNER_UNKNOWN {
+        note_owner(life, connection::OWNER_CLOSED);
     }
 }
 
 #[inline(always)]
-fn on_close(sk: Address, from: u8, now_ns: u64) {
+fn on_close<M: Memory>(sk: M, place: Place, from: u8) {
     // Neither a listener nor a socket that never had a connection is one.
     if matches!(from, state::CLOSE | state::LISTEN) {
         return;
     }
-    let mut life = match LIVES.get_ptr(&sk.0) {
-        // SAFETY: copied out at once.
-        Some(life) => unsafe { *life },
+    let mut unseen = Life::UNSEEN;
+    let life = match place.life() {
+        Some(life) => life,
         // A listener's child that another one has made needless, or that could not be made (`inet_ehash_nolisten`, `tcp_v4_syn_recv_sock`):
         // its tuple may be that of a connection that lives.
         None if from == state::SYN_RECV => return,
-        None => Life::UNSEEN,
+        None => &mut unseen,
     };
-    let _ = LIVES.remove(&sk.0);
+    if let Some(tcp) = sk.tcp() {
+        tell(tcp, from, life);
+    }
+    place.leave();
+}
+
+#[inline(always)]
+fn tell<M: Memory>(sk: M, from: u8, life: &mut Life) {
     let is_aborted_here =
         matches!(from, state::ESTABLISHED | state::CLOSE_WAIT) && sk.read::<i32>(Field::SkErr) == Some(0);
     if life.owner_from == connection::OWNER_UNKNOWN && is_aborted_here {
-        note_owner(&mut life, connection::OWNER_CLOSED);
+        note_owner(life, connection::OWNER_CLOSED);
     }
-    connection_event(sk, from, &life, now_ns);
+    let now_ns = if is_ended_by_segment(sk, from) { received_ns(sk) } else { clock_ns() };
+    connection_event(sk, from, life, now_ns);
+}
+
+/// Whether it is the peer's FIN that ends it, or the last ACK. All else may come of a system call or a timer.
+#[inline(always)]
+fn is_ended_by_segment<M: Memory>(sk: M, from: u8) -> bool {
+    match from {
+        // `SOCK_DONE`: `tcp_fin` leaves this state at once.
+        state::FIN_WAIT2 => sk.read::<u64>(Field::SkFlags).is_some_and(|flags| flags & SOCK_DONE != 0),
+        state::LAST_ACK => match (sk.read::<u32>(Field::TpWriteSeq), sk.read::<u32>(Field::TpSndUna)) {
+            (Some(write_seq), Some(snd_una)) => write_seq == snd_una,
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 /// Only where the change is made by a system call of the owner.

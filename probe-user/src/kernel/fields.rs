@@ -127,6 +127,7 @@ pub(super) const fn path(field: Field) -> FieldPath {
         Field::KnId => at("kernfs_node", &["id"], Bytes(8)),
         Field::SkShutdown => at("sock", &["sk_shutdown"], Bytes(1)),
         Field::TpLinger2 => at("tcp_sock", &["linger2"], Bytes(4)),
+        Field::TpClockCache => at("tcp_sock", &["tcp_clock_cache"], Bytes(8)),
         Field::TpDataSegsIn => at("tcp_sock", &["data_segs_in"], Bytes(4)),
         Field::NetKeepaliveProbes => at("net", &["ipv4", "sysctl_tcp_keepalive_probes"], Bytes(1)),
     }

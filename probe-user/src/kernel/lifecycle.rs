@@ -8,28 +8,27 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
 };
 
+use connprobe_common::connection::{LIFE_BUCKET_WORDS, LIFE_BUCKETS, LIFE_WAYS, LIFE_WORDS};
 use tokio::io::unix::AsyncFd;
 
 use super::ring::{HookTotals, RingError, shown, wait_for};
 use crate::model::RunCost;
 
-/// Connections that are remembered at once: of others it is not known when they were opened. About 9 MB of kernel memory.
-pub(super) const MAX_LIVES: u32 = 65_536;
-/// Bytes of the ring: 22,000 records, which a host that closes 10,000 connections a second fills in two.
+/// Bytes of the ring: 21,000 records, which a host that closes 10,000 connections a second fills in two.
 pub(super) const RING_BYTES: u32 = 4 << 20;
 
-/// Bytes of what is remembered of a connection (`Life` in `probe-ebpf/src/emit/connection.rs`).
-type Life = [u8; 40];
+/// Some of what is remembered of connections (`Bucket` in `probe-ebpf/src/lives.rs`).
+type Bucket = [u64; LIFE_BUCKET_WORDS];
 
 /// What the programs tell.
 pub struct Lifecycle {
     ring: RingBuf<MapData>,
     waiter: AsyncFd<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 4]>,
-    lives: HashMap<MapData, u64, Life>,
+    lives: Array<MapData, Bucket>,
     programs: Vec<OwnedFd>,
 }
 
@@ -40,7 +39,7 @@ impl Lifecycle {
         let ring = RingBuf::try_from(map("CONNECTIONS")?).map_err(|why| RingError::Map { map: "CONNECTIONS", why })?;
         let counters = PerCpuArray::try_from(map("CONNECTION_COUNTERS")?)
             .map_err(|why| RingError::Map { map: "CONNECTION_COUNTERS", why })?;
-        let lives = HashMap::try_from(map("LIVES")?).map_err(|why| RingError::Map { map: "LIVES", why })?;
+        let lives = Array::try_from(map("LIVES")?).map_err(|why| RingError::Map { map: "LIVES", why })?;
         let waiter = wait_for(ring.as_fd().try_clone_to_owned()?)?;
         Ok(Self { ring, waiter, counters, lives, programs: Vec::new() })
     }
@@ -94,15 +93,97 @@ impl Lifecycle {
     /// Takes over what programs remember that go. Both are attached, and those that go have seen all that these have, and what was
     /// before.
     pub fn take_over(&mut self, from: &Self) {
-        // A walk begins anew where it meets an entry that has just gone: on a busy host it need not come to an end.
-        for (socket, life) in from.lives.iter().flatten().take(2 * MAX_LIVES as usize) {
-            let copied = self.lives.insert(socket, life, 0);
-            // What has changed meanwhile was changed here, too, and was overwritten just now.
-            match from.lives.get(&socket, 0) {
-                Ok(now) if copied.is_ok() && now != life => drop(self.lives.insert(socket, now, 0)),
-                Ok(_) => {}
-                Err(_) => drop(self.lives.remove(&socket)),
+        /// A connection that comes or goes meanwhile does so in both tables, and shows in the one that goes.
+        const ATTEMPTS: usize = 4;
+        for index in 0..LIFE_BUCKETS {
+            let Ok(mut known) = from.lives.get(&index, 0) else { return };
+            if places(&known).all(|(socket, _)| socket == 0) {
+                continue;
+            }
+            let mut gone = known;
+            for _ in 0..ATTEMPTS {
+                let Ok(mut bucket) = self.lives.get(&index, 0) else { return };
+                if !put_right(&mut bucket, &known, &gone) || self.lives.set(index, bucket, 0).is_err() {
+                    break;
+                }
+                let Ok(now) = from.lives.get(&index, 0) else { return };
+                if now == known {
+                    break;
+                }
+                (gone, known) = (known, now);
             }
         }
+    }
+}
+
+/// A socket, 0 for none, and what is remembered of it.
+type Place<'a> = (u64, &'a [u64]);
+
+fn places(bucket: &Bucket) -> impl Iterator<Item = Place<'_>> {
+    let (sockets, lives) = bucket.split_at(LIFE_WAYS);
+    sockets.iter().copied().zip(lives.chunks_exact(LIFE_WORDS))
+}
+
+/// Writes into a bucket what is known, and strikes out what was known and is so no more; whether anything is another.
+fn put_right(bucket: &mut Bucket, known: &Bucket, before: &Bucket) -> bool {
+    let unchanged = *bucket;
+    let is_known = |socket: u64| places(known).any(|(other, _)| other == socket);
+    let (sockets, lives) = bucket.split_at_mut(LIFE_WAYS);
+    for place in sockets.iter_mut().filter(|place| places(before).any(|(socket, _)| socket == **place)) {
+        if !is_known(*place) {
+            *place = 0;
+        }
+    }
+    for (socket, life) in places(known).filter(|(socket, _)| *socket != 0) {
+        let at = |wanted: u64, sockets: &[u64]| sockets.iter().position(|owner| *owner == wanted);
+        let Some(way) = at(socket, sockets).or_else(|| at(0, sockets)) else { continue };
+        if let (Some(owner), Some(place)) = (sockets.get_mut(way), lives.chunks_exact_mut(LIFE_WORDS).nth(way)) {
+            *owner = socket;
+            place.copy_from_slice(life);
+        }
+    }
+    *bucket != unchanged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(sockets: &[(u64, u64)]) -> Bucket {
+        let mut bucket = [0; LIFE_BUCKET_WORDS];
+        for (way, (socket, life)) in sockets.iter().enumerate() {
+            bucket[way] = *socket;
+            bucket[LIFE_WAYS + way * LIFE_WORDS..][..LIFE_WORDS].fill(*life);
+        }
+        bucket
+    }
+
+    fn held(bucket: &Bucket) -> Vec<(u64, u64)> {
+        places(bucket).filter(|(socket, _)| *socket != 0).map(|(socket, life)| (socket, life[LIFE_WORDS - 1])).collect()
+    }
+
+    #[test]
+    fn what_was_seen_before_is_put_beside_what_is_new_and_over_what_is_less() {
+        let mut here = bucket(&[(5, 50), (7, 1)]);
+        let known = bucket(&[(0, 0), (7, 70), (9, 90)]);
+        assert!(put_right(&mut here, &known, &known));
+        assert_eq!(held(&here), [(5, 50), (7, 70), (9, 90)]);
+        assert!(!put_right(&mut here, &known, &known), "nothing is left to do");
+    }
+
+    #[test]
+    fn what_goes_meanwhile_goes_here_too() {
+        let (before, now) = (bucket(&[(7, 70), (9, 90)]), bucket(&[(7, 71)]));
+        let mut here = before;
+        assert!(put_right(&mut here, &now, &before));
+        assert_eq!(held(&here), [(7, 71)]);
+    }
+
+    #[test]
+    fn a_full_bucket_keeps_what_it_has() {
+        let full: Vec<_> = (1..=LIFE_WAYS as u64).map(|socket| (socket, socket)).collect();
+        let mut here = bucket(&full);
+        assert!(!put_right(&mut here, &bucket(&[(99, 1)]), &bucket(&[])));
+        assert_eq!(held(&here), full);
     }
 }

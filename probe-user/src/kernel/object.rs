@@ -5,6 +5,7 @@ use std::{borrow::Cow, fs, io, path::PathBuf};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use connprobe_common::{
     abi::hook,
+    connection::LIFE_BUCKETS,
     settings::{
         MAX_DROP_REASONS, MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, MAX_SUBSYSTEM_REASONS, Prefix, Settings,
         TOLD_OF_RESETS, TOLD_OF_SYNS,
@@ -57,7 +58,7 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions, btf: Option<&Btf>) -> R
     loader.map_max_entries("STRAYS", strays());
     if options.lifecycle {
         loader.map_max_entries("CONNECTIONS", options.ring_bytes.unwrap_or(lifecycle::RING_BYTES));
-        loader.map_max_entries("LIVES", lifecycle::MAX_LIVES);
+        loader.map_max_entries("LIVES", LIFE_BUCKETS);
     }
     if let Some(entries) = options.suspects {
         loader.map_max_entries("SUSPECTS", entries);

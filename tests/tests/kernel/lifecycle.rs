@@ -48,7 +48,7 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("connections that the network ends are told with the kernel's error", WATCHING, failures)
             .not_shared(),
         Test::new("a connection that this end resets after its FIN was acknowledged is told as that", WATCHING, resets)
-            .on_every_kernel(),
+            .not_shared(),
         Test::new("of thousands of short connections each is told once, also while settings change", WATCHING, churn)
             .alone()
             .within(Duration::from_secs(120))

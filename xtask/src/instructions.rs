@@ -72,7 +72,7 @@ fn build(project: &Project) -> Result<PathBuf> {
         let is_bench = message.pointer("/target/name").is_some_and(|name| name == "hot_paths");
         message.get("executable")?.as_str().filter(|_| is_bench).map(PathBuf::from)
     });
-    executables.last().context("cargo has not said where the bench is")
+    executables.collect::<Vec<_>>().pop().context("cargo has not said where the bench is")
 }
 
 /// Instructions of so many events on this path.

@@ -36,7 +36,7 @@ impl Scanner {
     /// When the kernel refuses the iterator.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut records = Vec::new();
-        self.0.open()?.read_to_end(&mut records)?;
+        Patient(self.0.open()?).read_to_end(&mut records)?;
         Ok(records)
     }
 }
@@ -60,13 +60,28 @@ impl IdleScanner {
     pub fn each(&self, idle_for: Duration, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let idle_for_ms = u32::try_from(idle_for.as_millis()).unwrap_or(u32::MAX);
         self.0.set(IDLE_FOR_MS, idle_for_ms).map_err(io::Error::other)?;
-        let mut records = BufReader::new(self.0.open()?);
+        let mut records = BufReader::new(Patient(self.0.open()?));
         let mut record = [0; size_of::<SocketRecord>()];
         loop {
             match records.read_exact(&mut record) {
                 Ok(()) => each(&record),
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
                 Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Reads on where the kernel pauses: after a million sockets of which the program has written nothing a read gives EAGAIN (`bpf_seq_read`,
+/// `kernel/bpf/bpf_iter.c`), and the next one goes on there.
+struct Patient<R>(R);
+
+impl<R: io::Read> io::Read for Patient<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                done => return done,
             }
         }
     }
@@ -108,5 +123,32 @@ impl Iterator {
         let program =
             ebpf.program_mut(self.program).ok_or_else(|| format!("the object has no program {}", self.program))?;
         work(program.try_into().map_err(|error: aya::programs::ProgramError| error.to_string())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pauses before each byte.
+    struct Pauses(Vec<u8>, bool);
+
+    impl io::Read for Pauses {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let Some(next) = self.0.pop() else { return Ok(0) };
+            into[0] = next;
+            Ok(1)
+        }
+    }
+
+    #[test]
+    fn a_scan_of_more_than_a_million_sockets_goes_on_after_each_pause() {
+        let mut records = Vec::new();
+        Patient(Pauses(vec![3, 2, 1], false)).read_to_end(&mut records).unwrap();
+        assert_eq!(records, [1, 2, 3]);
     }
 }

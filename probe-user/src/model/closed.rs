@@ -281,8 +281,8 @@ impl ClosedConnection {
     }
 
     /// Whether this end sends a RST in FIN-WAIT-2, without an error. The peer's FIN ends it well, and so does what replaces a socket that the
-    /// application has closed (`tcp_time_wait`). All else is a RST (`__tcp_close`, `tcp_disconnect`, `tcp_rcv_state_process`, alike in
-    /// Linux 6.1 to 6.18): data unread when the application closes, TCP_LINGER2 below 0, or data in the very segment that acknowledges
+    /// application has closed (`tcp_time_wait`). All else is a RST (`__tcp_close`, `tcp_disconnect`, `tcp_rcv_state_process`; as in
+    /// Linux 6.12): data unread when the application closes, TCP_LINGER2 below 0, or data in the very segment that acknowledges
     /// the FIN of a closed socket. The last is known only where no data was taken in before: none is from such a segment.
     const fn resets_after_its_fin(&self) -> bool {
         let Halves { fin_received, orphaned, reset_wanted, .. } = self.halves;

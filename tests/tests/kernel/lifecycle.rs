@@ -56,8 +56,8 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("records of connections that find no room are counted", WATCHING, lost).alone().not_shared(),
         Test::new("nothing is loaded for connections that end unless that is asked for", WATCHING, off).not_shared(),
         by("the ends of connections are told by classic tracepoints", Mechanism::Tracepoint, |_| by_tracepoint()),
-        by("the ends of connections are told by kprobes", Mechanism::Kprobe, |_| check("kprobe")),
-        by("the ends of connections are told by trampolines", Mechanism::Fentry, |_| check("fentry")),
+        by("the ends of connections are told by kprobes", Mechanism::Kprobe, |test| check(test, "kprobe")),
+        by("the ends of connections are told by trampolines", Mechanism::Fentry, |test| check(test, "fentry")),
     ]
 }
 
@@ -524,8 +524,36 @@ fn by_tracepoint() -> Result<()> {
     judged(Probe::start_with_tracefs(&["check", "--lifecycle", "--format", "json", "--force-mechanism", "tracepoint"])?)
 }
 
-fn check(mechanism: &str) -> Result<()> {
-    judged(Probe::start(&["check", "--lifecycle", "--format", "json", "--force-mechanism", mechanism])?)
+fn check(test: &TestContext, mechanism: &str) -> Result<()> {
+    judged(Probe::start(&["check", "--lifecycle", "--format", "json", "--force-mechanism", mechanism])?)?;
+    with_every_filter(test, mechanism)
+}
+
+/// What a filter looks at is code that the kernel's verifier does not see without it.
+fn with_every_filter(test: &TestContext, mechanism: &str) -> Result<()> {
+    let (folder, own) = (tempfile::tempdir()?, test.lab()?);
+    let (lock, netns) = (folder.path().join("lock").display().to_string(), own.netns("own")?.inode().to_string());
+    let settings = [
+        "--netns",
+        &netns,
+        "--lifecycle",
+        "--port",
+        "5672",
+        "--peer",
+        "10.77.2.0/24",
+        "--peer",
+        "fd00::/8",
+        "--lock",
+        &lock,
+    ];
+    let arguments = [&["daemon", "--metrics-listen", "none", "--force-mechanism", mechanism], &settings[..]].concat();
+    let probe = Probe::start(&arguments)?;
+    let Body::Coverage(coverage) = wire::read(&probe.wait_type("coverage", Duration::from_secs(90))?)?.body else {
+        anyhow::bail!("no coverage")
+    };
+    ensure!(coverage.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.status == "ok"), "{:?}", coverage.lifecycle);
+    ensure!(coverage.hooks.iter().all(|hook| hook.status != "broken"), "{:?}", coverage.hooks);
+    probe.stop(SOON).map(drop)
 }
 
 /// The self-test resets a connection: its end must have been told.

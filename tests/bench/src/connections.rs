@@ -140,6 +140,7 @@ fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
             "watcher",
             "target",
             "load's CPU, with / without",
+            "of the least",
             "kernel programs, µs",
             "watcher's own CPU, µs",
             "its memory, MB",

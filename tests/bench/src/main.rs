@@ -43,7 +43,7 @@ struct Arguments {
     /// Only these watchers, `none` among them; all if none is named
     #[arg(long, value_name = "WATCHER")]
     only: Vec<String>,
-    /// A minute's run: fewer and shorter measurements
+    /// Two minutes for all: fewer and shorter measurements
     #[arg(long)]
     quick: bool,
     /// How many pairs of measurements

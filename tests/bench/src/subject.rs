@@ -1,10 +1,17 @@
 //! Who is measured.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::Result;
 use connprobe_tests::netns::Netns;
 
 use crate::peer::{PEERS, Peer};
 use crate::watcher::{Reading, Watcher};
+
+/// After so long without anything under suspicion connprobe no longer looks at changes of state (`CALM_AFTER` in
+/// `probe-user/src/app/watch/attention.rs`, and some turns of its loop).
+const COMES_TO_REST: Duration = Duration::from_millis(11_500);
 
 /// Somebody who watches, or nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +26,8 @@ pub(crate) enum Subject {
         arguments: &'static [&'static str],
         /// What is wanted of it with short connections.
         target: &'static str,
+        /// Whether it is measured when it has come to rest, as on a host where nothing is under suspicion.
+        at_rest: bool,
     },
     /// Another tool.
     Peer(&'static Peer),
@@ -26,15 +35,20 @@ pub(crate) enum Subject {
 
 impl Subject {
     /// connprobe as it is without settings.
-    const DEFAULT: Self = Self::Daemon { name: "connprobe", arguments: &[], target: "≤ 1.02, ≤ 0.35 µs" };
+    const DEFAULT: Self =
+        Self::Daemon { name: "connprobe", arguments: &[], target: "≤ 1.02, ≤ 0.35 µs", at_rest: true };
+    /// The same while something is under suspicion, as it is taken to be at the start.
+    const AWAKE: Self = Self::Daemon { name: "connprobe-awake", arguments: &[], target: "", at_rest: false };
     /// connprobe that tells of every connection that ends.
-    const LIFECYCLE: Self =
-        Self::Daemon {
-            name: "connprobe-lifecycle", arguments: &["--lifecycle", "true"], target: "≤ 1.05, ≤ 0.9 µs"
-        };
+    const LIFECYCLE: Self = Self::Daemon {
+        name: "connprobe-lifecycle",
+        arguments: &["--lifecycle", "true"],
+        target: "≤ 1.05, ≤ 0.9 µs",
+        at_rest: true,
+    };
 
     pub(crate) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Nobody, Self::DEFAULT, Self::LIFECYCLE];
+        let mut all = vec![Self::Nobody, Self::DEFAULT, Self::AWAKE, Self::LIFECYCLE];
         all.extend(PEERS.iter().map(Self::Peer));
         all
     }
@@ -60,7 +74,13 @@ impl Subject {
     pub(crate) fn start(&self, netns: &Netns) -> Result<Running> {
         let watcher = match self {
             Self::Nobody => None,
-            Self::Daemon { arguments, .. } => Some(Watcher::daemon(netns, arguments, Reading::Nobody)?),
+            Self::Daemon { arguments, at_rest, .. } => {
+                let watcher = Watcher::daemon(netns, arguments, Reading::Nobody)?;
+                if *at_rest {
+                    thread::sleep(COMES_TO_REST);
+                }
+                Some(watcher)
+            }
             Self::Peer(peer) => {
                 peer.prepare(netns)?;
                 Watcher::peer(netns, peer, Reading::Nobody).inspect_err(|_| drop(peer.undo(netns)))?

@@ -2,6 +2,7 @@ mod attention;
 mod closed;
 mod ending;
 mod long;
+mod reading;
 mod tell;
 
 use std::{future::Future, io, pin::pin, time::Duration};
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     case::{Finding, FindingId, FindingState, Output},
-    decode::{Units, decode},
+    decode::Units,
     kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Cgroup, ClosedConnection, Coverage, Event, Filter, LossPlace, MonoTime},
     recording::SameMoment,
@@ -28,7 +29,6 @@ use crate::{
     witness::Witnesses,
 };
 use attention::Attention;
-use connprobe_common::abi::SocketRecord;
 pub use ending::Ended;
 use long::Long;
 pub use long::{Attach, HEARTBEAT_EVERY, Reload};
@@ -311,52 +311,6 @@ impl Watch {
             self.pay_attention(&mut tell)?;
         }
         self.finish(&mut tell).await
-    }
-
-    /// Takes in what is on the ring, in the order of the kernel's clock: each CPU writes its own events in order, but not all
-    /// of them together.
-    fn read_ring(&mut self) {
-        let Some(Programs { probes, units }) = &mut self.programs else { return };
-        let mut events = Vec::new();
-        let (units, losses) = (*units, &mut self.losses);
-        probes.ring().drain(|bytes| match decode(bytes, units) {
-            Ok(event) => events.push(event),
-            Err(error) => {
-                tracing::warn!(%error, "a record could not be decoded");
-                losses.undecodable();
-            }
-        });
-        events.sort_by_key(|event| event.at);
-        for event in events {
-            tracing::debug!(key = %event.key, netns = event.key.netns, kind = ?event.kind, "event");
-            self.tracker.handle_event(Event::Connection(event));
-        }
-    }
-
-    /// Takes in what a scan has found. What the ring holds is older, or about the same moment.
-    fn take_scan(&mut self, scanned: Scanned) {
-        self.read_ring();
-        let mut events = scanned.events;
-        let units = self.programs.as_ref().map(|programs| programs.units).unwrap_or_default();
-        for record in scanned.records.iter().flat_map(|records| records.chunks(size_of::<SocketRecord>())) {
-            match decode(record, units) {
-                Ok(event) => events.push(event),
-                Err(error) => {
-                    tracing::warn!(%error, "a scanned record could not be decoded");
-                    self.losses.undecodable();
-                }
-            }
-        }
-        for event in events {
-            tracing::debug!(key = %event.key, netns = event.key.netns, "scanned");
-            self.tracker.handle_event(Event::Connection(event));
-        }
-    }
-
-    /// Whether the kernel programs wake us for the next record. They do not for connections that end.
-    fn ring_wakes(&self) -> bool {
-        let wakes = |programs: &Programs| programs.probes.is_ring_asleep();
-        self.coverage.lifecycle.is_none() && self.programs.as_ref().is_none_or(wakes)
     }
 
     fn request_scan(&self) {

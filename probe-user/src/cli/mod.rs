@@ -163,8 +163,12 @@ fn terminal_width() -> usize {
 
 /// How to lay text out on standard output.
 fn layout() -> Layout {
-    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    Layout { width: terminal_width(), color: std::io::stdout().is_terminal() && !is_plain }
+    Layout { width: terminal_width(), color: std::io::stdout().is_terminal() && !wants_no_color() }
+}
+
+/// What everybody's programs understand (<https://no-color.org>).
+fn wants_no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// How the program ended.
@@ -224,5 +228,6 @@ fn start_logging(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CONNPROBE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_colored = std::io::stderr().is_terminal() && !wants_no_color();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(std::io::stderr).init();
 }

@@ -1,6 +1,7 @@
 //! A daemon that keeps its findings, and is started again.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -93,8 +94,9 @@ fn goes_on(test: &TestContext) -> Result<()> {
     ensure!(stderr.is_empty(), "{stderr}");
     ensure!(kept(folder.path())?.is_empty(), "nothing is open");
     ensure!(findings(&second).iter().all(|finding| finding.finding_id == before.finding_id), "{second:?}");
-    let runs: Vec<_> = [&first, &second].map(|run| run.first().map(|record| record.run_id.clone())).into();
-    ensure!(runs[0] != runs[1] && first.iter().all(|record| Some(&record.run_id) == runs[0].as_ref()), "{runs:?}");
+    let run_ids = |run: &[Record]| run.iter().map(|record| record.run_id.clone()).collect::<BTreeSet<_>>();
+    let (one, other) = (run_ids(&first), run_ids(&second));
+    ensure!(one.len() == 1 && other.len() == 1 && one != other, "{one:?} {other:?}");
     Ok(())
 }
 

@@ -96,7 +96,7 @@ CREATE TABLE IF NOT EXISTS connprobe.findings_local ON CLUSTER '{cluster}'
 )
 ENGINE = ReplicatedReplacingMergeTree
 PARTITION BY toYYYYMM(received)
-ORDER BY (finding_id, run_id, seq)
+ORDER BY (finding_id, seq, run_id)
 TTL received + INTERVAL 400 DAY
 SETTINGS ttl_only_drop_parts = 1;
 

@@ -54,7 +54,7 @@ SELECT
     multiIf(
         f.state = 'closed', 'closed',
         f.state = 'left_open', 'left_open',
-        f.run_id != h.run_id, 'abandoned',
+        h.host != '' AND f.run_id != h.run_id, 'abandoned',
         h.status IN ('silent', 'stopped'), 'host_silent',
         'open') AS status
 FROM

@@ -86,12 +86,17 @@ impl Place {
         self.life()
     }
 
-    /// Gives it up.
+    /// Whether it is still this socket's: another CPU that finds no room takes the place of whoever began first.
+    #[inline(always)]
+    pub fn is_held(self) -> bool {
+        self.way < LIFE_WAYS && owner(self.bucket, self.way) == self.sk.0
+    }
+
+    /// Gives it up, where it still has it.
     #[inline(always)]
     pub fn leave(self) {
         if self.way < LIFE_WAYS {
-            // SAFETY: as of `at`.
-            unsafe { at(self.bucket, self.way).write_volatile(0) };
+            let _ = exchange(at(self.bucket, self.way), self.sk.0, 0);
         }
     }
 }
@@ -103,18 +108,29 @@ fn claim(bucket: *mut Bucket, sk: Address) -> usize {
     for way in 0..LIFE_WAYS {
         // Others of this bucket may be about to take it on other CPUs.
         if owner(bucket, way) == 0 && exchange(at(bucket, way), 0, sk.0) {
+            begin(bucket, way);
             return way;
         }
     }
-    let (mut oldest, mut oldest_ns) = (0, u64::MAX);
+    let (mut oldest, mut oldest_ns, mut whose) = (0, u64::MAX, 0);
     for way in 0..LIFE_WAYS {
-        let life = life(bucket, way);
+        let (holder, life) = (owner(bucket, way), life(bucket, way));
         let began_ns = if life.opened_ns == 0 { life.established_ns } else { life.opened_ns };
         if began_ns < oldest_ns {
-            (oldest, oldest_ns) = (way, began_ns);
+            (oldest, oldest_ns, whose) = (way, began_ns, holder);
         }
     }
-    if exchange(at(bucket, oldest), owner(bucket, oldest), sk.0) { oldest } else { LIFE_WAYS }
+    if !exchange(at(bucket, oldest), whose, sk.0) {
+        return LIFE_WAYS;
+    }
+    begin(bucket, oldest);
+    oldest
+}
+
+/// Nobody takes a place whose life is about to be written for that of the oldest.
+#[inline(always)]
+fn begin(bucket: *mut Bucket, way: usize) {
+    life(bucket, way).opened_ns = u64::MAX;
 }
 
 #[inline(always)]

@@ -181,16 +181,19 @@ fn on_close<M: Memory>(sk: M, place: Place, from: u8) {
     if matches!(from, state::CLOSE | state::LISTEN) {
         return;
     }
-    let mut unseen = Life::UNSEEN;
-    let life = match place.life() {
-        Some(life) => life,
+    let mut life = match place.life() {
+        Some(life) => *life,
         // A listener's child that another one has made needless, or that could not be made (`inet_ehash_nolisten`, `tcp_v4_syn_recv_sock`):
         // its tuple may be that of a connection that lives.
         None if from == state::SYN_RECV => return,
-        None => &mut unseen,
+        None => Life::UNSEEN,
     };
+    if life.opened_ns | life.established_ns != 0 && !place.is_held() {
+        // What was copied may be another's by half.
+        life = Life::UNSEEN;
+    }
     if let Some(tcp) = sk.tcp() {
-        tell(tcp, from, life);
+        tell(tcp, from, &mut life);
     }
     place.leave();
 }

@@ -1,9 +1,10 @@
 //! What a daemon leaves behind for the next one on this boot: its open findings, each in a file of its own.
 //!
-//! A file is renewed at each change of its finding and removed at its end, so that whatever ends the daemon, the next finds what was
-//! told last. Of another boot nothing is kept: its connections have ended with it. That is why nothing is ever synced to a disk.
+//! A file is renewed after a change of its finding and removed after its end, within seconds, so that whatever ends the daemon, the next finds
+//! what was told a moment before. Of another boot nothing is kept: its connections have ended with it. That is why nothing is ever synced to a disk.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, DirEntry, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -22,6 +23,8 @@ const FORMAT: &str = "connprobe-state/1";
 const SUFFIX: &str = "json";
 /// Of one that is being written.
 const UNFINISHED: &str = "new";
+/// Files written at a time, some 20 ms on a disk in memory: the event loop waits for them.
+const MOST_AT_ONCE: usize = 256;
 
 /// One file.
 #[derive(Serialize, Deserialize)]
@@ -34,6 +37,8 @@ struct Kept<F> {
 #[derive(Debug)]
 pub struct State {
     folder: PathBuf,
+    /// Told since they were last written.
+    changed: BTreeMap<FindingId, Finding>,
     /// Whether the last attempt to write failed: that is told once.
     is_failing: bool,
 }
@@ -63,21 +68,45 @@ impl State {
         findings.sort_by_key(|finding| (finding.id.opened_at, finding.id));
         let probe = own.join("probe").with_extension(UNFINISHED);
         write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(cannot)?;
-        Ok((Self { folder: own, is_failing: false }, findings))
+        Ok((Self { folder: own, changed: BTreeMap::new(), is_failing: false }, findings))
     }
 
     /// Takes in a change of a finding that was told.
     pub(super) fn keep(&mut self, finding: &Finding) {
-        let path = self.path(&finding.id);
-        let kept = if finding.is_over() { remove(&path) } else { renew(&path, finding) };
-        match kept {
-            Ok(()) => self.is_failing = false,
-            Err(error) if !self.is_failing => {
-                self.is_failing = true;
-                let path = path.display();
-                tracing::warn!(%error, "what is open cannot be kept for the next run: {path}");
+        self.changed.insert(finding.id, finding.clone());
+    }
+
+    /// Takes in that a finding is not gone on with.
+    pub(super) fn forget(&self, id: &FindingId) {
+        // What is left of it is refused again by the next run.
+        let _ = remove(&self.path(id));
+    }
+
+    /// Writes what has changed, most of it the next time where it is much.
+    pub(super) fn write_some(&mut self) {
+        for _ in 0..MOST_AT_ONCE {
+            let Some((id, finding)) = self.changed.pop_first() else { return };
+            let path = self.path(&id);
+            if finding.is_over() {
+                let _ = remove(&path);
+                continue;
             }
-            Err(_) => {}
+            match renew(&path, &finding) {
+                Ok(()) => self.is_failing = false,
+                Err(error) if !self.is_failing => {
+                    self.is_failing = true;
+                    let path = path.display();
+                    tracing::warn!(%error, "what is open cannot be kept for the next run: {path}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Writes all that has changed.
+    pub(super) fn write_all(&mut self) {
+        while !self.changed.is_empty() {
+            self.write_some();
         }
     }
 
@@ -192,6 +221,7 @@ mod tests {
         state.keep(&finding(3, FindingState::Closed(Outcome::Reset), Verdict::HalfOpen));
         // Over before it was ever kept.
         state.keep(&finding(4, FindingState::Closed(Outcome::Reset), Verdict::HalfOpen));
+        state.write_all();
         let (_, left) = State::open(&path, BOOT).unwrap();
         assert_eq!(left, [open(1), finding(2, FindingState::Updated, Verdict::RetransmitStalled)]);
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -203,6 +233,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut state, _) = State::open(folder.path(), BOOT).unwrap();
         state.keep(&open(1));
+        state.write_all();
         fs::write(folder.path().join("lock"), "7").unwrap();
         let (_, left) = State::open(folder.path(), Uuid::from_u128(2)).unwrap();
         assert!(left.is_empty());
@@ -216,6 +247,7 @@ mod tests {
         for number in 1..=4 {
             state.keep(&open(number));
         }
+        state.write_all();
         let file = |number| state.path(&open(number).id);
         let whole = fs::read_to_string(file(1)).unwrap();
         fs::write(file(1), &whole[..whole.len() / 2]).unwrap();

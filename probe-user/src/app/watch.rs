@@ -300,6 +300,9 @@ impl Watch {
                         self.tell_coverage(&mut tell)?;
                     }
                     self.tell_progress(&mut tell)?;
+                    if let Some(state) = &mut self.long.state {
+                        state.write_some();
+                    }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     // What is on the ring may be what the timer waits for.

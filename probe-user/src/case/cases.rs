@@ -61,6 +61,25 @@ impl Place {
         }
     }
 
+    /// Whether an entry in the queue of this class is still of use. Where nothing is left to remind of, the place forgets it, too.
+    fn means_touch(&mut self, class: Class, entry: MonoTime) -> bool {
+        if self.touch_entry != Some((class, entry)) {
+            return false;
+        }
+        let is_meant = self.class() == Some(class);
+        self.touch_entry = self.touch_entry.filter(|_| is_meant);
+        is_meant
+    }
+
+    /// The same in the queue of wakes.
+    fn means_wake(&mut self, entry: MonoTime) -> bool {
+        if self.wake_entry != Some(entry) {
+            return false;
+        }
+        self.wake_entry = self.wake_entry.filter(|_| self.wake_at.is_some());
+        self.wake_entry.is_some()
+    }
+
     fn look_at_wake(&mut self, entry: MonoTime) -> Look {
         match self.wake_at {
             Some(at) if at <= entry => return Look::Due,
@@ -222,12 +241,12 @@ impl Cases {
             place.touch_entry = Some((class, touched));
             queue.order.add(touched, index);
         }
-        let places = &self.places;
-        queue.order.sweep(queue.length, |at, index| {
-            places.get(index).is_some_and(|place| place.touch_entry == Some((class, at)))
-        });
+        let places = &mut self.places;
+        queue
+            .order
+            .sweep(queue.length, |at, index| places.get_mut(index).is_some_and(|place| place.means_touch(class, at)));
         self.wakes
-            .sweep(self.by_key.len(), |at, index| places.get(index).is_some_and(|place| place.wake_entry == Some(at)));
+            .sweep(self.by_key.len(), |at, index| places.get_mut(index).is_some_and(|place| place.means_wake(at)));
     }
 
     fn evict(&mut self, class: Class) -> Option<Box<Case>> {

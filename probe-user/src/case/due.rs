@@ -44,6 +44,11 @@ impl Due {
         None
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// What stands at the front.
     pub(super) fn peek(&self) -> Option<MonoTime> {
         self.entries.peek().map(|Reverse((at, _))| *at)

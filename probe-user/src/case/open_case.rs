@@ -97,7 +97,7 @@ impl Case {
             touched: now,
             evidence: EvidenceLog::kept(evidence, evidence_left_out),
             lost_before,
-            surroundings: Surroundings::resume(path),
+            surroundings: Surroundings::resume(path, has_place),
             reported: Some(Reported { id, ruling, owner, has_place }),
             is_resumed: true,
             ..Self::new(number, id.key, socket.cookie.or(id.cookie), socket)

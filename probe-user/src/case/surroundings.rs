@@ -35,9 +35,9 @@ struct Step {
 }
 
 impl Surroundings {
-    /// Of which only the way to the peer is known, from a run before.
-    pub(super) fn resume(path: Knowledge<PathStatus>) -> Self {
-        Self { path, ..Self::default() }
+    /// Of which only the way to the peer is known, from a run before, and perhaps where the drop was.
+    pub(super) fn resume(path: Knowledge<PathStatus>, has_place: bool) -> Self {
+        Self { path, has_asked_place: has_place, ..Self::default() }
     }
 
     /// Whether no witness was ever asked.

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, Read as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -55,8 +55,8 @@ pub struct HookTotals {
 /// The totals of every hook, in the order of [`Hook::ALL`].
 pub type Totals = [(Hook, HookTotals); hook::COUNT];
 
-/// Reads in a row without a record after which the reader sleeps: a second.
-const QUIET_READS: u32 = 20;
+/// So long without a record, and the reader sleeps.
+const QUIET_FOR: Duration = Duration::from_secs(1);
 
 /// The ring buffer and the counters.
 pub struct Ring {
@@ -64,7 +64,8 @@ pub struct Ring {
     /// Tells the programs that the reader sleeps, and they wake it.
     sleeps: Array<MapData, u32>,
     is_asleep: bool,
-    quiet_reads: u32,
+    /// When a record was last there.
+    busy_at: Instant,
     /// A second descriptor of the ring, to wait for it.
     waiter: AsyncFd<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 4]>,
@@ -83,7 +84,7 @@ impl Ring {
         let counters = PerCpuArray::try_from(counters).map_err(|why| RingError::Map { map: "COUNTERS", why })?;
         let descriptor = ring.as_fd().try_clone_to_owned()?;
         let waiter = wait_for(descriptor)?;
-        Ok(Self { ring, sleeps, is_asleep: false, quiet_reads: 0, waiter, counters, programs: Vec::new() })
+        Ok(Self { ring, sleeps, is_asleep: false, busy_at: Instant::now(), waiter, counters, programs: Vec::new() })
     }
 
     /// Counts what the kernel does not let this hook's program see.
@@ -110,8 +111,10 @@ impl Ring {
     /// Hands every record now on the ring to `take`, oldest first, and frees its place.
     pub fn drain(&mut self, mut take: impl FnMut(&[u8])) {
         let mut records = self.drain_once(&mut take);
-        self.quiet_reads = if records == 0 { self.quiet_reads.saturating_add(1) } else { 0 };
-        let may_sleep = self.quiet_reads >= QUIET_READS;
+        if records > 0 {
+            self.busy_at = Instant::now();
+        }
+        let may_sleep = self.busy_at.elapsed() >= QUIET_FOR;
         if may_sleep == self.is_asleep || self.sleeps.set(0, u32::from(may_sleep), 0).is_err() {
             return;
         }
@@ -119,7 +122,7 @@ impl Ring {
         // What was written before the programs could know.
         records = self.drain_once(&mut take);
         if records > 0 && self.sleeps.set(0, 0, 0).is_ok() {
-            (self.is_asleep, self.quiet_reads) = (false, 0);
+            (self.is_asleep, self.busy_at) = (false, Instant::now());
         }
     }
 

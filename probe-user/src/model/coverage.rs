@@ -194,10 +194,14 @@ impl Coverage {
         }
     }
 
-    /// Takes in that a hook does not work any more.
-    pub fn mark_broken(&mut self, hook: Hook, why: String) {
-        for (_, status) in self.hooks.iter_mut().filter(|(this, _)| *this == hook) {
-            *status = HookStatus::Broken(why.clone());
+    /// Takes in how a hook is now; whether that is new.
+    pub fn set_status(&mut self, hook: Hook, status: HookStatus) -> bool {
+        match self.hooks.iter_mut().find(|(this, _)| *this == hook) {
+            Some((_, before)) if *before != status => {
+                *before = status;
+                true
+            }
+            Some(_) | None => false,
         }
     }
 

@@ -5,6 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -107,6 +109,11 @@ fn killed(test: &TestContext) -> Result<()> {
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     let opened = finding(&daemon.probe, "opened", SOON)?;
+    let start = Instant::now();
+    while kept(daemon.folder.path())?.is_empty() {
+        ensure!(start.elapsed() < SOON, "nothing is kept");
+        sleep(Duration::from_millis(100));
+    }
     daemon.signal(Signal::SIGKILL)?;
     let Daemon { probe, folder } = daemon;
     let ended = probe.finish(SOON)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Change, Watch, WatchError};
 use crate::{
     app::clock,
-    model::{Hook, MonoTime},
+    model::{Hook, HookStatus, Mechanism, MonoTime},
     sink::SinkError,
 };
 
@@ -31,8 +31,13 @@ impl Watch {
         &mut self,
         tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<(), WatchError> {
-        let Some(programs) = &mut self.programs else { return Ok(()) };
         let now = clock::now();
+        let falls_asleep = matches!(self.attention, Attention::Calm(since) if now.since(since) >= CALM_AFTER);
+        if falls_asleep {
+            // What is on the ring may be what begins the next case.
+            self.read_ring();
+        }
+        let Some(programs) = &mut self.programs else { return Ok(()) };
         let (next, is_on) = match (self.attention, self.tracker.open_cases()) {
             (Attention::Asleep, 1..) => (Attention::Awake, Some(true)),
             (_, 1..) => (Attention::Awake, None),
@@ -40,10 +45,20 @@ impl Watch {
             (Attention::Calm(since), 0) if now.since(since) >= CALM_AFTER => (Attention::Asleep, Some(false)),
             (stays @ (Attention::Calm(_) | Attention::Asleep), 0) => (stays, None),
         };
-        self.attention = next;
-        let Some(is_on) = is_on else { return Ok(()) };
-        if let Err(error) = programs.probes.watch_state_changes(is_on) {
-            self.coverage.mark_broken(Hook::InetSockSetState, error.to_string());
+        let Some(is_on) = is_on else {
+            self.attention = next;
+            return Ok(());
+        };
+        let switched = programs.probes.watch_state_changes(is_on);
+        let status = match &switched {
+            // It is tried again at the next turn of the loop.
+            Err(error) => HookStatus::Broken(error.to_string()),
+            Ok(()) => HookStatus::Attached(Mechanism::TpBtf),
+        };
+        if switched.is_ok() {
+            self.attention = next;
+        }
+        if programs.probes.can_switch_state_changes() && self.coverage.set_status(Hook::InetSockSetState, status) {
             self.tell_coverage(tell)?;
         }
         Ok(())

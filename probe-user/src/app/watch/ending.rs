@@ -55,6 +55,9 @@ impl Watch {
         .await;
         self.hand_on(tell)?;
         self.count_losses(tell)?;
+        if let Some(state) = &mut self.long.state {
+            state.write_all();
+        }
         let totals = self.programs.as_mut().map(Programs::totals).transpose()?;
         // Last, for it may take seconds in which nobody reads the ring.
         let risks = match self.risks {

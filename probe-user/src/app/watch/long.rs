@@ -96,12 +96,14 @@ impl Watch {
     /// Goes on with what the run before has left open, and keeps for the next what is open here.
     #[must_use]
     pub fn with_state(mut self, state: State, left_open: Vec<Finding>) -> Self {
-        self.long.state = Some(state);
         for finding in left_open {
             if self.tracker.resume(clock::now(), finding.clone()) {
                 self.findings.take(finding);
+            } else {
+                state.forget(&finding.id);
             }
         }
+        self.long.state = Some(state);
         self
     }
 

@@ -63,6 +63,29 @@ fn after_a_storm_the_room_goes_back() {
     assert_eq!((cases.len(), cases.next_wake()), (1, Some(at(10))));
 }
 
+#[test]
+fn what_was_taken_out_leaves_nothing_that_is_gone_through_again_and_again() {
+    let mut cases = Cases::default();
+    // Few enough that the room does not go back.
+    let most = u32::try_from(10 * CHUNK).unwrap();
+    for netns in 0..most {
+        cases.keep(case(netns, netns.into(), Some(u64::from(netns) + 1_000_000)));
+    }
+    for netns in 10..most {
+        assert!(cases.take(&key(netns)).is_some());
+    }
+    cases.keep(case(most, 5, Some(7)));
+    let (queue, wakes) = (cases.at_rest.order.len(), cases.wakes.len());
+    assert!(queue < 2_000 && wakes < 2_000, "{queue} and {wakes}");
+    // Those that were swept out are entered anew when their places are taken again.
+    for netns in 10..most {
+        cases.keep(case(netns, netns.into(), Some(u64::from(netns))));
+    }
+    let due = std::iter::from_fn(|| cases.take_due(at(most.into())).and_then(|due| due.wake));
+    let expected = std::iter::once(7).chain(10..most.into()).map(|ns| (at(ns), Wake::Forget));
+    assert!(due.eq(expected));
+}
+
 proptest! {
     /// Against tables that are sorted anew at each step.
     #[test]

@@ -149,6 +149,7 @@ impl Flow {
         let Finding { id, flow, ruling, evidence, evidence_left_out, .. } = finding;
         let FlowView { key, is_direction_known, packet, translation, path, ends, receiver_owner } = *flow?;
         let (sender, receiver) = packet;
+        let has_place = Evidence::place(&evidence).is_some();
         let inode = ends.receiver.as_ref().map_or(0, |end| u64::from(end.status.inode));
         let mut flow = Self {
             number,
@@ -164,7 +165,7 @@ impl Flow {
             ends,
             awaited: Awaited::default(),
             function_asked: None,
-            has_asked_place: false,
+            has_asked_place: has_place,
             place_unknown: None,
             receiver_owner: (inode, receiver_owner),
             held_until: None,

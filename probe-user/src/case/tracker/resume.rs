@@ -2,19 +2,26 @@
 
 use super::{HOLD, Tracker};
 use crate::{
-    case::{FindingId, finding::Finding, flow::Flow, open_case::Case, wakes::Wake},
+    case::{finding::Finding, flow::Flow, open_case::Case, wakes::Wake},
     judge::EvidenceKind,
-    model::MonoTime,
+    model::{ConnectionKey, MonoTime},
 };
 
 impl Tracker {
-    /// Goes on with a finding that an earlier run on this boot has left open, under the same [`FindingId`]. What became of its connection is
+    /// Goes on with a finding that an earlier run on this boot has left open, under the same [`FindingId`](crate::case::FindingId). What became of its connection is
     /// asked: it is reported as updated, or closed, when the answers are in. One that is over, or about a connection that has a case
     /// already, is not taken; `false` then.
     pub fn resume(&mut self, now: MonoTime, finding: Finding) -> bool {
         self.advance(now);
-        let FindingId { key, .. } = finding.id;
-        if finding.is_over() || self.cases.contains(&key) || self.flows.contains(&key) {
+        // A flow is known by the packet that was dropped, whichever names its finding has.
+        let is_there = match &finding.flow {
+            Some(flow) => {
+                let (sender, receiver) = flow.packet;
+                self.flows.contains(&ConnectionKey { netns: flow.key.netns, local: receiver, remote: sender })
+            }
+            None => self.cases.contains(&finding.id.key),
+        };
+        if finding.is_over() || is_there {
             return false;
         }
         let (number, lost_before) = (self.cases_opened, self.standards.events_lost);

@@ -69,6 +69,11 @@ impl Switch {
 }
 
 impl Probes {
+    /// Whether [`watch_state_changes`](Self::watch_state_changes) does anything.
+    pub const fn can_switch_state_changes(&self) -> bool {
+        self.state_changes.is_some()
+    }
+
     /// Attaches or detaches the hook at every change of a socket's state, which tells how connections under suspicion go on. Where it is not
     /// attached by a BTF tracepoint, it stays attached.
     ///

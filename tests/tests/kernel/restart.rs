@@ -109,9 +109,9 @@ fn killed(test: &TestContext) -> Result<()> {
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     let opened = finding(&daemon.probe, "opened", SOON)?;
-    let start = Instant::now();
+    let opened_at = Instant::now();
     while kept(daemon.folder.path())?.is_empty() {
-        ensure!(start.elapsed() < SOON, "nothing is kept");
+        ensure!(opened_at.elapsed() < SOON, "nothing is kept");
         sleep(Duration::from_millis(100));
     }
     daemon.signal(Signal::SIGKILL)?;

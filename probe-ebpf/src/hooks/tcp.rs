@@ -15,7 +15,7 @@ use super::{
 use crate::{
     emit::{self, Kind, Limit, SocketEvent},
     globals::{read, settings},
-    limit::{self, Timeout},
+    limit::Timeout,
     socket::{Address, state},
 };
 
@@ -243,13 +243,9 @@ fn on_send_reset_kprobe(ctx: &ProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn on_reset(this: u16, sk: Address, cookie: impl FnOnce() -> u64) {
+fn on_reset(hook: u16, sk: Address, cookie: impl FnOnce() -> u64) {
     let Some(state) = sk.state() else { return };
     if state::is_synchronized(state) {
-        emit::socket_event(SocketEvent::new(this, Kind::Full, state), Limit::Connection, sk, cookie);
-        if this == hook::TCP_RECEIVE_RESET {
-            // `tcp_reset` closes it at once, and nobody may be looking at changes of state.
-            limit::unwatch(sk);
-        }
+        emit::socket_event(SocketEvent::new(hook, Kind::Full, state), Limit::Connection, sk, cookie);
     }
 }

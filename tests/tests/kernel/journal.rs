@@ -139,7 +139,10 @@ fn fields(test: &TestContext) -> Result<()> {
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     finding(&daemon.probe, "opened", SOON)?;
-    sink(&daemon, |sink| sink.written > 2)?;
+    let told = sink(&daemon, |sink| sink.written > 2)?.written;
+    // With the heartbeat that says so: what the journal has got and not yet written down goes with it.
+    let has_all = || journal.entries("SYSLOG_IDENTIFIER=connprobe").is_ok_and(|entries| entries.len() as u64 > told);
+    wait("the heartbeat", has_all)?;
     journal.kill()?;
     let gone = sink(&daemon, |sink| sink.failing.is_some())?;
     ensure!(gone.failing.as_ref().is_some_and(|why| why.contains("Connection refused")), "{gone:?}");

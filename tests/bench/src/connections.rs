@@ -1,6 +1,7 @@
 //! What short healthy connections cost more because somebody watches.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,14 +16,18 @@ use crate::subject::Subject;
 use crate::table::Table;
 use crate::watcher::Watcher;
 
+/// How long the kernel takes down what a watcher leaves: maps and programs go after a grace period.
+const SETTLES: Duration = Duration::from_secs(1);
+
 /// What was measured of one subject.
 #[derive(Debug, Default)]
 struct Measured {
     /// Processor time that the load took a connection, with the subject by without it.
     ratios: Vec<f64>,
-    /// The same in microseconds, with the subject and without it.
+    /// The same in microseconds: before the subject, with it, and after it.
+    before: Vec<f64>,
     with: Vec<f64>,
-    without: Vec<f64>,
+    after: Vec<f64>,
     /// Processor time of the subject's own process, microseconds a connection.
     own: Vec<f64>,
     /// What that process had in memory afterwards, megabytes.
@@ -38,20 +43,23 @@ struct Measured {
 /// Runs all subjects in turn, as often as the effort says, so that each sees the same minutes of the machine.
 pub(crate) fn measure(netns: &Netns, subjects: &[Subject], effort: Effort) -> Result<Table> {
     let mut measured: Vec<Measured> = subjects.iter().map(|_| Measured::default()).collect();
-    let mut before = load::run(netns, 1, effort.slice)?.cpu_us();
     for round in 1..=effort.pairs {
         for (subject, measured) in subjects.iter().zip(&mut measured) {
             if measured.refused.is_some() {
                 continue;
             }
             progress(&format!("connections: {}, pair {round} of {}", subject.name(), effort.pairs));
-            match watched(netns, subject, effort.slice, measured) {
+            let before = load::run(netns, 1, effort.slice)?.cpu_us();
+            let watched = watched(netns, subject, effort.slice, measured);
+            // What is left of it is taken down by the kernel a little later.
+            thread::sleep(SETTLES);
+            match watched {
                 Ok(with) => {
                     let after = load::run(netns, 1, effort.slice)?.cpu_us();
-                    measured.with.push(with);
                     measured.ratios.push(ratio(before, with, after));
-                    measured.without.push(f64::midpoint(before, after));
-                    before = after;
+                    measured.before.push(before);
+                    measured.with.push(with);
+                    measured.after.push(after);
                 }
                 Err(error) => measured.refused = Some(format!("{error:#}")),
             }
@@ -63,7 +71,7 @@ pub(crate) fn measure(netns: &Netns, subjects: &[Subject], effort: Effort) -> Re
             kernel_programs(netns, subject, effort.slice, measured)?;
         }
     }
-    Ok(table(subjects, &measured))
+    Ok(table(subjects, &measured, effort))
 }
 
 /// Microseconds of processor time of a connection while the subject watches.
@@ -104,17 +112,18 @@ fn kernel_programs(netns: &Netns, subject: &Subject, slice: Duration, measured: 
     Ok(())
 }
 
-fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
-    let all = |of: fn(&Measured) -> &Vec<f64>| measured.iter().flat_map(of).copied();
+fn table(subjects: &[Subject], measured: &[Measured], effort: Effort) -> Table {
     let least_of = |values: &[f64]| Spread::of(values.iter().copied()).map(|spread| spread.least);
-    let least_alone = Spread::of(all(|measured| &measured.without)).map(|spread| spread.least);
-    let alone = Spread::of(all(|measured| &measured.without)).map_or("?".to_owned(), |alone| format!("{alone:.1}"));
+    let alone = measured.iter().flat_map(|measured| measured.before.iter().chain(&measured.after)).copied();
+    let alone = Spread::of(alone).map_or("?".to_owned(), |alone| format!("{alone:.1}"));
     let spread = |values: &[f64], digits: usize| {
         Spread::of(values.iter().copied()).map_or("–".to_owned(), |spread| format!("{spread:.digits$}"))
     };
     let row = |(subject, measured): (&Subject, &Measured)| {
         let first = [subject.name().to_owned(), subject.targets().to_owned()];
-        let least = least_of(&measured.with).zip(least_alone).map_or(0.0, |(with, without)| with / without);
+        // Of as many measurements each: of more, the least is less.
+        let least =
+            least_of(&measured.with).zip(least_of(&measured.before)).map_or(0.0, |(with, before)| with / before);
         let rest = [
             spread(&measured.ratios, 3),
             format!("{least:.3}"),
@@ -133,8 +142,11 @@ fn table(subjects: &[Subject], measured: &[Measured]) -> Table {
         title: "Short healthy connections",
         how: format!(
             "One thread makes connections over loopback, one after the other, both ends in that thread; alone a connection takes it {alone} µs of \
-             processor time. Medians (and ranges) of pairs, with and without the watcher; of the least: the least of all with it by the least of \
-             all without, to which what else runs on the machine adds least. A kernel program's run time from runs of their own.",
+             processor time. Medians (and ranges) of {} measurements of {} s each with the watcher, by the mean of those right before and after it; of the least: \
+             the least of all with it by the least of all before it, to which what else runs on the machine adds least. A kernel program's run time \
+             from runs of their own.",
+            effort.pairs,
+            effort.slice.as_secs_f64(),
         ),
         head: vec![
             "watcher",

@@ -91,6 +91,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(count) = arguments.hold {
         return population::hold(count);
     }
+    if arguments.write.is_some() && !arguments.only.is_empty() {
+        bail!("--write with --only would leave out of the document whom it does not measure");
+    }
     let mut effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     effort.pairs = arguments.pairs.map_or(effort.pairs, usize::from);
     let subjects = choose(&arguments.only)?;

@@ -52,6 +52,8 @@ pub(crate) fn transfer(
     let listener = lab.server.run(|| TcpListener::bind(("0.0.0.0", PORT)))??;
     let over = AtomicBool::new(false);
     thread::scope(|scope| -> Result<()> {
+        // Whatever goes wrong: those that have begun come to an end.
+        let _over_at_the_end = Over(&over);
         let mut threads = Vec::new();
         for _ in 0..connections {
             let mut client = lab.client.run(|| TcpStream::connect(Routed::server_v4(PORT)))??;
@@ -79,6 +81,15 @@ pub(crate) fn transfer(
         }
         measured
     })
+}
+
+/// Says when it is over, at the latest when this goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// As many descriptors as this process may have.

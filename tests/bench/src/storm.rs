@@ -75,6 +75,7 @@ struct Observed {
     held: std::collections::BTreeSet<u32>,
     programs: std::collections::BTreeMap<u32, programs::Program>,
     counters: Counters,
+    emitted: u64,
     _counting: std::os::fd::OwnedFd,
 }
 
@@ -85,26 +86,26 @@ impl Observed {
         thread::sleep(Duration::from_secs(1));
         let counting = enable_stats(Stats::RunTime).context("the kernel does not count run time of its programs")?;
         let held = programs::held_by(watcher.pid())?;
+        let emitted = number(&watcher.next_heartbeat()?, "emitted")?;
         let (cpu, programs, counters) = (watcher.cpu()?, programs::look_up(&held), Counters::read(&lab.client)?);
-        Ok(Self { watcher, start: Instant::now(), cpu, held, programs, counters, _counting: counting })
+        Ok(Self { watcher, start: Instant::now(), cpu, held, programs, counters, emitted, _counting: counting })
     }
 
     fn end(self, lab: &Routed, name: &str, target: &str) -> Result<Vec<String>> {
+        // The daemon's count first, and the kernel's right after it: retransmissions go on.
+        let heartbeat = self.watcher.next_heartbeat()?;
         let (ran, counters) =
             (programs::between(&self.programs, &programs::look_up(&self.held)), Counters::read(&lab.client)?);
         let (wall, cpu) = (self.start.elapsed().as_secs_f64(), self.watcher.cpu()?.saturating_sub(self.cpu));
         let (retransmissions, timeouts) =
             (counters.since(&self.counters, "Tcp.RetransSegs"), counters.since(&self.counters, "TcpExt.TCPTimeouts"));
-        let heartbeat = self.watcher.next_heartbeat()?;
-        let hook = heartbeat.pointer("/hooks").and_then(Value::as_array).context("a heartbeat without hooks")?;
-        let hook = hook.iter().find(|hook| hook.get("hook").is_some_and(|name| name == HOOK));
-        let number = |name: &str| hook.and_then(|hook| hook.get(name)?.as_u64()).context("the hook is not counted");
         // The kernel keeps the first 15 characters of a program's name.
         let its = ran.iter().find(|program| !program.name.is_empty() && HOOK.starts_with(&program.name));
         let its =
             its.map_or("–".to_owned(), |program| format!("{:.2}", micros(program.run_time) / count(program.runs)));
         let all: f64 = ran.iter().map(|program| micros(program.run_time)).sum();
-        let (emitted, lost) = (number("emitted")?, number("lost")? + number("missed")?);
+        let emitted = number(&heartbeat, "emitted")?.saturating_sub(self.emitted);
+        let lost = number(&heartbeat, "lost")? + number(&heartbeat, "missed")?;
         self.watcher.stop()?;
         Ok(vec![
             name.to_owned(),
@@ -118,4 +119,11 @@ impl Observed {
             format!("{:.1}", 100.0 * cpu.as_secs_f64() / wall),
         ])
     }
+}
+
+/// What a heartbeat counts of the hook.
+fn number(heartbeat: &Value, name: &str) -> Result<u64> {
+    let hooks = heartbeat.pointer("/hooks").and_then(Value::as_array).context("a heartbeat without hooks")?;
+    let hook = hooks.iter().find(|hook| hook.get("hook").is_some_and(|name| name == HOOK));
+    hook.and_then(|hook| hook.get(name)?.as_u64()).context("the hook is not counted")
 }

@@ -86,25 +86,36 @@ impl Subject {
                 Watcher::peer(netns, peer, Reading::Nobody).inspect_err(|_| drop(peer.undo(netns)))?
             }
         };
-        Ok(Running { subject: self.clone(), netns: netns.clone(), watcher })
+        let prepared = if let Self::Peer(peer) = self { Some((*peer, netns.clone())) } else { None };
+        Ok(Running { prepared, watcher })
     }
 }
 
-/// A subject at work. To be stopped, where another follows in the same namespace.
+/// A subject at work. To be stopped, where another follows in the same namespace: only that tells of errors.
 pub(crate) struct Running {
-    subject: Subject,
-    netns: Netns,
+    /// What is to be undone of it, and where.
+    prepared: Option<(&'static Peer, Netns)>,
     /// Its process, if it is one.
     pub(crate) watcher: Option<Watcher>,
 }
 
 impl Running {
     /// Ends it, and waits until nothing of it is attached.
-    pub(crate) fn stop(self) -> Result<()> {
-        let stopped = self.watcher.map_or(Ok(()), Watcher::stop);
-        if let Subject::Peer(peer) = self.subject {
-            peer.undo(&self.netns)?;
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let stopped = self.watcher.take().map_or(Ok(()), Watcher::stop);
+        if let Some((peer, netns)) = self.prepared.take() {
+            peer.undo(&netns)?;
         }
         stopped
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.watcher.take());
+        if let Some((peer, netns)) = self.prepared.take() {
+            // Whoever drops it has an error to tell already.
+            let _ = peer.undo(&netns);
+        }
     }
 }

@@ -23,9 +23,9 @@ pub(crate) fn measure(effort: Effort) -> Result<Table> {
     Ok(Table {
         title: "From the first evidence to a suspicion",
         how: "Connections write after their path was cut, 500 a second. The fourth retransmission timeout in a row makes a suspicion, as the default thresholds say, about 3 s after the \
-              first segment: it is the deciding one. Told is when the record's reader has it."
+              first: it is the deciding one. Told is when the record's reader has it."
             .to_owned(),
-        head: vec!["connections", "target", "told", "deciding timeout to told, ms", "first segment's write to told, s"],
+        head: vec!["connections", "target", "told", "deciding timeout to told, ms", "first retransmission to told, s"],
         rows,
         notes: Vec::new(),
     })

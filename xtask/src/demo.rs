@@ -1,12 +1,12 @@
 //! `cargo xtask demo`: a connection dies in network namespaces, connprobe says which and why.
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{packages, run};
+use crate::{packages, release, run};
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -23,15 +23,6 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         return Ok(ExitCode::from(2));
     }
     packages::install_missing(&packages::HARNESS_TOOLS)?;
-    let mut build = run::cargo();
-    build.args(["build", "--release", "-p", "connprobe", "-p", "connprobe-tests", "--bins"]);
-    run::run(build.current_dir(project.root()))?;
-
-    let binaries = project.target().join("release");
-    let mut demo = Command::new(binaries.join("connprobe-demo"));
-    demo.args(&arguments.rest).env("CONNPROBE_BIN", binaries.join("connprobe")).current_dir(project.root());
-    let status = run::status(&mut demo)?;
-    // Ended by a signal, there is no code to pass on.
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2);
-    Ok(ExitCode::from(code))
+    release::build(project, "connprobe-tests")?;
+    release::start(project, "connprobe-demo", &arguments.rest)
 }

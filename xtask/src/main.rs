@@ -24,6 +24,7 @@ mod kernels;
 mod package;
 mod packages;
 mod project;
+mod release;
 mod results;
 mod run;
 mod servers;

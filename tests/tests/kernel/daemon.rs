@@ -65,8 +65,12 @@ impl Daemon {
     }
 
     /// The same by a command that starts the program with more arguments.
-    pub(crate) fn start_by(mut command: Command, netns: &Netns, settings: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+    pub(crate) fn start_by(command: Command, netns: &Netns, settings: &str) -> Result<Self> {
+        Self::start_in(tempfile::tempdir()?, command, netns, settings)
+    }
+
+    /// The same in the folder of one that has ended.
+    pub(crate) fn start_in(folder: TempDir, mut command: Command, netns: &Netns, settings: &str) -> Result<Self> {
         write_settings(folder.path(), netns, settings)?;
         command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
         Ok(Self { probe: Probe::start_command(command)?, folder })

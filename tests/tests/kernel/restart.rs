@@ -23,7 +23,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::{
-    daemon::{Daemon, write_settings},
+    daemon::Daemon,
     watching::{SOON, WATCHING, attached, connect, cut_and_write},
 };
 
@@ -38,10 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
 const SETTINGS: &str = "state_dir = \"FOLDER/state\"";
 
 fn start(folder: TempDir, netns: &Netns) -> Result<Daemon> {
-    write_settings(folder.path(), netns, SETTINGS)?;
-    let mut command = Command::new(program()?);
-    command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
-    let daemon = Daemon { probe: Probe::start_command(command)?, folder };
+    let daemon = Daemon::start_in(folder, Command::new(program()?), netns, SETTINGS)?;
     attached(&daemon.probe)?;
     Ok(daemon)
 }

@@ -42,7 +42,7 @@ impl Watch {
             (Attention::Asleep, 1..) => (Attention::Awake, Some(true)),
             (_, 1..) => (Attention::Awake, None),
             (Attention::Awake, 0) => (Attention::Calm(now), None),
-            (Attention::Calm(since), 0) if now.since(since) >= CALM_AFTER => (Attention::Asleep, Some(false)),
+            (Attention::Calm(_), 0) if falls_asleep => (Attention::Asleep, Some(false)),
             (stays @ (Attention::Calm(_) | Attention::Asleep), 0) => (stays, None),
         };
         let Some(is_on) = is_on else {

@@ -1,0 +1,27 @@
+//! Programs that are measured or shown as they are installed: built for release, and run.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::project::Project;
+use crate::run;
+
+/// Builds connprobe and what else is in this package of the workspace, for release.
+pub(crate) fn build(project: &Project, package: &str) -> Result<()> {
+    let mut build = run::cargo();
+    build.args(["build", "--release", "-p", "connprobe", "-p", package, "--bins"]);
+    run::run(build.current_dir(project.root()))
+}
+
+/// Runs one of these programs with `arguments`; it finds connprobe beside it. Its exit code is the result.
+pub(crate) fn start(project: &Project, program: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    let binaries = project.target().join("release");
+    let mut command = Command::new(binaries.join(program));
+    command.args(arguments).env("CONNPROBE_BIN", binaries.join("connprobe")).current_dir(project.root());
+    let status = run::status(&mut command)?;
+    // Ended by a signal, there is no code to pass on.
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2);
+    Ok(ExitCode::from(code))
+}

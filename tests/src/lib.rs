@@ -14,6 +14,7 @@ pub mod collector;
 pub mod facts;
 pub mod findings;
 pub mod firewall;
+pub mod http;
 pub mod lab;
 pub mod labs;
 mod leftovers;

@@ -28,6 +28,7 @@ mod release;
 mod results;
 mod run;
 mod servers;
+mod soak;
 mod store;
 mod test;
 mod tidy;
@@ -69,6 +70,9 @@ enum Task {
     Kernels(kernels::Arguments),
     /// Make the Debian package, or try it out, too
     Package(package::Arguments),
+    /// Keep a daemon among churn, losses and failures for long, and see whether it stays flat
+    #[command(disable_help_flag = true)]
+    Soak(soak::Arguments),
     /// Run the kernel tests, a command or a shell on other kernels, in guests
     Vm(vm::Arguments),
 }
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Task::Instructions(arguments) => instructions::main(&project, &arguments),
         Task::Kernels(arguments) => kernels::main(&project, &arguments),
         Task::Package(arguments) => package::main(&project, &arguments),
+        Task::Soak(arguments) => soak::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),
     });
     match done {

@@ -33,7 +33,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::queue::Reader;
-use crate::report::record::{Body, FindingBody, HeartbeatBody, Record};
+use crate::report::record::{Body, FindingBody, HeartbeatBody, LossBody, Record};
 
 /// Where to listen, and how often heartbeats come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,13 @@ struct OfHook {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPlace {
+    place: &'static str,
+    /// Empty where it is not known.
+    hook: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSink {
     sink: String,
 }
@@ -198,8 +205,8 @@ struct Metrics {
     opened: Family<Kind, Counter>,
     open: Family<Kind, Gauge>,
     ended: Family<Ended, Counter>,
-    lost: Counter,
-    connections_lost: Counter,
+    lost: Family<OfPlace, Counter>,
+    connections_lost: Family<OfPlace, Counter>,
     connections: Family<OfOutcome, Counter>,
     cases: Gauge,
     emitted: Family<OfHook, Counter>,
@@ -223,8 +230,8 @@ impl Metrics {
             opened: Family::default(),
             open: Family::default(),
             ended: Family::default(),
-            lost: Counter::default(),
-            connections_lost: Counter::default(),
+            lost: Family::default(),
+            connections_lost: Family::default(),
             connections: Family::default(),
             cases: Gauge::default(),
             emitted: Family::default(),
@@ -241,7 +248,11 @@ impl Metrics {
         registry.register("findings", "Findings opened, by what they were first", metrics.opened.clone());
         registry.register("open_findings", "Findings that are not over, by what they are now", metrics.open.clone());
         registry.register("findings_closed", "Findings that are over, by how they ended", metrics.ended.clone());
-        registry.register("events_lost", "Events lost between the kernel and the tracker", metrics.lost.clone());
+        registry.register(
+            "events_lost",
+            "Events lost between the kernel and the tracker, by where",
+            metrics.lost.clone(),
+        );
         let help = "Connections that are over, where those are told, by how they ended";
         registry.register("connections", help, metrics.connections.clone());
         let help = "Connections that are over and could not be told, as far as that is known";
@@ -265,13 +276,22 @@ impl Metrics {
             Body::Connection(closed) => {
                 self.connections.get_or_create(&OfOutcome { outcome: closed.outcome }).inc();
             }
-            Body::Loss(loss) if loss.place.starts_with("connection_") => {
-                self.connections_lost.inc_by(loss.count);
-            }
-            Body::Loss(loss) => {
-                self.lost.inc_by(loss.count);
-            }
+            Body::Loss(loss) => self.loss(loss),
             Body::Coverage(_) | Body::Risk(_) | Body::Summary(_) => {}
+        }
+    }
+
+    fn loss(&mut self, loss: &LossBody) {
+        let place = OfPlace { place: loss.place, hook: loss.hook.unwrap_or_default() };
+        match loss.place {
+            // What this sink itself has not taken in is counted with the others' (`sink_dropped`).
+            "sink" => {}
+            of_connections if of_connections.starts_with("connection_") => {
+                self.connections_lost.get_or_create(&place).inc_by(loss.count);
+            }
+            _ => {
+                self.lost.get_or_create(&place).inc_by(loss.count);
+            }
         }
     }
 

@@ -40,7 +40,12 @@ pub(super) fn look_up_all(
         Ok(netns) => netns.run(|| query_all(asked)).unwrap_or_else(|error| {
             all(SocketLookup::Unknown(format!("network namespace {} cannot be entered: {error}", netns.inode)))
         }),
-        Err(NetnsError::NoSuchInode(_)) => all(SocketLookup::Gone),
+        // Orphaned sockets hold their namespace until TCP gives them up (`sk_net_refcnt`, `__sk_destruct` in `net/core/sock.c`), as when a
+        // container is killed: that it cannot be reached says nothing of them.
+        Err(NetnsError::NoSuchInode(inode)) => {
+            let why = "has neither a process nor a name, as after the end of a container";
+            all(SocketLookup::Unknown(format!("network namespace {inode} {why}")))
+        }
         Err(error) => all(SocketLookup::Unknown(error.to_string())),
     }
 }

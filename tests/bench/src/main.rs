@@ -15,6 +15,7 @@ mod peer;
 mod population;
 mod programs;
 mod scan;
+mod soak;
 mod stalled;
 mod statistics;
 mod storm;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use connprobe_tests::lab::Lab;
 
 use effort::Effort;
@@ -35,7 +36,11 @@ use subject::Subject;
 use table::Table;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask bench", about = "Measures what connprobe costs a host, beside other tools")]
+#[command(
+    name = "cargo xtask bench",
+    args_conflicts_with_subcommands = true,
+    about = "Measures what connprobe costs a host, beside other tools"
+)]
 struct Arguments {
     /// Which rows of the table; all if none is named
     #[arg(value_enum)]
@@ -55,6 +60,15 @@ struct Arguments {
     /// Hold so many connections until standard input ends: how this program starts itself
     #[arg(long, hide = true)]
     hold: Option<u64>,
+    #[command(subcommand)]
+    other: Option<Other>,
+}
+
+/// What is measured otherwise than by comparison.
+#[derive(Subcommand)]
+enum Other {
+    #[command(hide = true)]
+    Soak(soak::Arguments),
 }
 
 /// An experiment.
@@ -76,10 +90,10 @@ enum Row {
     Suspicion,
 }
 
-/// Exit codes: 0 measured, 2 it could not be done.
+/// Exit codes: 0 measured, 1 a soak did not stay flat, 2 it could not be done.
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
@@ -87,9 +101,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(count) = arguments.hold {
-        return population::hold(count);
+        return population::hold(count).map(|()| ExitCode::SUCCESS);
+    }
+    if let Some(Other::Soak(arguments)) = &arguments.other {
+        return soak::main(arguments);
     }
     if arguments.write.is_some() && !arguments.only.is_empty() {
         bail!("--write with --only would leave out of the document whom it does not measure");
@@ -106,7 +123,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         println!("\n{}", table.text());
         tables.push(table);
     }
-    arguments.write.as_ref().map_or(Ok(()), |path| document::write(path, &tables))
+    arguments.write.as_ref().map_or(Ok(()), |path| document::write(path, &tables))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn measure(row: Row, subjects: &[Subject], effort: Effort) -> Result<Table> {

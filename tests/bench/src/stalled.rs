@@ -14,8 +14,8 @@ const PORT: u16 = 9_000;
 
 /// Connections from a lab's client to its server, both ends held here.
 pub(crate) struct Connections {
-    clients: Vec<TcpStream>,
-    _servers: Vec<TcpStream>,
+    pub(crate) clients: Vec<TcpStream>,
+    pub(crate) servers: Vec<TcpStream>,
 }
 
 impl Connections {
@@ -27,7 +27,7 @@ impl Connections {
             (0..count).map(|_| pair()).collect()
         };
         let (clients, servers) = lab.client.run(open)?.context("cannot open many connections")?;
-        Ok(Self { clients, _servers: servers })
+        Ok(Self { clients, servers })
     }
 
     /// Writes to each, so many a second.

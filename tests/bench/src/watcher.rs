@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -78,13 +79,25 @@ struct Output {
 impl Watcher {
     /// `connprobe daemon` that watches one namespace, attached when this returns.
     pub(crate) fn daemon(netns: &Netns, arguments: &[&str], reading: Reading) -> Result<Self> {
+        let mut command = Command::new(probe::program()?);
+        command.args(["daemon", "--metrics-listen", "none", "--stdout", "true", "--netns"]).arg(netns.path());
+        command.args(arguments);
+        Self::start(command, reading)
+    }
+
+    /// The same with settings in a file, and none but those.
+    pub(crate) fn with_settings(path: &Path) -> Result<Self> {
+        let mut command = Command::new(probe::program()?);
+        command.args(["daemon", "--config"]).arg(path);
+        Self::start(command, Reading::Nobody)
+    }
+
+    fn start(mut command: Command, reading: Reading) -> Result<Self> {
         let folder = TempDir::new().context("no temporary folder")?;
         let ready = folder.path().join("notify");
         let socket = UnixDatagram::bind(&ready).context("cannot listen for readiness")?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        let mut command = Command::new(probe::program()?);
-        command.args(["daemon", "--metrics-listen", "none", "--stdout", "true", "--netns"]).arg(netns.path());
-        command.arg("--lock").arg(folder.path().join("lock")).args(arguments).env("NOTIFY_SOCKET", &ready);
+        command.arg("--lock").arg(folder.path().join("lock")).env("NOTIFY_SOCKET", &ready);
         // How long scans take is told to whoever debugs.
         command.env("CONNPROBE_LOG", "warn,connprobe::app::scan=debug").env("NO_COLOR", "1");
         command.stdin(Stdio::null());
@@ -154,6 +167,10 @@ impl Watcher {
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(self.pid())?))?;
         Ok(clock_gettime(clock)?.into())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)
     }
 
     /// What it has written to standard error.

@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::Read as _,
+    net::{TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt as _,
         net::{UnixDatagram, UnixStream},
@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
     findings::wait as finding,
+    http::{get, metric},
     labs::routed::Routed,
     netns::Netns,
     peer::Options,
@@ -362,17 +363,6 @@ fn unit(_: &TestContext) -> Result<()> {
     Ok(())
 }
 
-/// What an HTTP server says to a request for this path: status line and body.
-fn get(address: SocketAddr, path: &str) -> Result<(String, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, SOON)?;
-    stream.set_read_timeout(Some(SOON))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
-    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
-}
-
 fn metrics(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
@@ -397,13 +387,8 @@ fn metrics(test: &TestContext) -> Result<()> {
     lab.heal()?;
     finding(&daemon.probe, "closed", SOON)?;
     daemon.heartbeat(|heartbeat| heartbeat.open_findings == 0)?;
-    let open: f64 = get(address, "/metrics")?
-        .1
-        .lines()
-        .filter(|line| line.starts_with("connprobe_open_findings{"))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum();
-    ensure!(open == 0.0, "{}", get(address, "/metrics")?.1);
+    let (_, text) = get(address, "/metrics")?;
+    ensure!(metric(&text, "connprobe_open_findings", "").is_none_or(|open| open == 0.0), "{text}");
     let closed = [silent[0], silent[1], "outcome=\"recovered\""];
     ensure!(of("connprobe_findings_closed_total", &closed)? == Some(1.0), "{}", get(address, "/metrics")?.1);
     daemon.stop()?;

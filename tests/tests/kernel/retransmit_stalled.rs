@@ -1,6 +1,12 @@
 //! `retransmit_stalled`: data that is never acknowledged.
 
-use std::{process::Command, thread::sleep, time::Duration};
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::Command,
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
@@ -28,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("an application that gives up closes the finding", given_up),
         test("an operator who ends the connection closes the finding as one who gives up does", ended_from_outside)
             .not_shared(),
+        test("a connection that outlives its container is followed until the kernel gives it up", container_killed),
         test("a peer that has forgotten the connection closes the finding by its reset", reset),
         test("the report for people says who, since when, until when and what to do", report).not_shared(),
     ]
@@ -219,6 +226,35 @@ fn given_up(test: &TestContext) -> Result<()> {
     ensure!(closed.outcome.as_deref() == Some("closed_normally"), "{closed:?}");
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    Ok(())
+}
+
+/// What a killed container leaves: a namespace that nobody names and no process is in, held by connections whose FINs are not acknowledged.
+fn container_killed(test: &TestContext) -> Result<()> {
+    let container = test.lab()?;
+    let netns = container.netns("container")?;
+    // The kernel gives up 12.6 s after the write.
+    netns.sysctl("net.ipv4.tcp_retries2", "5")?;
+    netns.sysctl("net.ipv4.tcp_orphan_retries", "5")?;
+    let probe = watch(&netns, &[])?;
+    let (mut client, server) = netns.run(|| -> Result<_> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok((TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0))
+    })??;
+    netns.nft("table inet cut { chain input { type filter hook input priority 0; meta l4proto tcp drop; }; }\n")?;
+    client.write_all(&[1; 100])?;
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!((opened.verdict.as_str(), opened.cause.as_str()) == ("retransmit_stalled", "peer_silent"), "{opened:?}");
+
+    drop((client, server));
+    container.close()?;
+    let mut closed = finding(&probe, "closed", SOON)?;
+    // The server's own FIN is one, too.
+    while closed.finding_id != opened.finding_id {
+        closed = finding(&probe, "closed", SOON)?;
+    }
+    ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:#?}");
+    stop(probe)?;
     Ok(())
 }
 

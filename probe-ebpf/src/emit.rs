@@ -25,6 +25,7 @@ use wake::wakeup_if_asleep;
 use crate::{
     filter,
     limit::{self, PerCpu, Stage, Timeout},
+    memory::Memory,
     packet::Segment,
     socket::{self, Address, Tuple, state},
 };
@@ -84,7 +85,7 @@ impl SocketEvent {
 
 /// Filters, limits, counts, fills and submits. `cookie` is called only for what is really written.
 #[inline(always)]
-pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl FnOnce() -> u64) {
+pub fn socket_event<M: Memory>(event: SocketEvent, limit: Limit, sk: M, cookie: impl FnOnce() -> u64) {
     let Some(tuple) = socket::tuple(sk) else { return };
     if !filter::passes(&tuple) {
         return;
@@ -96,16 +97,16 @@ pub fn socket_event(event: SocketEvent, limit: Limit, sk: Address, cookie: impl 
     let now_ns = unsafe { bpf_ktime_get_ns() };
 
     if event.kind == Kind::Full {
-        limit::watch(sk, now_ns);
+        limit::watch(sk.address(), now_ns);
     }
     let within_limit = match limit {
         Limit::Timeout(timeout) => {
-            if !limit::is_new_timeout(sk, timeout) {
+            if !limit::is_new_timeout(sk.address(), timeout) {
                 return;
             }
             true
         }
-        Limit::Connection => limit::take_from_connection(sk, now_ns),
+        Limit::Connection => limit::take_from_connection(sk.address(), now_ns),
         Limit::Handshake => limit::take(PerCpu::Handshakes, now_ns),
     };
     if !within_limit {
@@ -352,9 +353,9 @@ fn fill_packet(record: &mut DropRecord, skb: Address, segment: Segment, headers_
     record.headers_bytes = if result == 0 { bytes as u16 } else { 0 };
 }
 
-/// Writes the record; `false` when the ring is full. A function of its own: once in the object, not once a program.
+/// Writes the record; `false` when the ring is full. A function of its own: once in the object for each kind of memory, not once a program.
 #[inline(never)]
-fn write(event: &SocketEvent, tuple: &Tuple, sk: Address, now_ns: u64, cookie: u64) -> bool {
+fn write<M: Memory>(event: &SocketEvent, tuple: &Tuple, sk: M, now_ns: u64, cookie: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve::<SocketRecord>(0) else { return false };
     let record = zeroed(entry.as_mut_ptr());
     record.abi_version = ABI_VERSION;

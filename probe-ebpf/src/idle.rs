@@ -18,6 +18,7 @@ use aya_ebpf::{
 use connprobe_common::{abi::SocketRecord, fields::Field};
 
 use crate::{
+    memory::Memory,
     scan::{self, Context},
     socket::{Address, state},
 };

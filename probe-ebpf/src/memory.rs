@@ -1,18 +1,24 @@
 //! Two ways to read a socket's fields: by the helper, which takes any address, and by plain loads, of which each is an instruction.
 
-use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
-use connprobe_common::fields::{Field, UNAVAILABLE, offset_bytes};
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
+use connprobe_common::fields::{Field, UNAVAILABLE, bit_field, offset_bytes};
 
 use crate::{
     filter, globals,
-    socket::{Address, Tuple, mapped},
+    socket::{Address, tuple},
 };
-use connprobe_common::abi::family;
 
 /// Something in kernel memory whose fields are to be read.
 pub trait Memory: Copy {
     /// Reads `field` of the structure here; `None` when this kernel has no such field or the address cannot be read.
     fn read<T: Copy>(self, field: Field) -> Option<T>;
+
+    /// Reads a bit-field.
+    #[inline(always)]
+    fn read_bits(self, field: Field) -> Option<u8> {
+        let byte: u8 = self.read(field)?;
+        Some(bit_field(globals::location(field), byte))
+    }
 
     /// Follows a pointer field.
     fn follow(self, field: Field) -> Option<Self>;
@@ -33,12 +39,19 @@ pub trait Memory: Copy {
 impl Memory for Address {
     #[inline(always)]
     fn read<T: Copy>(self, field: Field) -> Option<T> {
-        Address::read(self, field)
+        let location = globals::location(field);
+        if location == UNAVAILABLE || self.0 == 0 {
+            return None;
+        }
+        let at = self.0.wrapping_add(u64::from(offset_bytes(location))) as *const T;
+        // SAFETY: the helper checks the address itself and fails instead of faulting.
+        unsafe { bpf_probe_read_kernel(at) }.ok()
     }
 
     #[inline(always)]
     fn follow(self, field: Field) -> Option<Self> {
-        Address::follow(self, field)
+        let target: u64 = self.read(field)?;
+        if target == 0 { None } else { Some(Self(target)) }
     }
 
     #[inline(always)]
@@ -53,12 +66,12 @@ impl Memory for Address {
 
     #[inline(always)]
     fn read_v6(self, field: Field) -> Option<[u8; 16]> {
-        Address::read(self, field)
+        self.read(field)
     }
 
     #[inline(always)]
     fn read_second(self, field: Field) -> Option<u32> {
-        let [_, second] = Address::read::<[u32; 2]>(self, field)?;
+        let [_, second] = self.read::<[u32; 2]>(field)?;
         Some(second)
     }
 }
@@ -137,28 +150,4 @@ pub fn passes<M: Memory>(sk: M) -> bool {
     }
     let wanted = filter::netns();
     wanted == 0 || sk.follow(Field::SkNet).and_then(|net| net.read(Field::NetInum)) == Some(wanted)
-}
-
-/// As [`crate::socket::tuple`], of a full socket.
-#[inline(always)]
-pub fn tuple<M: Memory>(sk: M) -> Option<Tuple> {
-    let (local_address, remote_address) = match sk.read::<u16>(Field::SkFamily)? {
-        family::INET => (
-            mapped(sk.read::<u32>(Field::SkRcvSaddr)?.to_ne_bytes()),
-            mapped(sk.read::<u32>(Field::SkDaddr)?.to_ne_bytes()),
-        ),
-        family::INET6 => (sk.read_v6(Field::SkV6RcvSaddr)?, sk.read_v6(Field::SkV6Daddr)?),
-        _ => return None,
-    };
-    let local_port = match sk.read::<u16>(Field::SkNum)? {
-        0 => u16::from_be(sk.read(Field::InetSport)?),
-        port => port,
-    };
-    Some(Tuple {
-        netns: sk.follow(Field::SkNet)?.read(Field::NetInum)?,
-        local_port,
-        remote_port: u16::from_be(sk.read(Field::SkDport)?),
-        local_address,
-        remote_address,
-    })
 }

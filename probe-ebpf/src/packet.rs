@@ -3,7 +3,10 @@
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use connprobe_common::fields::Field;
 
-use crate::socket::{Address, Tuple, mapped};
+use crate::{
+    memory::Memory,
+    socket::{Address, Tuple, mapped},
+};
 
 /// Offsets in the header of IPv4 (RFC 791 section 3.1).
 const IPV4_FRAGMENT: u64 = 6;

@@ -22,6 +22,7 @@ use crate::{
     emit::zeroed,
     filter, globals,
     limit::{self, PerCpu},
+    memory::Memory,
     socket::{self, Address, state},
 };
 

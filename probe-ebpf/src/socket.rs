@@ -1,12 +1,12 @@
 //! Reading kernel structures at offsets known only at run time.
 
-use aya_ebpf::{helpers::bpf_probe_read_kernel, helpers::generated::bpf_jiffies64};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use connprobe_common::{
     abi::{SocketRecord, family},
-    fields::{Field, UNAVAILABLE, bit_field, offset_bytes},
+    fields::Field,
 };
 
-use crate::globals;
+use crate::memory::Memory;
 
 /// The kernel address of a `struct sock`, of something that starts with `struct sock_common` (a request socket), of a
 /// `struct net`, `dst_entry` or `net_device`.
@@ -14,32 +14,6 @@ use crate::globals;
 pub struct Address(pub u64);
 
 impl Address {
-    /// Reads `field` of the structure here; `None` when this kernel has no such field or the address cannot be read.
-    #[inline(always)]
-    pub fn read<T: Copy>(self, field: Field) -> Option<T> {
-        let location = globals::location(field);
-        if location == UNAVAILABLE || self.0 == 0 {
-            return None;
-        }
-        let at = self.0.wrapping_add(u64::from(offset_bytes(location))) as *const T;
-        // SAFETY: the helper checks the address itself and fails instead of faulting.
-        unsafe { bpf_probe_read_kernel(at) }.ok()
-    }
-
-    /// Reads a bit-field.
-    #[inline(always)]
-    pub fn read_bits(self, field: Field) -> Option<u8> {
-        let byte: u8 = self.read(field)?;
-        Some(bit_field(globals::location(field), byte))
-    }
-
-    /// Follows a pointer field.
-    #[inline(always)]
-    pub fn follow(self, field: Field) -> Option<Address> {
-        let target: u64 = self.read(field)?;
-        if target == 0 { None } else { Some(Address(target)) }
-    }
-
     /// `skc_state`.
     #[inline(always)]
     pub fn state(self) -> Option<u8> {
@@ -93,10 +67,10 @@ impl Tuple {
 
 /// Reads the tuple; `None` for a socket that is neither IPv4 nor IPv6 or cannot be read.
 #[inline(always)]
-pub fn tuple(sk: Address) -> Option<Tuple> {
+pub fn tuple<M: Memory>(sk: M) -> Option<Tuple> {
     let (local_address, remote_address) = match sk.read::<u16>(Field::SkFamily)? {
         family::INET => (mapped(sk.read(Field::SkRcvSaddr)?), mapped(sk.read(Field::SkDaddr)?)),
-        family::INET6 => (sk.read(Field::SkV6RcvSaddr)?, sk.read(Field::SkV6Daddr)?),
+        family::INET6 => (sk.read_v6(Field::SkV6RcvSaddr)?, sk.read_v6(Field::SkV6Daddr)?),
         _ => return None,
     };
     // `skc_num` is 0 once the port is released (CLOSE, destroy); `inet_sport` keeps it, in network order. A request socket
@@ -114,10 +88,10 @@ pub fn tuple(sk: Address) -> Option<Tuple> {
     })
 }
 
-/// An IPv4 address mapped into IPv6.
+/// An IPv4 address, as it lies in memory, mapped into IPv6.
 #[inline(always)]
-pub fn mapped(ipv4: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = ipv4;
+pub fn mapped(ipv4: u32) -> [u8; 16] {
+    let [a, b, c, d] = ipv4.to_ne_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
@@ -133,7 +107,7 @@ macro_rules! fill {
 
 /// Fills what every kind of socket has (`struct sock_common`).
 #[inline(always)]
-pub fn fill_common(record: &mut SocketRecord, sk: Address) {
+pub fn fill_common<M: Memory>(record: &mut SocketRecord, sk: M) {
     // SAFETY: the helper takes nothing and only reads a counter.
     record.jiffies = unsafe { bpf_jiffies64() };
     if let Some(net) = sk.follow(Field::SkNet) {
@@ -150,7 +124,7 @@ pub fn fill_common(record: &mut SocketRecord, sk: Address) {
 
 /// Fills what only a full TCP socket has.
 #[inline(always)]
-pub fn fill_full(record: &mut SocketRecord, sk: Address) {
+pub fn fill_full<M: Memory>(record: &mut SocketRecord, sk: M) {
     fill!(
         record, sk,
         SkErr => error,
@@ -183,6 +157,7 @@ pub fn fill_full(record: &mut SocketRecord, sk: Address) {
     match sk.read::<u64>(Field::SkSocket) {
         // No process holds it: the application has closed it, or has not accepted it yet.
         Some(0) => record.available |= Field::SocketInode.bit(),
+        // The inode lies behind the socket's end (`struct socket_alloc`), where the verifier knows of nothing.
         Some(socket) => fill!(record, Address(socket), SocketInode => inode),
         None => {}
     }
@@ -197,7 +172,7 @@ pub fn fill_full(record: &mut SocketRecord, sk: Address) {
 
 /// Fills what only a request socket has.
 #[inline(always)]
-pub fn fill_request(record: &mut SocketRecord, req: Address) {
+pub fn fill_request<M: Memory>(record: &mut SocketRecord, req: M) {
     if let Some(timeouts) = req.read_bits(Field::ReqNumTimeout) {
         record.retransmits = timeouts;
         record.available |= Field::ReqNumTimeout.bit();

@@ -14,8 +14,8 @@ use connprobe_common::{
 use crate::{
     filter,
     lives::Life,
-    memory::{self, Memory},
-    socket::Tuple,
+    memory::Memory,
+    socket::{self, Tuple},
 };
 
 /// Bytes of the ring; one page unless user space sets another size before loading, for it is used only when asked for.
@@ -30,7 +30,7 @@ static CONNECTION_COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_en
 /// Filters, counts, fills and submits.
 #[inline(always)]
 pub fn connection_event<M: Memory>(sk: M, old_state: u8, life: &Life, now_ns: u64) {
-    let Some(tuple) = memory::tuple(sk) else { return };
+    let Some(tuple) = socket::tuple(sk) else { return };
     if filter::netns() != 0 && filter::netns() != tuple.netns || filter::looks_at_ends() && !filter::passes(&tuple) {
         return;
     }

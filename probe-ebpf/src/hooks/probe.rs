@@ -13,6 +13,7 @@ use connprobe_common::{
 use super::{cookie, entered, kprobe_socket, left, no_cookie, socket_argument};
 use crate::{
     emit::{self, Kind, Limit, SocketEvent},
+    memory::Memory,
     socket::{Address, state},
 };
 

@@ -11,6 +11,7 @@ use crate::{
     emit::{self, Kind, Limit, SocketEvent},
     globals::settings,
     limit,
+    memory::Memory,
     socket::{Address, state},
 };
 

@@ -16,6 +16,7 @@ use crate::{
     emit::{self, Kind, Limit, SocketEvent},
     globals::{read, settings},
     limit::Timeout,
+    memory::{Known, Memory},
     socket::{Address, state},
 };
 
@@ -29,7 +30,8 @@ use crate::{
 /// kprobe besides a look-up between entry and return.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
-    let Some((sk, raw)) = socket_argument(ctx.arg(0)) else { return 0 };
+    let raw = ctx.arg(0);
+    let Some(sk) = Known::socket(raw).and_then(Known::tcp) else { return 0 };
     // SAFETY: points into the settings.
     let result = if unsafe { read(&raw const (*settings()).retransmit_has_result) } == 1 {
         ctx.arg::<i32>(2)
@@ -51,7 +53,8 @@ fn tcp_retransmit_skb_classic(ctx: TracePointContext) -> u32 {
 
 #[fexit(function = "tcp_retransmit_skb")]
 fn tcp_retransmit_skb_fexit(ctx: FExitContext) -> i32 {
-    if let Some((sk, raw)) = socket_argument(ctx.arg(0)) {
+    let raw = ctx.arg(0);
+    if let Some(sk) = Known::socket(raw).and_then(Known::tcp) {
         on_retransmit(sk, ctx.ret().unwrap_or(NO_RESULT), || cookie(raw));
     }
     0
@@ -74,12 +77,12 @@ fn tcp_retransmit_skb_kretprobe(ctx: RetProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn on_retransmit(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
+fn on_retransmit<M: Memory>(sk: M, result: i32, cookie: impl FnOnce() -> u64) {
     let retransmits = u32::from(sk.read::<u8>(Field::IcskRetransmits).unwrap_or(0));
     if retransmits == 0 {
         return;
     }
-    let Some(state) = sk.state() else { return };
+    let Some(state) = sk.read(Field::SkState) else { return };
     let limit = if state == state::SYN_SENT {
         Limit::Handshake
     } else {

@@ -204,6 +204,29 @@ pub fn is_watched(sk: Address) -> bool {
     WATCHED.get_ptr(&sk.0).is_some()
 }
 
+/// As how many timeouts a socket is remembered that is about to close.
+const OVER: u32 = u32::MAX;
+
+/// Remembers that nothing but its closing can come of the socket. While nobody looks at changes of state, that is not seen, and a new socket
+/// may have its address by the time that somebody does.
+#[inline(always)]
+pub fn end(sk: Address) {
+    if let Some(watch) = WATCHED.get_ptr_mut(&sk.0) {
+        // SAFETY: as in [`is_new_timeout`], which takes this back for a new socket's first.
+        unsafe { (*watch).timeout.retransmits = OVER };
+    }
+}
+
+/// Whether nothing but its closing could come of the socket that was seen here last.
+#[inline(always)]
+pub fn is_over(sk: Address) -> bool {
+    match WATCHED.get_ptr(&sk.0) {
+        // SAFETY: a map value stays valid while the program runs.
+        Some(watch) => unsafe { (*watch).timeout.retransmits == OVER },
+        None => false,
+    }
+}
+
 /// Puts the socket under suspicion.
 #[inline(always)]
 pub fn watch(sk: Address, now_ns: u64) {

@@ -92,6 +92,11 @@ fn on_state_change(sk: Address, from: u8, to: u8, cookie: impl FnOnce() -> u64) 
     if !limit::is_watched(sk) {
         return;
     }
+    if to != state::CLOSE && limit::is_over(sk) {
+        // Another socket by now.
+        limit::unwatch(sk);
+        return;
+    }
     let event = SocketEvent { old_state: from, ..SocketEvent::new(hook::INET_SOCK_SET_STATE, Kind::Full, to) };
     emit::socket_event(event, Limit::Connection, sk, cookie);
     if to == state::CLOSE {

@@ -2,27 +2,39 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
+    clocks::{now_wall_seconds, wall_seconds},
     findings::wait as finding,
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::Probe,
     runner::{Test, TestContext},
+    wire::{self, Body},
+};
+use serde_json::Value;
+
+use crate::{
+    daemon::Daemon,
+    watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write, stop, watch},
 };
 
-use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, watch};
-
 pub(crate) fn tests() -> Vec<Test> {
-    vec![Test::new(
-        "changes of state are looked at only while something is under suspicion, and nothing is missed for it",
-        WATCHING,
-        only_when_needed,
-    )]
+    vec![
+        Test::new(
+            "changes of state are looked at only while something is under suspicion, and nothing is missed for it",
+            WATCHING,
+            only_when_needed,
+        ),
+        Test::new("who is reset while nobody looks leaves no suspicion to whom comes after", WATCHING, no_heirs)
+            .not_shared(),
+    ]
 }
 
 /// Whether the program that looks at changes of state is attached: its link names the tracepoint.
@@ -79,4 +91,49 @@ fn only_when_needed(test: &TestContext) -> Result<()> {
     let closed = finding(&probe, "closed", SOON)?;
     ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
     stop(probe).map(drop)
+}
+
+/// A socket's place in memory is given to the next one.
+fn no_heirs(test: &TestContext) -> Result<()> {
+    const CONNECTIONS: usize = 300;
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options::default())?;
+    let daemon = Daemon::start(&lab.client, "scan_every = \"never\"")?;
+    attached(&daemon.probe)?;
+    let listener = lab.server.run(|| TcpListener::bind(("0.0.0.0", PORT + 1)))??;
+    let pair = || -> Result<_> { Ok((TcpStream::connect(Routed::server_v4(PORT + 1))?, listener.accept()?.0)) };
+    let pairs = || (0..CONNECTIONS).map(|_| pair()).collect::<Result<Vec<_>>>();
+    wait_until(&daemon.probe, false)?;
+    for (mut client, mut server) in lab.client.run(pairs)?? {
+        client.write_all(&[1; 2])?;
+        server.read_exact(&mut [0])?;
+        // With data unread the close is a reset.
+        drop((server, client));
+    }
+
+    cut_and_write(&lab, &client)?;
+    wait_until(&daemon.probe, true)?;
+    lab.heal()?;
+    let before = counted(&daemon, "inet_sock_set_state")?;
+    drop(lab.client.run(pairs)??);
+    let (after, resets) = (counted(&daemon, "inet_sock_set_state")?, counted(&daemon, "tcp_receive_reset")?);
+    ensure!(resets >= CONNECTIONS as u64 / 2, "{resets} resets were told");
+    ensure!(after - before < 10, "{} changes of healthy connections were told", after - before);
+    daemon.stop().map(drop)
+}
+
+/// How many events of a hook have been told by now.
+fn counted(daemon: &Daemon, name: &str) -> Result<u64> {
+    let wanted = now_wall_seconds()?;
+    let is_of_now =
+        |record: &Value| record.get("type").is_some_and(|kind| kind == "heartbeat") && wall_of(record) > wanted;
+    let record = daemon.probe.wait_record(SOON, is_of_now)?;
+    let Body::Heartbeat(heartbeat) = wire::read(&record)?.body else { bail!("no heartbeat") };
+    let hook = heartbeat.hooks.iter().find(|hook| hook.hook == name);
+    Ok(hook.with_context(|| format!("{name} is not counted"))?.emitted)
+}
+
+fn wall_of(record: &Value) -> f64 {
+    record.get("time").and_then(Value::as_str).and_then(|time| wall_seconds(time).ok()).unwrap_or(0.0)
 }

@@ -55,18 +55,18 @@ pub(super) fn write(view: &SocketView, into: &mut Writer<'_>) -> Option<()> {
         to.optional(count.map(u8::to_ne_bytes))?;
     }
     for time in [rto, rto_max, retransmitting_for, last_ack_ago, user_timeout] {
-        to.either(time_parts(*time)?)?;
+        to.time(*time)?;
     }
     to.optional(timer.map(|timer| [timer.kind as u8]))?;
-    to.either(time_parts(timer.map(|timer| timer.due_in))?)?;
+    to.time(timer.map(|timer| timer.due_in))?;
     for time in [probing_for, last_data_ago, segment_ago, keepalive_due_in] {
-        to.either(time_parts(*time)?)?;
+        to.time(*time)?;
     }
     to.bit(keepalive.is_some());
     if let Some(Keepalive { enabled, idle, interval, probes }) = keepalive {
         to.bit(*enabled);
-        to.either(time_parts(*idle)?)?;
-        to.either(time_parts(*interval)?)?;
+        to.time(*idle)?;
+        to.time(*interval)?;
         to.optional(probes.map(u8::to_ne_bytes))?;
     }
     to.optional(orphaned.map(|orphaned| [u8::from(orphaned)]))?;
@@ -110,25 +110,25 @@ pub(super) fn read(bytes: &mut Reader<'_>) -> Option<SocketView> {
         retransmits: from.optional()?.map(u8::from_ne_bytes),
         backoff: from.optional()?.map(u8::from_ne_bytes),
         probes_out: from.optional()?.map(u8::from_ne_bytes),
-        rto: time(from.optional()?, from.optional()?),
-        rto_max: time(from.optional()?, from.optional()?),
-        retransmitting_for: time(from.optional()?, from.optional()?),
-        last_ack_ago: time(from.optional()?, from.optional()?),
-        user_timeout: time(from.optional()?, from.optional()?),
+        rto: from.time()?,
+        rto_max: from.time()?,
+        retransmitting_for: from.time()?,
+        last_ack_ago: from.time()?,
+        user_timeout: from.time()?,
         timer: {
             let kind = from.optional()?.and_then(|[kind]| TIMERS.into_iter().find(|known| *known as u8 == kind));
-            let due_in = time(from.optional()?, from.optional()?);
+            let due_in = from.time()?;
             kind.zip(due_in).map(|(kind, due_in)| PendingTimer { kind, due_in })
         },
-        probing_for: time(from.optional()?, from.optional()?),
-        last_data_ago: time(from.optional()?, from.optional()?),
-        segment_ago: time(from.optional()?, from.optional()?),
-        keepalive_due_in: time(from.optional()?, from.optional()?),
+        probing_for: from.time()?,
+        last_data_ago: from.time()?,
+        segment_ago: from.time()?,
+        keepalive_due_in: from.time()?,
         keepalive: if from.bit() {
             Some(Keepalive {
                 enabled: from.bit(),
-                idle: time(from.optional()?, from.optional()?),
-                interval: time(from.optional()?, from.optional()?),
+                idle: from.time()?,
+                interval: from.time()?,
                 probes: from.optional()?.map(u8::from_ne_bytes),
             })
         } else {
@@ -162,33 +162,24 @@ impl Fields<'_> {
         self.next += 1;
     }
 
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
     fn optional<const N: usize>(&mut self, value: Option<[u8; N]>) -> Option<()> {
         self.bit(value.is_some());
         value.map_or(Some(()), |bytes| self.into.put(bytes))
     }
 
-    fn either<const N: usize, const M: usize>(
-        &mut self,
-        (one, other): (Option<[u8; N]>, Option<[u8; M]>),
-    ) -> Option<()> {
-        self.optional(one)?;
-        self.optional(other)
+    /// Most are whole milliseconds, being counted in ticks.
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
+    fn time(&mut self, time: Option<Duration>) -> Option<()> {
+        let ms = time.and_then(whole_ms);
+        self.optional(ms.map(u32::to_ne_bytes))?;
+        match time {
+            Some(time) if ms.is_none() => self.optional(Some(ns(time)?.to_ne_bytes())),
+            Some(_) | None => self.optional::<8>(None),
+        }
     }
-}
-
-/// Most are whole milliseconds, being counted in ticks; the others are nanoseconds.
-fn time_parts(time: Option<Duration>) -> Option<(Option<[u8; 4]>, Option<[u8; 8]>)> {
-    let ms = time.and_then(whole_ms);
-    let ns = match time {
-        Some(time) if ms.is_none() => Some(ns(time)?),
-        Some(_) | None => None,
-    };
-    Some((ms.map(u32::to_ne_bytes), ns.map(u64::to_ne_bytes)))
-}
-
-fn time(ms: Option<[u8; 4]>, ns: Option<[u8; 8]>) -> Option<Duration> {
-    let ms = ms.map(|ms| Duration::from_millis(u32::from_ne_bytes(ms).into()));
-    ms.or(ns.map(|ns| Duration::from_nanos(u64::from_ne_bytes(ns))))
 }
 
 /// As milliseconds, if it is a whole number of them, and no more than 49 days.
@@ -217,8 +208,19 @@ impl FieldsBack<'_> {
 
     /// The outer is `None` for what was not written here.
     #[expect(clippy::option_option, reason = "one is an error, the other an absent value")]
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
     fn optional<const N: usize>(&mut self) -> Option<Option<[u8; N]>> {
         if self.bit() { self.from.get().map(Some) } else { Some(None) }
+    }
+
+    #[expect(clippy::option_option, reason = "one is an error, the other an absent value")]
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
+    fn time(&mut self) -> Option<Option<Duration>> {
+        let ms = self.optional()?.map(|ms| Duration::from_millis(u32::from_ne_bytes(ms).into()));
+        let ns = self.optional()?.map(|ns| Duration::from_nanos(u64::from_ne_bytes(ns)));
+        Some(ms.or(ns))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::{ConnectionEvent, ConnectionKey, MonoTime};
 
-/// Cases open at once of which no more is known than a few events have told. At about 350 bytes each this bounds them at 0.4
+/// Cases open at once of which no more is known than a few events have told. At about 370 bytes each this bounds them at 0.4
 /// GB; the kernel spends 2 kB and more on each of their sockets, and what it has queued in them.
 pub const MAX_CASES: usize = 1 << 20;
 /// Cases of which more is known, at up to ten kilobytes each with sixteen pieces of evidence and all answers: some hundred

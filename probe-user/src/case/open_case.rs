@@ -60,8 +60,9 @@ pub(super) struct Case {
 impl Case {
     /// The tracker's `number`th case; `lost_before` is how many events had been lost by then, and `evidence` is still empty.
     pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64, evidence: EvidenceLog) -> Self {
-        let case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
-        Self { touched: event.at, lost_before, evidence, ..case }
+        let mut case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
+        (case.touched, case.lost_before, case.evidence) = (event.at, lost_before, evidence);
+        case
     }
 
     /// One of which nothing is known yet.

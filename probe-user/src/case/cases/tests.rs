@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{places::CHUNK, *};
 use crate::{
     case::wakes::Wake,
     judge::{Attempt, EvidenceKind},

@@ -167,7 +167,7 @@ fn six_timeouts() -> Vec<Evidence> {
     let attempt = |count| {
         let event = event(7, count);
         let attempt = Attempt { send_result: Some(0), socket: event.socket };
-        Evidence { at: event.at, kind: EvidenceKind::RetransmissionTimeout(Box::new(attempt)) }
+        Evidence { at: event.at, kind: EvidenceKind::RetransmissionTimeout(attempt) }
     };
     (1..=6).map(attempt).collect()
 }

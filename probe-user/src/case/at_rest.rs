@@ -1,11 +1,12 @@
 //! A case of which no more is known than what events have told, as a few bytes.
 //!
 //! Most cases never become a finding: one or two timeouts, and the peer answers. When a link fails there may be a million of
-//! them. Between two events such a case is kept as about 150 bytes for its first piece of evidence, in place of some kilobytes.
+//! them. Between two events such a case is kept as about 170 bytes for its first piece of evidence, in place of some kilobytes.
 
+mod bytes;
 mod socket;
 
-use serde::{Deserialize, Serialize};
+use bytes::{Reader, Writer};
 
 use super::{evidence_log::EvidenceLog, finding::OwnerKnowledge, open_case::Case, wakes::Wake};
 use crate::{
@@ -18,65 +19,77 @@ const MOST_PIECES: usize = 4;
 /// Room to write one in: five sockets take less than half of it.
 pub(super) const MOST_BYTES: usize = 2_048;
 
-/// What is the same for all pieces.
-#[derive(Serialize, Deserialize)]
-struct Head {
-    number: u64,
-    cookie: Option<SocketCookie>,
-    lost_before: u64,
-    wake: Option<u8>,
-    pieces: u8,
-    /// Whether the socket follows; else it is the latest piece's.
-    has_socket: bool,
-}
-
-/// Evidence that events alone have told; but for the last, the socket follows.
-#[derive(Serialize, Deserialize)]
+/// Evidence that events alone have told. All but the last have a socket, which follows.
+#[derive(Clone, Copy)]
 enum Piece {
-    RetransmissionTimeout(MonoTime, Option<i32>),
-    ProbeSent(MonoTime, Option<i32>),
-    Scanned(MonoTime),
-    SynAckRetransmission(MonoTime, Option<u8>, Option<u32>),
+    RetransmissionTimeout,
+    ProbeSent,
+    Scanned,
+    SynAckRetransmission,
 }
 
 impl Piece {
-    /// With its socket; `None` for other evidence.
-    fn of(Evidence { at, kind }: &Evidence) -> Option<(Self, Option<&SocketView>)> {
+    const ALL: [Self; 4] = [Self::RetransmissionTimeout, Self::ProbeSent, Self::Scanned, Self::SynAckRetransmission];
+
+    /// `None` also for other evidence.
+    fn write(Evidence { at, kind }: &Evidence, to: &mut Writer<'_>) -> Option<()> {
+        let mut begin = |piece: Self| {
+            to.put([piece as u8])?;
+            to.put(at.as_ns().to_ne_bytes())
+        };
         if let EvidenceKind::RetransmissionTimeout(attempt) = kind {
-            Some((Self::RetransmissionTimeout(*at, attempt.send_result), Some(&attempt.socket)))
+            begin(Self::RetransmissionTimeout)?;
+            write_attempt(attempt, to)
         } else if let EvidenceKind::ProbeSent(attempt) = kind {
-            Some((Self::ProbeSent(*at, attempt.send_result), Some(&attempt.socket)))
+            begin(Self::ProbeSent)?;
+            write_attempt(attempt, to)
         } else if let EvidenceKind::Scanned(socket) = kind {
-            Some((Self::Scanned(*at), Some(socket)))
+            begin(Self::Scanned)?;
+            socket::write(socket, to)
         } else if let EvidenceKind::SynAckRetransmission(SynAckRepeat { timeouts, repeats }) = kind {
-            Some((Self::SynAckRetransmission(*at, *timeouts, *repeats), None))
+            begin(Self::SynAckRetransmission)?;
+            to.put_optional(timeouts.map(u8::to_ne_bytes))?;
+            to.put_optional(repeats.map(u32::to_ne_bytes))
         } else {
             None
         }
     }
 
-    /// Reads one, and returns what is behind it.
-    fn read(bytes: &[u8]) -> Option<(Evidence, &[u8])> {
-        let (piece, bytes) = postcard::take_from_bytes(bytes).ok()?;
-        let attempt = |send_result, socket| Box::new(Attempt { send_result, socket });
-        let ((at, kind), rest) = match piece {
-            Self::RetransmissionTimeout(at, result) => {
-                let (socket, rest) = socket::read(bytes)?;
-                ((at, EvidenceKind::RetransmissionTimeout(attempt(result, socket))), rest)
-            }
-            Self::ProbeSent(at, result) => {
-                let (socket, rest) = socket::read(bytes)?;
-                ((at, EvidenceKind::ProbeSent(attempt(result, socket))), rest)
-            }
-            Self::Scanned(at) => {
-                let (socket, rest) = socket::read(bytes)?;
-                ((at, EvidenceKind::Scanned(Box::new(socket))), rest)
-            }
-            Self::SynAckRetransmission(at, timeouts, repeats) => {
-                ((at, EvidenceKind::SynAckRetransmission(SynAckRepeat { timeouts, repeats })), bytes)
-            }
+    fn read(from: &mut Reader<'_>) -> Option<Evidence> {
+        let [piece] = from.get()?;
+        let at = MonoTime::from_ns(u64::from_ne_bytes(from.get()?));
+        let kind = match Self::ALL.get(usize::from(piece)).copied()? {
+            Self::RetransmissionTimeout => EvidenceKind::RetransmissionTimeout(read_attempt(from)?),
+            Self::ProbeSent => EvidenceKind::ProbeSent(read_attempt(from)?),
+            Self::Scanned => EvidenceKind::Scanned(Box::new(socket::read(from)?)),
+            Self::SynAckRetransmission => EvidenceKind::SynAckRetransmission(SynAckRepeat {
+                timeouts: from.get_optional()?.map(u8::from_ne_bytes),
+                repeats: from.get_optional()?.map(u32::from_ne_bytes),
+            }),
         };
-        Some((Evidence { at, kind }, rest))
+        Some(Evidence { at, kind })
+    }
+}
+
+fn write_attempt(Attempt { send_result, socket }: &Attempt, to: &mut Writer<'_>) -> Option<()> {
+    to.put_optional(send_result.map(i32::to_ne_bytes))?;
+    socket::write(socket, to)
+}
+
+fn read_attempt(from: &mut Reader<'_>) -> Option<Attempt> {
+    let send_result = from.get_optional()?.map(i32::from_ne_bytes);
+    Some(Attempt { send_result, socket: socket::read(from)? })
+}
+
+/// The socket of the latest piece, if it has one that is kept with it: mostly that is the case's.
+fn latest_socket(evidence: &[Evidence]) -> Option<&SocketView> {
+    let kind = &evidence.last()?.kind;
+    if let EvidenceKind::RetransmissionTimeout(attempt) | EvidenceKind::ProbeSent(attempt) = kind {
+        Some(&attempt.socket)
+    } else if let EvidenceKind::Scanned(socket) = kind {
+        Some(socket)
+    } else {
+        None
     }
 }
 
@@ -111,57 +124,46 @@ impl Case {
         if !surroundings.is_untouched() || evidence.len() > MOST_PIECES {
             return None;
         }
-        let latest = evidence.last().and_then(|last| Piece::of(last)?.1);
-        let head = Head {
-            number: *number,
-            cookie: *cookie,
-            lost_before: *lost_before,
-            wake: wake.map(|(_, wake)| wake.to_byte()),
-            pieces: u8::try_from(evidence.len()).ok()?,
-            has_socket: latest != Some(socket),
-        };
-        let mut length = write(&head, room, 0)?;
-        if head.has_socket {
-            length = socket::write(socket, room, length)?;
+        let has_socket = latest_socket(evidence) != Some(socket);
+        let most = room.len();
+        let mut to = Writer::new(room);
+        to.put(number.to_ne_bytes())?;
+        to.put_optional(cookie.map(|cookie| cookie.0.to_ne_bytes()))?;
+        to.put(lost_before.to_ne_bytes())?;
+        to.put_optional(wake.map(|(_, wake)| [wake.to_byte()]))?;
+        to.put([u8::try_from(evidence.len()).ok()?, u8::from(has_socket)])?;
+        if has_socket {
+            socket::write(socket, &mut to)?;
         }
         for piece in evidence {
-            let (piece, socket) = Piece::of(piece)?;
-            length = write(&piece, room, length)?;
-            if let Some(socket) = socket {
-                length = socket::write(socket, room, length)?;
-            }
+            Piece::write(piece, &mut to)?;
         }
+        let length = most - to.left();
         room.get(..length)
     }
 
-    /// From what [`to_rest`](Self::to_rest) has written. `None` only for other bytes.
-    pub(super) fn from_rest(key: ConnectionKey, wake_at: MonoTime, touched: MonoTime, bytes: &[u8]) -> Option<Self> {
-        let (head, mut rest) = postcard::take_from_bytes::<Head>(bytes).ok()?;
-        let mut socket = None;
-        if head.has_socket {
-            let (own, behind) = socket::read(rest)?;
-            (socket, rest) = (Some(own), behind);
+    /// From what [`to_rest`](Self::to_rest) has written, with `evidence` to be filled. `None` only for other bytes.
+    pub(super) fn from_rest(
+        key: ConnectionKey,
+        wake_at: MonoTime,
+        touched: MonoTime,
+        bytes: &[u8],
+        mut evidence: EvidenceLog,
+    ) -> Option<Self> {
+        let mut from = Reader::new(bytes);
+        let number = u64::from_ne_bytes(from.get()?);
+        let cookie = from.get_optional()?.map(|cookie| SocketCookie(u64::from_ne_bytes(cookie)));
+        let lost_before = u64::from_ne_bytes(from.get()?);
+        let wake = from.get_optional()?.and_then(|[wake]| Wake::from_byte(wake)).map(|wake| (wake_at, wake));
+        let [pieces, has_socket] = from.get()?;
+        let socket = if has_socket == 0 { None } else { Some(socket::read(&mut from)?) };
+        evidence.make_room(usize::from(pieces) + 1);
+        for _ in 0..pieces {
+            evidence.add(Piece::read(&mut from)?);
         }
-        let mut evidence = EvidenceLog::with_room(usize::from(head.pieces) + 1);
-        for _ in 0..head.pieces {
-            let (piece, behind) = Piece::read(rest)?;
-            rest = behind;
-            evidence.add(piece);
-        }
-        let latest = || Some(Piece::of(evidence.as_slice().last()?)?.1?.clone());
-        let socket = socket.or_else(latest)?;
-        let wake = head.wake.and_then(Wake::from_byte).map(|wake| (wake_at, wake));
-        Some(Self {
-            wake,
-            touched,
-            evidence,
-            lost_before: head.lost_before,
-            ..Self::new(head.number, key, head.cookie, socket)
-        })
+        let socket = socket.or_else(|| latest_socket(evidence.as_slice()).cloned())?;
+        let mut case = Self::new(number, key, cookie, socket);
+        (case.wake, case.touched, case.evidence, case.lost_before) = (wake, touched, evidence, lost_before);
+        Some(case)
     }
-}
-
-fn write(value: &impl Serialize, room: &mut [u8; MOST_BYTES], from: usize) -> Option<usize> {
-    let written = postcard::to_slice(value, room.get_mut(from..)?).ok()?.len();
-    Some(from + written)
 }

@@ -1,29 +1,27 @@
 //! Every open case, and which is next: to wake up, and to be evicted.
 
-use std::{
-    fmt,
-    hash::BuildHasher as _,
-    net::{IpAddr, SocketAddr},
-};
+mod places;
+
+use std::{fmt, hash::BuildHasher as _};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use places::Places;
 
 use super::{
     at_rest::MOST_BYTES,
     due::{Due, Look},
+    evidence_log::EvidenceLog,
     open_case::Case,
 };
-use crate::model::{ConnectionKey, MonoTime};
+use crate::model::{ConnectionEvent, ConnectionKey, MonoTime};
 
-/// Cases open at once of which no more is known than a few events have told. At about 350 bytes each this bounds them at 0.4
+/// Cases open at once of which no more is known than a few events have told. At about 370 bytes each this bounds them at 0.4
 /// GB; the kernel spends 2 kB and more on each of their sockets, and what it has queued in them.
 pub const MAX_CASES: usize = 1 << 20;
 /// Cases of which more is known, at up to ten kilobytes each with sixteen pieces of evidence and all answers: some hundred
 /// megabytes. A host with more connections in limbo than this has one cause, not 16,384.
 pub const MAX_SERIOUS_CASES: usize = 16_384;
-/// Places are made so many at once: a table of a million must not move to grow.
-const CHUNK: usize = 1_024;
 
 /// In the order of eviction, where there are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +108,7 @@ impl Place {
 /// The table. Its hash is keyed by random numbers: who makes connections cannot choose them to collide.
 #[derive(Default)]
 pub(super) struct Cases {
-    by_key: HashTable<u32>,
+    by_key: HashTable<Entry>,
     hasher: RandomState,
     places: Places,
     wakes: Due,
@@ -120,6 +118,22 @@ pub(super) struct Cases {
     most: Most,
     /// Where a case is written to before it is known how long it is.
     room: Room,
+    /// What the case that went to rest last was in, for the next one that is woken or opened.
+    spare: Option<Box<Case>>,
+}
+
+/// An entry of the table. With its hash the table grows, and passes over others, without a look at the places.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u32,
+    index: u32,
+}
+
+impl Entry {
+    /// As the table wants it: it takes the place from the low bits, and a tag from the highest.
+    fn wide_hash(&self) -> u64 {
+        u64::from(self.hash) << 32 | u64::from(self.hash)
+    }
 }
 
 struct Room(Box<[u8; MOST_BYTES]>);
@@ -167,7 +181,9 @@ impl Cases {
     }
 
     pub(super) fn contains(&self, key: &ConnectionKey) -> bool {
-        self.find(key).is_some()
+        let sought = self.entry(key, 0);
+        let is_it = |entry: &Entry| entry.hash == sought.hash && self.places.is_of(entry.index, key);
+        self.by_key.find(sought.wide_hash(), is_it).is_some()
     }
 
     /// When the next one wakes up, as of the latest [`settle`](Self::settle).
@@ -192,15 +208,28 @@ impl Cases {
 
     /// Takes out the case of this connection; [`keep`](Self::keep) puts it back.
     pub(super) fn take(&mut self, key: &ConnectionKey) -> Option<Box<Case>> {
-        let index = self.find(key)?;
-        self.take_at(index)
+        let (sought, places) = (self.entry(key, 0), &self.places);
+        let is_it = |entry: &Entry| entry.hash == sought.hash && places.is_of(entry.index, key);
+        let (entry, _) = self.by_key.find_entry(sought.wide_hash(), is_it).ok()?.remove();
+        self.wake(entry.index)
+    }
+
+    /// One that is not in, at its first event.
+    pub(super) fn open(&mut self, number: u64, event: &ConnectionEvent, lost_before: u64) -> Box<Case> {
+        let (place, evidence) = self.spare();
+        let case = Case::open(number, event, lost_before, evidence);
+        put_into(place, case)
     }
 
     /// Puts one in that is not in. What is returned had to make room for it.
     pub(super) fn keep(&mut self, case: Box<Case>) -> Option<Box<Case>> {
         let (key, wake_at, touched) = (case.key, case.wake.map(|(at, _)| at), case.touched);
         let held = match case.to_rest(&mut self.room.0) {
-            Some(bytes) => Held::AtRest(bytes.into()),
+            Some(bytes) => {
+                let held = Held::AtRest(bytes.into());
+                self.spare = Some(case);
+                held
+            }
             None if case.has_finding() => Held::Whole(case, Class::Finding),
             None => Held::Whole(case, Class::Serious),
         };
@@ -216,11 +245,9 @@ impl Cases {
     }
 
     fn put(&mut self, key: ConnectionKey, held: Held, wake_at: Option<MonoTime>, touched: MonoTime) {
-        let (index, hash) = (self.places.take_empty(key), self.hash(&key));
-        let (places, hasher) = (&self.places, &self.hasher);
-        self.by_key.insert_unique(hash, index, |other| {
-            places.get(*other).map_or(0, |place| hasher.hash_one(bytes_of(&place.key)))
-        });
+        let index = self.places.take_empty(key);
+        let entry = self.entry(&key, index);
+        self.by_key.insert_unique(entry.wide_hash(), entry, Entry::wide_hash);
         let Some(place) = self.places.get_mut(index) else { return };
         (place.key, place.held, place.wake_at, place.touched) = (key, held, wake_at, touched);
         if let Some(at) = wake_at
@@ -262,14 +289,23 @@ impl Cases {
     }
 
     fn take_at(&mut self, index: u32) -> Option<Box<Case>> {
-        let (held, key, wake_at, touched) = self.places.empty(index)?;
-        let hash = self.hash(&key);
-        if let Ok(found) = self.by_key.find_entry(hash, |other| *other == index) {
+        let entry = self.entry(&self.places.get(index)?.key, index);
+        if let Ok(found) = self.by_key.find_entry(entry.wide_hash(), |other| other.index == index) {
             found.remove();
         }
+        self.wake(index)
+    }
+
+    /// Takes the case out of a place that is no longer in the table.
+    fn wake(&mut self, index: u32) -> Option<Box<Case>> {
+        let (held, key, wake_at, touched) = self.places.empty(index)?;
         let (case, queue) = match held {
             Held::Empty { .. } => return None,
-            Held::AtRest(bytes) => (Case::from_rest(key, wake_at, touched, &bytes).map(Box::new), &mut self.at_rest),
+            Held::AtRest(bytes) => {
+                let (place, evidence) = self.spare();
+                let case = Case::from_rest(key, wake_at, touched, &bytes, evidence);
+                (case.map(|case| put_into(place, case)), &mut self.at_rest)
+            }
             Held::Whole(case, Class::Finding) => (Some(case), &mut self.findings),
             Held::Whole(case, Class::Serious | Class::AtRest) => (Some(case), &mut self.serious),
         };
@@ -291,97 +327,27 @@ impl Cases {
         }
     }
 
-    fn hash(&self, key: &ConnectionKey) -> u64 {
-        self.hasher.hash_one(bytes_of(key))
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one, too")]
+    fn entry(&self, key: &ConnectionKey, index: u32) -> Entry {
+        Entry { hash: self.hasher.hash_one(key) as u32, index }
     }
 
-    fn find(&self, key: &ConnectionKey) -> Option<u32> {
-        let is_it = |index: &u32| self.places.get(*index).is_some_and(|place| place.key == *key);
-        self.by_key.find(self.hash(key), is_it).copied()
+    /// A box for a case, if there is one, and an empty log.
+    fn spare(&mut self) -> (Option<Box<Case>>, EvidenceLog) {
+        let mut spare = self.spare.take();
+        let evidence = spare.as_mut().map(|case| std::mem::take(&mut case.evidence));
+        (spare, evidence.unwrap_or_default().emptied())
     }
 }
 
-/// Places that keep their numbers, and are made in chunks.
-#[derive(Debug, Default)]
-struct Places {
-    chunks: Vec<Vec<Place>>,
-    first_empty: Option<u32>,
-}
-
-impl Places {
-    fn get(&self, index: u32) -> Option<&Place> {
-        let index = usize::try_from(index).ok()?;
-        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
-    }
-
-    fn get_mut(&mut self, index: u32) -> Option<&mut Place> {
-        let index = usize::try_from(index).ok()?;
-        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
-    }
-
-    /// An empty place, the one that was emptied last, if any.
-    fn take_empty(&mut self, key: ConnectionKey) -> u32 {
-        if let Some(index) = self.first_empty
-            && let Some(Place { held: Held::Empty { next }, .. }) = self.get(index)
-        {
-            self.first_empty = *next;
-            return index;
+fn put_into(place: Option<Box<Case>>, case: Case) -> Box<Case> {
+    match place {
+        Some(mut place) => {
+            *place = case;
+            place
         }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() >= CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        let before = (self.chunks.len() - 1) * CHUNK;
-        let Some(chunk) = self.chunks.last_mut() else { return u32::MAX };
-        chunk.push(Place {
-            key,
-            held: Held::Empty { next: None },
-            wake_at: None,
-            touched: MonoTime::default(),
-            wake_entry: None,
-            touch_entry: None,
-        });
-        u32::try_from(before + chunk.len() - 1).unwrap_or(u32::MAX)
+        None => Box::new(case),
     }
-
-    fn empty(&mut self, index: u32) -> Option<(Held, ConnectionKey, MonoTime, MonoTime)> {
-        let next = self.first_empty;
-        let place = self.get_mut(index)?;
-        let held = std::mem::replace(&mut place.held, Held::Empty { next });
-        let wake_at = place.wake_at.take().unwrap_or_default();
-        let taken = (held, place.key, wake_at, place.touched);
-        self.first_empty = Some(index);
-        Some(taken)
-    }
-
-    /// Whether there is room for many times as many as there are.
-    fn are_mostly_empty(&self, length: usize) -> bool {
-        const KEPT: usize = 16 * CHUNK;
-        self.chunks.len() * CHUNK > KEPT.max(16 * length)
-    }
-
-    fn into_all(self) -> impl Iterator<Item = Place> {
-        self.chunks.into_iter().flatten()
-    }
-}
-
-/// What a connection is hashed by, in one piece: scopes and flow labels of IPv6 only make two names collide.
-fn bytes_of(key: &ConnectionKey) -> [u8; 40] {
-    let mut bytes = [0; 40];
-    let [local, remote] = [key.local, key.remote].map(|end: SocketAddr| {
-        let address = match end.ip() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        (address, end.port().to_ne_bytes())
-    });
-    let parts: [&[u8]; 5] = [&local.0, &remote.0, &local.1, &remote.1, &key.netns.to_ne_bytes()];
-    let mut rest = bytes.as_mut_slice();
-    for part in parts {
-        let Some((into, behind)) = rest.split_at_mut_checked(part.len()) else { break };
-        into.copy_from_slice(part);
-        rest = behind;
-    }
-    bytes
 }
 
 #[cfg(test)]

@@ -18,9 +18,15 @@ impl EvidenceLog {
         Self { kept, left_out }
     }
 
-    /// With room for so many pieces.
-    pub(super) fn with_room(pieces: usize) -> Self {
-        Self { kept: Vec::with_capacity(pieces), left_out: 0 }
+    /// An empty one in its room.
+    pub(super) fn emptied(mut self) -> Self {
+        self.kept.clear();
+        Self { kept: self.kept, left_out: 0 }
+    }
+
+    /// Makes room for so many pieces more.
+    pub(super) fn make_room(&mut self, pieces: usize) {
+        self.kept.reserve(pieces);
     }
 
     /// Adds a piece at its place in time; a late one goes before those that are newer.

@@ -156,7 +156,7 @@ impl Case {
         if self.surroundings.has_asked_service() {
             return None;
         }
-        let is_asked = is_server && self.has_ruling(standards) || (is_missed || is_unreached) && may_guess();
+        let is_asked = is_server && self.ruling(standards).is_some() || (is_missed || is_unreached) && may_guess();
         (is_asked && self.surroundings.asks_service()).then_some(Question::Service { key: self.key })
     }
 

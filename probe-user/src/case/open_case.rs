@@ -58,10 +58,11 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// The tracker's `number`th case; `lost_before` is how many events had been lost by then.
-    pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64) -> Self {
-        let case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
-        Self { touched: event.at, lost_before, ..case }
+    /// The tracker's `number`th case; `lost_before` is how many events had been lost by then, and `evidence` is still empty.
+    pub(super) fn open(number: u64, event: &ConnectionEvent, lost_before: u64, evidence: EvidenceLog) -> Self {
+        let mut case = Self::new(number, event.key, event.socket.cookie, event.socket.clone());
+        (case.touched, case.lost_before, case.evidence) = (event.at, lost_before, evidence);
+        case
     }
 
     /// One of which nothing is known yet.
@@ -154,10 +155,10 @@ impl Case {
         self.unknown_in_a_row = 0;
         let kind = match event.kind.clone() {
             EventKind::RetransmissionTimeout { send_result } => {
-                EvidenceKind::RetransmissionTimeout(Box::new(Attempt { send_result, socket: event.socket.clone() }))
+                EvidenceKind::RetransmissionTimeout(Attempt { send_result, socket: event.socket.clone() })
             }
             EventKind::ProbeSent { send_result } => {
-                EvidenceKind::ProbeSent(Box::new(Attempt { send_result, socket: event.socket.clone() }))
+                EvidenceKind::ProbeSent(Attempt { send_result, socket: event.socket.clone() })
             }
             EventKind::SynReceived => EvidenceKind::SynReceived,
             EventKind::Scanned => {
@@ -264,9 +265,9 @@ impl Case {
         ruling.is_some_and(|ruling| has_recovered(ruling, self.evidence.as_slice(), asked_at, status))
     }
 
-    /// Whether a rule applies as the case stands.
-    pub(super) fn has_ruling(&self, standards: &Standards) -> bool {
-        judge(&self.history(standards)).is_some()
+    /// What the rules say of the case as it stands.
+    pub(super) fn ruling(&self, standards: &Standards) -> Option<Ruling> {
+        judge(&self.history(standards))
     }
 
     fn history<'a>(&'a self, standards: &'a Standards) -> History<'a> {
@@ -285,7 +286,12 @@ impl Case {
 
     /// Judges the case as it stands. `Some` when there is something new to report.
     pub(super) fn judge(&mut self, at: MonoTime, standards: &Standards) -> Option<Finding> {
-        let mut ruling = judge(&self.history(standards))?;
+        let ruling = self.ruling(standards)?;
+        self.rule(at, ruling)
+    }
+
+    /// The same when it was [judged](Self::ruling) just now.
+    pub(super) fn rule(&mut self, at: MonoTime, mut ruling: Ruling) -> Option<Finding> {
         self.surroundings.lower_while_unanswered(&mut ruling);
         if let Some(why) = &self.socket_unknown {
             ruling.missing.push(MissingEvidence::Socket { why: why.clone() });

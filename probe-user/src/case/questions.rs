@@ -3,6 +3,8 @@ use std::{
     mem::{Discriminant, discriminant},
 };
 
+use foldhash::fast::RandomState;
+
 use super::MAX_SERIOUS_CASES;
 use crate::model::{ConnectionKey, Question};
 
@@ -19,7 +21,7 @@ type Subject = (ConnectionKey, Discriminant<Question>);
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     order: VecDeque<Subject>,
-    waiting: HashMap<Subject, Question>,
+    waiting: HashMap<Subject, Question, RandomState>,
 }
 
 impl Questions {

@@ -227,7 +227,7 @@ impl Tracker {
             None => {
                 let number = self.cases_opened;
                 self.cases_opened += 1;
-                Box::new(Case::open(number, &event, self.standards.events_lost))
+                self.cases.open(number, &event, self.standards.events_lost)
             }
         };
         case.take(&event);
@@ -262,8 +262,8 @@ impl Tracker {
         if let Some(question) = case.ask_service(&self.standards, || self.guesses.take(self.now, MOST_GUESSES)) {
             self.ask(question);
         }
-        let has_ruling = case.has_ruling(&self.standards);
-        if !case.is_mere_request() && case.is_serious() || has_ruling {
+        let ruling = case.ruling(&self.standards);
+        if !case.is_mere_request() && case.is_serious() || ruling.is_some() {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
@@ -276,7 +276,8 @@ impl Tracker {
                 }
             }
         }
-        if has_ruling { self.judge_and_keep(case) } else { self.keep(case) }
+        self.findings.extend(ruling.and_then(|ruling| case.rule(self.now, ruling)));
+        self.keep(case);
     }
 
     /// Lets a question about a case wait that is taken out of the tables, or about one that is in them.

@@ -107,8 +107,8 @@ pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<D
     if !sight.timer_fired {
         firing = firing + wheel.armed(pending(socket, SocketTimer::Retransmission)?, rto);
     }
-    for step in 0..MOST_STEPS {
-        let set_by = source(socket, rto < rto_max)?;
+    let patience = |rto_below_max| {
+        let set_by = source(socket, rto_below_max)?;
         let limit = match set_by {
             DeadlineSource::TcpUserTimeout { timeout } => timeout,
             DeadlineSource::TcpRetries2 { retries } | DeadlineSource::TcpOrphanRetries { retries } => {
@@ -116,6 +116,11 @@ pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<D
             }
             DeadlineSource::KeepaliveProbes { .. } => return None,
         };
+        Some((set_by, limit))
+    };
+    let [below_max, at_max] = [patience(true)?, patience(false)?];
+    for step in 0..MOST_STEPS {
+        let (set_by, limit) = if rto < rto_max { below_max } else { at_max };
         // The firing that was seen has not given up.
         if firing.since(first) >= limit && !(sight.timer_fired && step == 0) {
             return Some(Deadline { at: firing, timer: KernelTimer::Retransmission, set_by });
@@ -150,8 +155,7 @@ pub(super) fn of_probes(sight: &Sight<'_>, answered: bool) -> Option<Deadline> {
     }
     let counted = SocketView { user_timeout: Some(Duration::ZERO), ..socket.clone() };
     let (mut probes, mut backoff) = (socket.probes_out?, u32::from(socket.backoff?));
-    let most_doublings =
-        u64::try_from(rto_max.as_millis() / RTO_MIN.as_millis()).unwrap_or(u64::MAX).max(1).ilog2() + 1;
+    let most_doublings = doublings_below(rto_max) + 1;
     let wait_at = |backoff: u32| base.saturating_mul(1 << backoff.min(most_doublings).min(30)).min(rto_max);
     let mut wheel = TimerWheel { ticks: socket.ticks };
     let mut firing = sight.at + wheel.armed(pending(socket, SocketTimer::Persist)?, wait_at(backoff));
@@ -238,10 +242,16 @@ fn source(socket: &SocketView, rto_below_max: bool) -> Option<DeadlineSource> {
     Some(DeadlineSource::TcpRetries2 { retries: socket.tcp_retries2? })
 }
 
+/// How often [`RTO_MIN`] can be doubled without exceeding `rto_max`.
+fn doublings_below(rto_max: Duration) -> u32 {
+    // In 64 bits: a division of 128 costs more than all else here, and this is asked at every step.
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    (ms(rto_max) / ms(RTO_MIN)).max(1).ilog2()
+}
+
 /// `tcp_model_timeout()`: the sum of the waits of `retries` + 1 firings that start at [`RTO_MIN`] and double to `rto_max`.
 fn model_timeout(retries: u8, rto_max: Duration) -> Duration {
-    let ratio = u64::try_from(rto_max.as_millis() / RTO_MIN.as_millis()).unwrap_or(u64::MAX).max(1);
-    let doublings = ratio.ilog2().min(30);
+    let doublings = doublings_below(rto_max).min(30);
     let retries = u32::from(retries);
     let sum_of_doublings = |count: u32| RTO_MIN.saturating_mul((2u32 << count) - 1);
     if retries <= doublings {
@@ -281,8 +291,9 @@ impl TimerWheel {
             nanoseconds.div_ceil(1_000_000_000 / per_second.min(1_000_000_000))
         };
         let delta = to_jiffies(armed_for);
-        let level_of = |level: &u32| delta < (Self::LEVEL_SIZE - 1) << (level * Self::LEVEL_SHIFT);
-        let level = (0..Self::LEVELS).find(level_of).unwrap_or(Self::LEVELS - 1);
+        // The first on which it is less than 63 of its steps: each level's are eight times the one's before.
+        let bits = u64::BITS - (delta / (Self::LEVEL_SIZE - 1)).leading_zeros();
+        let level = bits.div_ceil(Self::LEVEL_SHIFT).min(Self::LEVELS - 1);
         let shift = level * Self::LEVEL_SHIFT;
         let expires = ((jiffies.saturating_add(to_jiffies(due_in)) >> shift) + 1) << shift;
         let waited = expires.saturating_sub(*jiffies);

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
 };
 
@@ -11,7 +12,7 @@ use sha1::{Digest as _, Sha1};
 ///
 /// The namespace is part of the identity: over loopback and veth both ends of one connection live on one host, and without
 /// it they would be confused. Addresses are canonical (an IPv4-mapped IPv6 address is the IPv4 address it maps).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionKey {
     /// Inode number of the network namespace, as `stat -L /proc/PID/ns/net` shows it; 0 where the hook cannot tell.
     pub netns: u32,
@@ -25,6 +26,20 @@ impl ConnectionKey {
     /// The connection's Community ID, the same from both ends and in every namespace.
     pub fn community_id(&self) -> CommunityId {
         CommunityId::of_tcp(self.local, self.remote)
+    }
+}
+
+/// In three steps: every event asks for it. Scopes and flow labels of IPv6 only make two hashes collide.
+impl Hash for ConnectionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for end in [self.local, self.remote] {
+            state.write_u128(match end.ip() {
+                IpAddr::V4(v4) => v4.to_bits().into(),
+                IpAddr::V6(v6) => v6.to_bits(),
+            });
+        }
+        let ports = u64::from(self.local.port()) << 16 | u64::from(self.remote.port());
+        state.write_u64(u64::from(self.netns) << 32 | ports);
     }
 }
 

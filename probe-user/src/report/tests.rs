@@ -50,7 +50,7 @@ fn socket(count: u8, ms: u64) -> SocketView {
 
 fn timeout(count: u8, ms: u64, send_result: Option<i32>) -> Evidence {
     let timeout = Attempt { send_result, socket: socket(count, ms) };
-    Evidence { at: at(ms), kind: EvidenceKind::RetransmissionTimeout(Box::new(timeout)) }
+    Evidence { at: at(ms), kind: EvidenceKind::RetransmissionTimeout(timeout) }
 }
 
 fn path() -> Knowledge<PathStatus> {

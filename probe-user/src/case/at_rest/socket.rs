@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
+use super::bytes::{Reader, Writer};
 use crate::model::{Keepalive, PendingTimer, SocketCookie, SocketTimer, SocketView, TcpState, Ticks};
 
-/// The set of bits comes first.
-const BITS_BYTES: usize = size_of::<u64>();
-
-/// Writes it from `from` on, and returns where it ends; `None` when there is no room, or a time is longer than 584 years.
-pub(super) fn write(view: &SocketView, room: &mut [u8], from: usize) -> Option<usize> {
+/// `None` when there is no room, or a time is longer than 584 years.
+pub(super) fn write(view: &SocketView, into: &mut Writer<'_>) -> Option<()> {
     let SocketView {
         state,
         ticks,
@@ -43,10 +41,11 @@ pub(super) fn write(view: &SocketView, room: &mut [u8], from: usize) -> Option<u
         inode,
         error,
     } = view;
-    let mut to = Writer { room, at: from + BITS_BYTES, bits: 0, next: 0 };
+    let first = into.place()?;
+    let mut to = Fields { into: std::mem::take(into), bits: 0, next: 0 };
     to.optional(state.map(|state| [state as u8]))?;
     to.optional(ticks.map(|ticks| ticks.jiffies.to_ne_bytes()))?;
-    to.bytes(ticks.map(|ticks| ticks.hz.to_ne_bytes()).as_ref().map_or(&[], |hz| hz.as_slice()))?;
+    ticks.map_or(Some(()), |ticks| to.into.put(ticks.hz.to_ne_bytes()))?;
     to.optional(cookie.map(|cookie| cookie.0.to_ne_bytes()))?;
     to.bit(*sequence_is_relative);
     for number in [snd_una, snd_nxt, write_seq, snd_wnd_bytes, packets_out, total_retransmits] {
@@ -80,15 +79,15 @@ pub(super) fn write(view: &SocketView, room: &mut [u8], from: usize) -> Option<u
     to.optional(soft_error.map(i32::to_ne_bytes))?;
     to.optional(inode.map(u64::to_ne_bytes))?;
     to.optional(error.map(i32::to_ne_bytes))?;
-    let Writer { room, at, bits, .. } = to;
-    room.get_mut(from..from + BITS_BYTES)?.copy_from_slice(&bits.to_ne_bytes());
-    Some(at)
+    *first = to.bits.to_ne_bytes();
+    *into = to.into;
+    Some(())
 }
 
-/// Reads one from the beginning of `bytes`, and returns what is behind it.
-pub(super) fn read(bytes: &[u8]) -> Option<(SocketView, &[u8])> {
-    let (bits, rest) = bytes.split_first_chunk()?;
-    let mut from = Reader { rest, bits: u64::from_ne_bytes(*bits) };
+/// `None` for what was not written here.
+pub(super) fn read(bytes: &mut Reader<'_>) -> Option<SocketView> {
+    let bits = u64::from_ne_bytes(bytes.get()?);
+    let mut from = FieldsBack { from: *bytes, bits };
     let u32s = |bytes: [u8; 4]| u32::from_ne_bytes(bytes);
     // In the order of writing: fields of a struct are evaluated as they stand.
     let view = SocketView {
@@ -96,7 +95,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<(SocketView, &[u8])> {
         state: from.optional()?.and_then(|[state]| TcpState::from_kernel(state.saturating_add(1))),
         ticks: match from.optional()? {
             Some(jiffies) => {
-                Some(Ticks { jiffies: u64::from_ne_bytes(jiffies), hz: u32::from_ne_bytes(from.bytes()?) })
+                Some(Ticks { jiffies: u64::from_ne_bytes(jiffies), hz: u32::from_ne_bytes(from.from.get()?) })
             }
             None => None,
         },
@@ -144,75 +143,80 @@ pub(super) fn read(bytes: &[u8]) -> Option<(SocketView, &[u8])> {
         inode: from.optional()?.map(u64::from_ne_bytes),
         error: from.optional()?.map(i32::from_ne_bytes),
     };
-    Some((view, from.rest))
+    *bytes = from.from;
+    Some(view)
 }
 
 const TIMERS: [SocketTimer; 3] = [SocketTimer::Retransmission, SocketTimer::Keepalive, SocketTimer::Persist];
 
-struct Writer<'a> {
-    room: &'a mut [u8],
-    at: usize,
+/// The fields, and a bit for each.
+struct Fields<'a> {
+    into: Writer<'a>,
     bits: u64,
     next: u32,
 }
 
-impl Writer<'_> {
+impl Fields<'_> {
     fn bit(&mut self, is_set: bool) {
         self.bits |= u64::from(is_set).wrapping_shl(self.next);
         self.next += 1;
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
-        self.room.get_mut(self.at..self.at + bytes.len())?.copy_from_slice(bytes);
-        self.at += bytes.len();
-        Some(())
-    }
-
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
     fn optional<const N: usize>(&mut self, value: Option<[u8; N]>) -> Option<()> {
         self.bit(value.is_some());
-        value.map_or(Some(()), |bytes| self.bytes(&bytes))
+        value.map_or(Some(()), |bytes| self.into.put(bytes))
     }
 
     /// Most are whole milliseconds, being counted in ticks.
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
     fn time(&mut self, time: Option<Duration>) -> Option<()> {
-        let Some(time) = time else {
-            self.optional::<4>(None)?;
-            return self.optional::<8>(None);
-        };
-        let ms = u32::try_from(time.as_millis()).ok().filter(|ms| Duration::from_millis((*ms).into()) == time);
+        let ms = time.and_then(whole_ms);
         self.optional(ms.map(u32::to_ne_bytes))?;
-        match ms {
-            Some(_) => self.optional::<8>(None),
-            None => self.optional(Some(u64::try_from(time.as_nanos()).ok()?.to_ne_bytes())),
+        match time {
+            Some(time) if ms.is_none() => self.optional(Some(ns(time)?.to_ne_bytes())),
+            Some(_) | None => self.optional::<8>(None),
         }
     }
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
+/// As milliseconds, if it is a whole number of them, and no more than 49 days.
+fn whole_ms(time: Duration) -> Option<u32> {
+    const MS_IN_NS: u32 = 1_000_000;
+    let (seconds, ns) = (u32::try_from(time.as_secs()).ok()?, time.subsec_nanos());
+    let ms = seconds.checked_mul(1_000)?.checked_add(ns / MS_IN_NS)?;
+    ns.is_multiple_of(MS_IN_NS).then_some(ms)
+}
+
+fn ns(time: Duration) -> Option<u64> {
+    time.as_secs().checked_mul(1_000_000_000)?.checked_add(time.subsec_nanos().into())
+}
+
+struct FieldsBack<'a> {
+    from: Reader<'a>,
     bits: u64,
 }
 
-impl Reader<'_> {
+impl FieldsBack<'_> {
     fn bit(&mut self) -> bool {
         let is_set = self.bits & 1 == 1;
         self.bits >>= 1;
         is_set
     }
 
-    fn bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (bytes, rest) = self.rest.split_first_chunk()?;
-        self.rest = rest;
-        Some(*bytes)
-    }
-
     /// The outer is `None` for what was not written here.
     #[expect(clippy::option_option, reason = "one is an error, the other an absent value")]
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
     fn optional<const N: usize>(&mut self) -> Option<Option<[u8; N]>> {
-        if self.bit() { self.bytes().map(Some) } else { Some(None) }
+        if self.bit() { self.from.get().map(Some) } else { Some(None) }
     }
 
     #[expect(clippy::option_option, reason = "one is an error, the other an absent value")]
+    #[expect(clippy::inline_always, reason = "its state is in registers only where all that changes it is inline")]
+    #[inline(always)]
     fn time(&mut self) -> Option<Option<Duration>> {
         let ms = self.optional()?.map(|ms| Duration::from_millis(u32::from_ne_bytes(ms).into()));
         let ns = self.optional()?.map(|ns| Duration::from_nanos(u64::from_ne_bytes(ns)));
@@ -229,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_was_written(view in socket(), number in 1u8..=12, ns in any::<u64>(), from in 0usize..9) {
+        fn what_is_read_is_what_was_written(view in socket(), number in 1u8..=12, ns in any::<u64>()) {
             let view = SocketView {
                 state: TcpState::from_kernel(number),
                 timer: Some(PendingTimer { kind: SocketTimer::Persist, due_in: Duration::from_nanos(ns) }),
@@ -238,16 +242,19 @@ mod tests {
                 ..view
             };
             let mut room = [0xff; 400];
-            let to = write(&view, &mut room, from).unwrap();
-            let (back, rest) = read(&room[from..]).unwrap();
-            prop_assert_eq!((back, rest.len()), (view.clone(), room.len() - to));
-            prop_assert_eq!(write(&view, &mut room[..to - 1], from), None);
+            let mut to = Writer::new(&mut room);
+            write(&view, &mut to).unwrap();
+            let left = to.left();
+            let mut from = Reader::new(&room);
+            prop_assert_eq!((read(&mut from), from.left()), (Some(view.clone()), left));
+            let short = room.len() - left - 1;
+            prop_assert_eq!(write(&view, &mut Writer::new(&mut room[..short])), None);
         }
     }
 
     #[test]
     fn a_time_that_no_clock_tells_is_not_cut() {
         let view = SocketView { rto: Some(Duration::MAX), ..SocketView::default() };
-        assert_eq!(write(&view, &mut [0; 400], 0), None);
+        assert_eq!(write(&view, &mut Writer::new(&mut [0; 400])), None);
     }
 }

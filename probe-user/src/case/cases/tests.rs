@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{places::CHUNK, *};
 use crate::{
     case::wakes::Wake,
     judge::{Attempt, EvidenceKind},
@@ -19,7 +19,7 @@ fn case(netns: u32, touched: u64, wake: Option<u64>) -> Box<Case> {
     let socket = SocketView { state: Some(TcpState::Established), snd_una: Some(netns), ..SocketView::default() };
     let mut case = Case::new(netns.into(), key(netns), Some(SocketCookie(netns.into())), socket.clone());
     let attempt = Attempt { send_result: Some(0), socket };
-    case.note(at(touched), EvidenceKind::RetransmissionTimeout(Box::new(attempt)));
+    case.note(at(touched), EvidenceKind::RetransmissionTimeout(attempt));
     (case.touched, case.wake) = (at(touched), wake.map(|wake| (at(wake), Wake::Forget)));
     Box::new(case)
 }

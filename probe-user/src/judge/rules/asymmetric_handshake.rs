@@ -221,7 +221,7 @@ mod tests {
 
     fn syn_sent() -> EvidenceKind {
         let socket = SocketView { state: Some(TcpState::SynSent), retransmits: Some(1), ..SocketView::default() };
-        EvidenceKind::RetransmissionTimeout(Box::new(Attempt { send_result: Some(0), socket }))
+        EvidenceKind::RetransmissionTimeout(Attempt { send_result: Some(0), socket })
     }
 
     fn syn_ack(socket: SocketView) -> EvidenceKind {
@@ -321,7 +321,7 @@ mod tests {
         // Then the client writes, and a segment of it is lost.
         let lost_once = stalled(1);
         let timeout = Attempt { send_result: Some(0), socket: lost_once.clone() };
-        let scene = scene.seen(&lost_once, EvidenceKind::RetransmissionTimeout(Box::new(timeout)));
+        let scene = scene.seen(&lost_once, EvidenceKind::RetransmissionTimeout(timeout));
         assert_eq!(ruled(&scene), None);
     }
 

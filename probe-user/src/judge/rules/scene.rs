@@ -90,7 +90,7 @@ impl Scene {
     /// This socket's retransmission timer has fired.
     pub(super) fn timed_out(socket: SocketView, send_result: Option<i32>) -> Self {
         let timeout = Attempt { send_result, socket: socket.clone() };
-        Self::default().seen(&socket, EvidenceKind::RetransmissionTimeout(Box::new(timeout)))
+        Self::default().seen(&socket, EvidenceKind::RetransmissionTimeout(timeout))
     }
 
     /// Something was seen while the socket was like this.

@@ -19,33 +19,27 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     if !socket.state?.is_synchronized() {
         return None;
     }
+    let is_shut = socket.window_is_shut();
+    if !is_shut && !is_kept_alive(socket) {
+        return None;
+    }
     let gave_up = history
         .evidence
         .iter()
         .any(|evidence| evidence.at >= sight.at && evidence.kind.error() == Some(Errno::ETIMEDOUT));
     let probes = if gave_up { socket.probes_out? } else { socket.unanswered_probes()? };
-    let (cause, suspected_at, since, deadline) = if socket.window_is_shut() {
-        let since = sight.at.before(socket.heard_ago()?);
-        (
-            Cause::WindowProbesUnanswered,
-            history.thresholds.window_probes_suspected,
-            since,
-            deadline::of_probes(&sight, false),
-        )
-    } else if is_kept_alive(socket) {
-        (
-            Cause::KeepaliveUnanswered,
-            history.thresholds.probes_suspected,
-            probing_since(&sight)?,
-            deadline::of_keepalive(&sight),
-        )
-    } else {
-        return None;
-    };
+    let thresholds = history.thresholds;
+    let suspected_at = if is_shut { thresholds.window_probes_suspected } else { thresholds.probes_suspected };
     // A socket may allow fewer probes than make a suspicion; then giving up is the proof.
     if probes == 0 || (probes < suspected_at && !gave_up) {
         return None;
     }
+    let (cause, since, deadline) = if is_shut {
+        let since = sight.at.before(socket.heard_ago()?);
+        (Cause::WindowProbesUnanswered, since, deadline::of_probes(&sight, false))
+    } else {
+        (Cause::KeepaliveUnanswered, probing_since(&sight)?, deadline::of_keepalive(&sight))
+    };
     let mut missing = Vec::new();
     if probes < history.thresholds.probes_confirmed && !gave_up {
         missing.push(MissingEvidence::MoreProbes { count: history.thresholds.probes_confirmed - probes });

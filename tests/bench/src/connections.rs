@@ -67,7 +67,7 @@ pub(crate) fn measure(netns: &Netns, subjects: &[Subject], effort: Effort) -> Re
     }
     for (subject, measured) in subjects.iter().zip(&mut measured).filter(|(_, measured)| measured.refused.is_none()) {
         progress(&format!("connections: {}, its kernel programs", subject.name()));
-        for _ in 0..effort.pairs.min(3) {
+        for _ in 0..if effort.quick { 1 } else { 3 } {
             kernel_programs(netns, subject, effort.slice, measured)?;
         }
     }

@@ -15,7 +15,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self { pairs: 15, slice: Duration::from_secs(1), quick: false };
-    pub(crate) const QUICK: Self = Self { pairs: 3, slice: Duration::from_millis(400), quick: true };
+    pub(crate) const QUICK: Self = Self { pairs: 2, slice: Duration::from_millis(400), quick: true };
 }
 
 /// Says what is done now, to whoever waits.

@@ -34,7 +34,8 @@ const WARM_UP: f64 = 0.2;
 /// Options of the command.
 #[derive(clap::Args)]
 #[command(
-    about = "A daemon in the middle of churn, losses, failures, namespaces that come and go, and SIGHUPs: what it holds must not grow"
+    about = "A daemon in the middle of churn, losses, failures, namespaces that come and go, and SIGHUPs: what it holds must not grow",
+    override_usage = "cargo xtask soak [OPTIONS]"
 )]
 pub(crate) struct Arguments {
     /// For how long

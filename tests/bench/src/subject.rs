@@ -61,6 +61,11 @@ impl Subject {
         }
     }
 
+    /// Whether it is measured, too, where little time is.
+    pub(crate) fn is_quick(&self) -> bool {
+        matches!(self.name(), "none" | "connprobe" | "connprobe-lifecycle" | "tcplife")
+    }
+
     /// What is wanted of it with short connections: of the load's processor time, and of the kernel programs' run time.
     pub(crate) fn targets(&self) -> &'static str {
         match self {

@@ -212,7 +212,7 @@ const OVER: u32 = u32::MAX;
 #[inline(always)]
 pub fn end(sk: Address) {
     if let Some(watch) = WATCHED.get_ptr_mut(&sk.0) {
-        // SAFETY: as in [`is_new_timeout`], which takes this back for a new socket's first.
+        // SAFETY: as in [`is_new_timeout`]. A suspicion of a new socket takes this back ([`watch`]).
         unsafe { (*watch).timeout.retransmits = OVER };
     }
 }
@@ -230,7 +230,7 @@ pub fn is_over(sk: Address) -> bool {
 /// Puts the socket under suspicion.
 #[inline(always)]
 pub fn watch(sk: Address, now_ns: u64) {
-    if !is_watched(sk) {
+    if !is_watched(sk) || is_over(sk) {
         // A full table makes room by itself; a failure only means that this socket's state changes stay unseen.
         let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
         let _ = WATCHED.insert(&sk.0, &Watch { budget, timeout: Timeout { snd_una: 0, retransmits: 0 } }, 0);

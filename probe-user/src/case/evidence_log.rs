@@ -31,6 +31,10 @@ impl EvidenceLog {
 
     /// Adds a piece at its place in time; a late one goes before those that are newer.
     pub(super) fn add(&mut self, evidence: Evidence) {
+        if self.kept.len() >= KEPT_FIRST + KEPT_LATEST {
+            // Room for one more, for a moment, and not for as many again.
+            self.kept.reserve_exact(1);
+        }
         let place = self.kept.partition_point(|earlier| earlier.at <= evidence.at);
         self.kept.insert(place, evidence);
         if self.kept.len() > KEPT_FIRST + KEPT_LATEST {

@@ -244,7 +244,7 @@ fn source(socket: &SocketView, rto_below_max: bool) -> Option<DeadlineSource> {
 
 /// How often [`RTO_MIN`] can be doubled without exceeding `rto_max`.
 fn doublings_below(rto_max: Duration) -> u32 {
-    // In 64 bits: a division of 128 costs more than all else here, and this is asked at every step.
+    // In 64 bits: a division of 128 costs more than all else here.
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     (ms(rto_max) / ms(RTO_MIN)).max(1).ilog2()
 }

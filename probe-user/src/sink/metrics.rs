@@ -33,7 +33,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::queue::Reader;
-use crate::report::record::{Body, FindingBody, HeartbeatBody, LossBody, Record};
+use crate::{
+    model::Hook,
+    report::record::{Body, FindingBody, HeartbeatBody, LossBody, Record},
+};
 
 /// Where to listen, and how often heartbeats come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,11 +251,18 @@ impl Metrics {
         registry.register("findings", "Findings opened, by what they were first", metrics.opened.clone());
         registry.register("open_findings", "Findings that are not over, by what they are now", metrics.open.clone());
         registry.register("findings_closed", "Findings that are over, by how they ended", metrics.ended.clone());
-        registry.register(
-            "events_lost",
-            "Events lost between the kernel and the tracker, by where",
-            metrics.lost.clone(),
-        );
+        // A series that begins with its first loss would hide that loss from whoever looks at the increase.
+        for hook in Hook::ALL.map(Hook::name) {
+            for place in ["ring", "recursion"] {
+                drop(metrics.lost.get_or_create(&OfPlace { place, hook }));
+            }
+        }
+        drop(metrics.lost.get_or_create(&OfPlace { place: "decode", hook: "" }));
+        for place in ["connection_ring", "connection_recursion"] {
+            drop(metrics.connections_lost.get_or_create(&OfPlace { place, hook: "" }));
+        }
+        let help = "Events lost between the kernel and the tracker, by where";
+        registry.register("events_lost", help, metrics.lost.clone());
         let help = "Connections that are over, where those are told, by how they ended";
         registry.register("connections", help, metrics.connections.clone());
         let help = "Connections that are over and could not be told, as far as that is known";

@@ -81,7 +81,7 @@ fn one(core: usize, duration: Duration) -> Result<Made> {
     let mut processor = CpuSet::new();
     processor.set(core)?;
     sched_setaffinity(Pid::from_raw(0), &processor).with_context(|| format!("cannot stay on processor {core}"))?;
-    let address = Ipv4Addr::new(127, 0, 1, u8::try_from(core).context("so many processors")?);
+    let address = Ipv4Addr::new(127, 77, 1, u8::try_from(core).context("so many processors")?);
     let listener = TcpListener::bind((address, 0)).context("cannot listen")?;
     let to = listener.local_addr()?;
     let (before, _, _) = measure(&listener, to, WARM_UP)?;

@@ -38,8 +38,8 @@ const WARM_UP: f64 = 0.2;
     override_usage = "cargo xtask soak [OPTIONS]"
 )]
 pub(crate) struct Arguments {
-    /// For how long
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    /// For how long; each kind of failure comes once a minute
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(10..))]
     minutes: u32,
     /// Where the picture goes
     #[arg(long, value_name = "FILE", default_value = "target/soak.svg")]
@@ -54,13 +54,17 @@ pub(crate) struct Arguments {
 pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     allow_descriptors()?;
     let machine = document::machine()?;
-    let samples = run(Duration::from_secs(60) * arguments.minutes)?;
+    // What cannot be written is said at the beginning.
+    draw(&[], &arguments.picture)?;
+    let mut samples = Vec::new();
+    let ended = run(Duration::from_secs(60) * arguments.minutes, &mut samples);
+    draw(&samples, &arguments.picture)?;
+    println!("picture: {}", arguments.picture.display());
+    ended?;
     let trends = quantity::trends(&samples, WARM_UP).context("too short for anything to be said")?;
     let mut table = table(&trends, arguments.minutes);
     table.notes.push(machine);
     println!("\n{}", table.text());
-    draw(&samples, &arguments.picture)?;
-    println!("picture: {}", arguments.picture.display());
     if let Some(path) = &arguments.write {
         let picture = path.with_file_name("soak.svg");
         draw(&samples, &picture)?;
@@ -72,16 +76,18 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
 
 fn draw(samples: &[Sample], path: &Path) -> Result<()> {
     let svg = picture::draw(samples, WARM_UP)?;
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What was measured, while everything happened.
-fn run(duration: Duration) -> Result<Vec<Sample>> {
+/// Measures while everything happens. What was measured before an error is kept.
+fn run(duration: Duration, samples: &mut Vec<Sample>) -> Result<()> {
     let mut daemon = Daemon::start()?;
     let traffic = Traffic::start(daemon.socket());
-    let (mut samples, start, mut said) = (Vec::new(), Instant::now(), Duration::ZERO);
-    // What has gone wrong is said at once, not at the end of a night.
-    while start.elapsed() < duration && traffic.goes_on() {
+    let (start, mut said) = (Instant::now(), Duration::ZERO);
+    // What has gone wrong is said at once, not at the end of a night: first of the daemon, whose end the traffic feels, too.
+    while start.elapsed() < duration {
         thread::sleep(EVERY);
         daemon.reload_when_due()?;
         let sample = daemon.sample()?;
@@ -90,10 +96,12 @@ fn run(duration: Duration) -> Result<Vec<Sample>> {
             progress(&format!("{} min: {sample}", said.as_secs() / 60));
         }
         samples.push(sample);
+        if !traffic.goes_on() {
+            break;
+        }
     }
     traffic.stop()?;
-    daemon.stop()?;
-    Ok(samples)
+    daemon.stop()
 }
 
 fn table(trends: &[Trend], minutes: u32) -> Table {

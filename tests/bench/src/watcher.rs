@@ -63,7 +63,7 @@ const TYPES: [&str; 4] = ["connection", "finding", "heartbeat", LINE];
 /// What a line of another tool is counted as.
 pub(crate) const LINE: &str = "a line";
 /// How the load's addresses begin (`load::run`).
-const LOAD: &[u8] = b"127.0.1.";
+const LOAD: &[u8] = b"127.77.1.";
 
 type Counts = Mutex<[Records; TYPES.len()]>;
 

@@ -382,6 +382,10 @@ fn metrics(test: &TestContext) -> Result<()> {
     let silent = ["verdict=\"retransmit_stalled\"", "cause=\"peer_silent\""];
     ensure!(of("connprobe_open_findings", &silent)? == Some(1.0), "{}", get(address, "/metrics")?.1);
     ensure!(of("connprobe_findings_total", &silent)? == Some(1.0), "{}", get(address, "/metrics")?.1);
+    // Also before the first loss: else nobody could tell it from the beginning of the series.
+    let ring = ["place=\"ring\"", "hook=\"tcp_retransmit_skb\""];
+    ensure!(of("connprobe_events_lost_total", &ring)? == Some(0.0), "{}", get(address, "/metrics")?.1);
+    ensure!(of("connprobe_connections_lost_total", &["place=\"connection_ring\""])? == Some(0.0), "no count");
     ensure!(of("connprobe_resident_memory_bytes", &[])?.is_some_and(|bytes| bytes > 1e6), "no memory");
     ensure!(of("connprobe_sink_written_total", &["stdout"])?.is_some_and(|count| count > 1.0), "no sink");
     lab.heal()?;

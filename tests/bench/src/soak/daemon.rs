@@ -76,8 +76,13 @@ impl Daemon {
     pub(super) fn sample(&mut self) -> Result<Sample> {
         let (status, text) = http::get(self.metrics, "/metrics").with_context(|| self.watcher.errors())?;
         ensure!(status.ends_with("200 OK"), "/metrics answers {status}");
-        let metric = |name: &str, label: &str| http::metric(&text, &format!("connprobe_{name}"), label).unwrap_or(0.0);
-        let written = metric("sink_written_total", "");
+        let metric = |name: &str, label: &str| {
+            let found = http::metric(&text, &format!("connprobe_{name}"), label);
+            found.with_context(|| format!("/metrics has no connprobe_{name} of {label:?}"))
+        };
+        let lost = |place: &str| metric("events_lost_total", &format!("place=\"{place}\""));
+        let lost_connections = |place: &str| metric("connections_lost_total", &format!("place=\"{place}\""));
+        let written = metric("sink_written_total", "")?;
         let now = Counted { at: Instant::now(), cpu: self.watcher.cpu()?, written };
         let before = std::mem::replace(&mut self.before, now);
         let seconds = now.at.duration_since(before.at).as_secs_f64();
@@ -85,15 +90,16 @@ impl Daemon {
             count(self.watcher.resident()?) / 1e6,
             self.entries("fd")?,
             self.entries("task")?,
-            metric("open_cases", ""),
-            metric("open_findings", ""),
+            metric("open_cases", "")?,
+            // There is none of a kind that has not been found yet.
+            metric("open_findings", "").unwrap_or(0.0),
             100.0 * now.cpu.saturating_sub(before.cpu).as_secs_f64() / seconds,
             // A sink that a reload has closed takes its count with it.
             (now.written - before.written).max(0.0) / seconds,
-            metric("events_lost_total", "\"ring\"") + metric("connections_lost_total", "connection_ring"),
-            metric("events_lost_total", "\"recursion\"") + metric("connections_lost_total", "connection_recursion"),
-            metric("events_lost_total", "\"decode\""),
-            metric("sink_dropped_total", ""),
+            lost("ring")? + lost_connections("connection_ring")?,
+            lost("recursion")? + lost_connections("connection_recursion")?,
+            lost("decode")?,
+            metric("sink_dropped_total", "")?,
         ];
         Ok(Sample { at: now.at.duration_since(self.started), values })
     }
@@ -105,8 +111,12 @@ impl Daemon {
         Ok(count(entries.count() as u64))
     }
 
-    /// Ends it as a service manager does.
+    /// Ends it as a service manager does. An error where it has not taken its settings.
     pub(super) fn stop(self) -> Result<()> {
+        for name in ["one.ndjson", "other.ndjson"] {
+            let path = self.folder.path().join(name);
+            ensure!(path.exists(), "no record came to {}: {}", path.display(), self.watcher.errors());
+        }
         self.watcher.stop()
     }
 }

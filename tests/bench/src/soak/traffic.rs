@@ -17,9 +17,9 @@ use super::failures;
 use crate::load;
 use crate::stalled::transfer;
 
-/// Prefixes of the addresses that are used here, which exist in namespaces of our own only: the churn's, the labs', and those of
-/// namespaces that come and go.
-pub(super) const ADDRESSES: [&str; 3] = ["127.0.1.0/24", "10.77.0.0/16", "127.7.0.0/16"];
+/// Prefixes of the addresses that are used here, and should be nowhere else: the churn's, the labs', and those of namespaces that come and
+/// go.
+pub(super) const ADDRESSES: [&str; 3] = ["127.77.1.0/24", "10.77.0.0/16", "127.7.0.0/16"];
 const PASSING: Ipv4Addr = Ipv4Addr::new(127, 7, 0, 1);
 
 /// How many namespaces that come and go there are at once; each second one comes.
@@ -72,10 +72,12 @@ impl Traffic {
     /// Ends it, and says what went wrong.
     pub(super) fn stop(mut self) -> Result<()> {
         self.over.0.store(true, Ordering::Relaxed);
-        for (name, thread) in self.threads.drain(..) {
-            thread.join().map_err(|_| anyhow!("it panicked")).flatten().context(name)?;
-        }
-        Ok(())
+        let ended = self
+            .threads
+            .drain(..)
+            .map(|(name, thread)| thread.join().map_err(|_| anyhow!("it panicked")).flatten().context(name));
+        // Each is waited for, whatever has become of the others.
+        ended.collect::<Vec<_>>().into_iter().collect()
     }
 }
 

@@ -114,6 +114,17 @@ impl Routed {
         netns.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", &seconds)
     }
 
+    /// Lets connection tracking of the router know each connection from its beginning. Else it holds a FIN for invalid, and which word of
+    /// that is heard depends on the kernel.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn track(&self) -> Result<()> {
+        self.router.nft(
+            "table inet tracks { chain forward { type filter hook forward priority -10; ct state established counter; }; }\n",
+        )
+    }
+
     /// Changes each FIN of the server on its way to the client, before the router's connection tracking sees it: `statement` says how, in
     /// the language of nftables.
     ///

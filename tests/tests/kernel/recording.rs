@@ -120,12 +120,13 @@ fn silent_peer(test: &TestContext) -> Result<()> {
     Ok(())
 }
 
-const DROPS_FINS: &str = "table inet drops { chain forward { type filter hook forward priority 0; \
-                          ct state established counter; tcp flags & fin == fin drop; }; }\n";
+const DROPS_FINS: &str =
+    "table inet drops { chain forward { type filter hook forward priority 0; tcp flags & fin == fin drop; }; }\n";
 
 fn forwarded_fin(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
+    lab.track()?;
     let (server, client) = connect(&lab, &Options::default())?;
     let recorder = Recorder::start(&lab.router, &[])?;
     lab.router.nft(DROPS_FINS)?;

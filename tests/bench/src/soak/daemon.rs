@@ -22,9 +22,12 @@ pub(super) const RELOAD_EVERY: Duration = Duration::from_secs(15);
 /// What it gets, in turn.
 const SETTINGS: [&str; 2] = [
     "lifecycle = true\nscan_every = \"5s\"\nheartbeat_every = \"1s\"\nfile = \"FOLDER/one.ndjson\"\n",
-    "lifecycle = false\nscan_every = \"2s\"\nheartbeat_every = \"900ms\"\nfile = \"FOLDER/other.ndjson\"\n\
+    "lifecycle = false\nscan_every = \"2s\"\nheartbeat_every = \"2s\"\nfile = \"FOLDER/other.ndjson\"\n\
      [thresholds]\nretransmits_suspected = 3\nprobes_suspected = 1\n",
 ];
+
+/// Where records go by each of these.
+const FILES: [&str; SETTINGS.len()] = ["one.ndjson", "other.ndjson"];
 
 pub(super) struct Daemon {
     watcher: Watcher,
@@ -67,6 +70,7 @@ impl Daemon {
         if self.started.elapsed() < RELOAD_EVERY * u32::try_from(self.reloads + 1)? {
             return Ok(());
         }
+        self.check_settings()?;
         self.reloads += 1;
         write_settings(self.folder.path(), self.metrics, self.reloads)?;
         self.watcher.signal(Signal::SIGHUP).with_context(|| self.watcher.errors())
@@ -111,12 +115,15 @@ impl Daemon {
         Ok(count(entries.count() as u64))
     }
 
-    /// Ends it as a service manager does. An error where it has not taken its settings.
+    /// Whether it works by the settings that it was given last: each has a file of its own.
+    fn check_settings(&self) -> Result<()> {
+        let path = self.folder.path().join(FILES.iter().cycle().nth(self.reloads).copied().unwrap_or_default());
+        ensure!(path.exists(), "the daemon has not taken its settings: {}", self.watcher.errors());
+        Ok(())
+    }
+
+    /// Ends it as a service manager does.
     pub(super) fn stop(self) -> Result<()> {
-        for name in ["one.ndjson", "other.ndjson"] {
-            let path = self.folder.path().join(name);
-            ensure!(path.exists(), "no record came to {}: {}", path.display(), self.watcher.errors());
-        }
         self.watcher.stop()
     }
 }

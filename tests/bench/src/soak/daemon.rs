@@ -23,7 +23,7 @@ pub(super) const RELOAD_EVERY: Duration = Duration::from_secs(15);
 const SETTINGS: [&str; 2] = [
     "lifecycle = true\nscan_every = \"5s\"\nheartbeat_every = \"1s\"\nfile = \"FOLDER/one.ndjson\"\n",
     "lifecycle = false\nscan_every = \"2s\"\nheartbeat_every = \"2s\"\nfile = \"FOLDER/other.ndjson\"\n\
-     [thresholds]\nretransmits_suspected = 3\nprobes_suspected = 1\n",
+     [thresholds]\nretransmits_suspected = 3\nprobes_suspected = 3\n",
 ];
 
 /// Where records go by each of these.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{packages, release, run, servers};
+use crate::{release, servers};
 
 /// Whom connprobe is measured beside: unpacked below `target/peers`, never installed.
 const PEERS: [&str; 6] = ["bpfcc-tools", "bpftrace", "conntrack", "iproute2", "libbpf-tools", "python3"];
@@ -21,12 +21,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command; the measuring program's exit code is this one's.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
-    if !run::is_root()? {
-        eprintln!("error: measuring needs network namespaces and kernel programs: run it as root");
-        return Ok(ExitCode::from(2));
-    }
-    packages::install_missing(&packages::HARNESS_TOOLS)?;
-    release::build(project, "connprobe-bench")?;
+    release::prepare(project, "connprobe-bench", "measuring needs network namespaces and kernel programs")?;
     if let Err(error) = servers::unpack(project, "peers", &PEERS) {
         eprintln!("without the other tools: {error:#}");
     }

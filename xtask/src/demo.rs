@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{packages, release, run};
+use crate::release;
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -18,11 +18,6 @@ pub(crate) struct Arguments {
 
 /// Runs the command; the demo's exit code is this one's.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
-    if !run::is_root()? {
-        eprintln!("error: the demo makes network namespaces and loads kernel programs: run it as root");
-        return Ok(ExitCode::from(2));
-    }
-    packages::install_missing(&packages::HARNESS_TOOLS)?;
-    release::build(project, "connprobe-tests")?;
+    release::prepare(project, "connprobe-tests", "the demo makes network namespaces and loads kernel programs")?;
     release::start(project, "connprobe-demo", &arguments.rest)
 }

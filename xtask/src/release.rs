@@ -3,13 +3,16 @@
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::project::Project;
-use crate::run;
+use crate::{packages, run};
 
-/// Builds connprobe and what else is in this package of the workspace, for release.
-pub(crate) fn build(project: &Project, package: &str) -> Result<()> {
+/// Installs what the harness needs, and builds connprobe and what else is in this package of the workspace, for release. An error for who is
+/// not root: `needs` says what for.
+pub(crate) fn prepare(project: &Project, package: &str, needs: &str) -> Result<()> {
+    ensure!(run::is_root()?, "{needs}: run it as root");
+    packages::install_missing(&packages::HARNESS_TOOLS)?;
     let mut build = run::cargo();
     build.args(["build", "--release", "-p", "connprobe", "-p", package, "--bins"]);
     run::run(build.current_dir(project.root()))

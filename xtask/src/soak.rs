@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{packages, release, run};
+use crate::release;
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -18,12 +18,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command; the measuring program's exit code is this one's.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
-    if !run::is_root()? {
-        eprintln!("error: a soak needs network namespaces and kernel programs: run it as root");
-        return Ok(ExitCode::from(2));
-    }
-    packages::install_missing(&packages::HARNESS_TOOLS)?;
-    release::build(project, "connprobe-bench")?;
+    release::prepare(project, "connprobe-bench", "a soak needs network namespaces and kernel programs")?;
     let arguments: Vec<OsString> = std::iter::once("soak".into()).chain(arguments.rest.iter().cloned()).collect();
     release::start(project, "connprobe-bench", &arguments)
 }

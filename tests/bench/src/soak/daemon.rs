@@ -19,15 +19,20 @@ use super::traffic;
 /// How often it gets other settings.
 pub(super) const RELOAD_EVERY: Duration = Duration::from_secs(15);
 
-/// What it gets, in turn.
-const SETTINGS: [&str; 2] = [
-    "lifecycle = true\nscan_every = \"5s\"\nheartbeat_every = \"1s\"\nfile = \"FOLDER/one.ndjson\"\n",
-    "lifecycle = false\nscan_every = \"2s\"\nheartbeat_every = \"2s\"\nfile = \"FOLDER/other.ndjson\"\n\
-     [thresholds]\nretransmits_suspected = 3\nprobes_suspected = 3\n",
+/// What it gets, in turn: the file that records go to, and more.
+const SETTINGS: [(&str, &str); 2] = [
+    ("one.ndjson", "lifecycle = true\nscan_every = \"5s\"\nheartbeat_every = \"1s\"\n"),
+    (
+        "other.ndjson",
+        "lifecycle = false\nscan_every = \"2s\"\nheartbeat_every = \"2s\"\n\
+         [thresholds]\nretransmits_suspected = 3\nprobes_suspected = 3\n",
+    ),
 ];
 
-/// Where records go by each of these.
-const FILES: [&str; SETTINGS.len()] = ["one.ndjson", "other.ndjson"];
+/// What it has after so many reloads.
+fn settings_after(reloads: usize) -> (&'static str, &'static str) {
+    SETTINGS.iter().cycle().nth(reloads).copied().unwrap_or_default()
+}
 
 pub(super) struct Daemon {
     watcher: Watcher,
@@ -117,7 +122,7 @@ impl Daemon {
 
     /// Whether it works by the settings that it was given last: each has a file of its own.
     fn check_settings(&self) -> Result<()> {
-        let path = self.folder.path().join(FILES.iter().cycle().nth(self.reloads).copied().unwrap_or_default());
+        let path = self.folder.path().join(settings_after(self.reloads).0);
         ensure!(path.exists(), "the daemon has not taken its settings: {}", self.watcher.errors());
         Ok(())
     }
@@ -130,10 +135,10 @@ impl Daemon {
 
 /// Writes the settings that are due after so many reloads, and returns where they are.
 fn write_settings(folder: &Path, metrics: SocketAddr, reloads: usize) -> Result<PathBuf> {
-    let changing = SETTINGS.iter().cycle().nth(reloads % SETTINGS.len()).copied().unwrap_or_default();
+    let (file, changing) = settings_after(reloads);
     let always = format!(
         "peers = {:?}\nmetrics_listen = \"{metrics}\"\nunix_socket = \"FOLDER/events.sock\"\nstate_dir = \"FOLDER/state\"\n\
-         file_max_size = \"20MiB\"\nfile_keep = 2\n",
+         file = \"FOLDER/{file}\"\nfile_max_size = \"20MiB\"\nfile_keep = 2\n",
         traffic::ADDRESSES,
     );
     let path = folder.join("connprobe.toml");

@@ -66,8 +66,6 @@ fn happen(failure: Failure, lab: &Routed, over: &Over) -> Result<()> {
             lab.cut()?;
             drop(connections.clients);
             cut_for(Duration::from_secs(9))?;
-            over.sleep(SEEN_TO_GO_ON);
-            return Ok(());
         }
         Failure::WindowShut => {
             each(&connections.clients, |mut client| client.write(&[1; 1 << 12]))?;

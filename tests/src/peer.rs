@@ -80,6 +80,26 @@ pub struct Options {
     pub quiet: bool,
 }
 
+impl Options {
+    /// No option set: what [`Options::default`] is, for constants.
+    pub const NONE: Self = Self {
+        mode: Mode::Sink,
+        user_timeout: None,
+        keepalive: None,
+        write_every: None,
+        write_bytes: 0,
+        bind: None,
+        count: 0,
+        transparent: false,
+        mark: None,
+        defer_accept_s: None,
+        fast_open: false,
+        device: None,
+        keep_open: false,
+        quiet: false,
+    };
+}
+
 /// A running peer. Dropping it kills it; its sockets then close as the kernel closes them.
 ///
 /// Commands, one a line: `write N`, `shutdown` (FIN), `close`, `abort` (reset), `status`, `close-listener`. They

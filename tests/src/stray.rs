@@ -1,9 +1,12 @@
 //! Segments of connections that nobody has.
 
-use std::{net::SocketAddrV4, os::fd::AsRawFd as _};
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::fd::AsRawFd as _,
+};
 
-use anyhow::{Context as _, Result};
-use etherparse::TcpHeader;
+use anyhow::{Context as _, Result, bail};
+use etherparse::{PacketBuilder, TcpHeader};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
 
 use crate::netns::Netns;
@@ -28,6 +31,27 @@ impl Netns {
     /// Without the right to send such, or without a route.
     pub fn send_stray(&self, from: SocketAddrV4, to: SocketAddrV4, what: Stray) -> Result<()> {
         self.run(|| send(from, to, what))?.with_context(|| format!("cannot send a stray segment to {to}"))
+    }
+}
+
+impl Netns {
+    /// Sends a SYN to `to` from each of these addresses and ports, whoever's they are. No socket has sent it.
+    ///
+    /// # Errors
+    /// Without the right to send such, or for IPv6.
+    pub fn send_syns(&self, to: SocketAddr, from: impl Iterator<Item = (Ipv4Addr, u16)> + Send) -> Result<()> {
+        let SocketAddr::V4(to) = to else { bail!("only for IPv4") };
+        self.run(|| {
+            let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
+            for (address, port) in from {
+                let builder =
+                    PacketBuilder::ipv4(address.octets(), to.ip().octets(), 64).tcp(port, to.port(), 1, 64_000);
+                let mut packet = Vec::new();
+                builder.syn().write(&mut packet, &[])?;
+                sendto(raw.as_raw_fd(), &packet, &SockaddrIn::from(to), MsgFlags::empty())?;
+            }
+            Ok(())
+        })?
     }
 }
 

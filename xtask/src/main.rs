@@ -21,6 +21,7 @@ mod generate;
 mod golden;
 mod instructions;
 mod kernels;
+mod lab;
 mod package;
 mod packages;
 mod project;
@@ -59,7 +60,7 @@ enum Task {
     /// Run the fuzz targets under libFuzzer, for as long as you like
     Fuzz(fuzz::Arguments),
     /// Make a failing connection and let connprobe find it
-    Demo(demo::Arguments),
+    Demo,
     /// Write the files that the program itself describes, or check them
     Generate(generate::Arguments),
     /// Renew what is expected of the golden recordings, or record them anew
@@ -68,6 +69,9 @@ enum Task {
     Instructions(instructions::Arguments),
     /// Make the document of what each kernel offers from committed facts, or check it, or renew the facts
     Kernels(kernels::Arguments),
+    /// Play a failure or a healthy workload, and show what connprobe says of it
+    #[command(disable_help_flag = true)]
+    Lab(lab::Arguments),
     /// Make the Debian package, or try it out, too
     Package(package::Arguments),
     /// Keep a daemon among churn, losses and failures for long, and see whether it stays flat
@@ -87,11 +91,12 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::main(&project),
         Task::Bench(arguments) => bench::main(&project, &arguments),
         Task::Fuzz(arguments) => fuzz::main(&project, &arguments),
-        Task::Demo(arguments) => demo::main(&project, &arguments),
+        Task::Demo => demo::main(&project),
         Task::Generate(arguments) => generate::main(&project, &arguments),
         Task::Golden(arguments) => golden::main(&project, &arguments),
         Task::Instructions(arguments) => instructions::main(&project, &arguments),
         Task::Kernels(arguments) => kernels::main(&project, &arguments),
+        Task::Lab(arguments) => lab::main(&project, &arguments),
         Task::Package(arguments) => package::main(&project, &arguments),
         Task::Soak(arguments) => soak::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),

@@ -13,6 +13,11 @@ use crate::{packages, run};
 pub(crate) fn prepare(project: &Project, package: &str, needs: &str) -> Result<()> {
     ensure!(run::is_root()?, "{needs}: run it as root");
     packages::install_missing(&packages::HARNESS_TOOLS)?;
+    build(project, package)
+}
+
+/// Builds connprobe and the programs of this package for release.
+pub(crate) fn build(project: &Project, package: &str) -> Result<()> {
     let mut build = run::cargo();
     build.args(["build", "--release", "-p", "connprobe", "-p", package, "--bins"]);
     run::run(build.current_dir(project.root()))

@@ -56,6 +56,16 @@ impl Asymmetric {
         ([10, 78, 2, 1], port).into()
     }
 
+    /// Has connection tracking of the firewall at work, and drops nothing.
+    ///
+    /// # Errors
+    /// With the message of `nft`.
+    pub fn track(&self) -> Result<()> {
+        self.firewall.nft(
+            "table inet track { chain forward { type filter hook forward priority -1; ct state established accept; }; }\n",
+        )
+    }
+
     /// The firewall drops what belongs to no connection whose handshake it has seen: with one direction of it, the final ACK.
     ///
     /// # Errors

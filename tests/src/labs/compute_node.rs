@@ -1,9 +1,10 @@
 //! A compute node of a cloud: a virtual machine's interface and a tunnel to a network node are ports of Open vSwitch, whose flows
 //! let connection tracking look at all TCP and drop what it holds for invalid.
 
-use std::{net::SocketAddr, path::Path};
+use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
 
 use crate::{
     lab::Lab,
@@ -24,6 +25,8 @@ pub struct ComputeNode {
     /// `10.81.0.1`.
     pub server: Netns,
     switch: OpenVswitch,
+    #[expect(dead_code, reason = "it goes with its owner, after the switch")]
+    folder: TempDir,
 }
 
 impl ComputeNode {
@@ -34,11 +37,12 @@ impl ComputeNode {
     /// Connection tracking's zone of the machine's connections.
     pub const ZONE: u16 = 7;
 
-    /// Makes the namespaces, the tunnel and the switch, whose files are kept in `folder`.
+    /// Makes the namespaces, the tunnel and the switch, whose files are kept in a folder of its own.
     ///
     /// # Errors
     /// When the machine lacks namespaces, veth devices, Geneve, iproute2 or Open vSwitch.
-    pub fn new(lab: &Lab, folder: &Path) -> Result<Self> {
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder for Open vSwitch")?;
         let (machine, node) = (lab.netns("machine")?, lab.netns("node")?);
         let (network, server) = (lab.netns("network")?, lab.netns("server")?);
         veth(&End::new(&machine, "eth0", &["10.80.0.1/24"]), &End::new(&node, Self::TAP, &[]))?;
@@ -54,7 +58,7 @@ impl ComputeNode {
         machine.ip("link set eth0 mtu 1450\nroute add default via 10.80.0.254\n")?;
         server.ip("route add default via 10.81.0.254\n")?;
 
-        let switch = OpenVswitch::start(&node, folder)?;
+        let switch = OpenVswitch::start(&node, folder.path())?;
         switch.configure(&format!(
             "add-br br-int -- set bridge br-int fail_mode=secure -- add-port br-int {tap} -- add-port br-int tunnel \
              -- set interface tunnel type=geneve options:remote_ip=10.79.0.2 options:key={vni}",
@@ -72,7 +76,7 @@ impl ComputeNode {
                 zone = Self::ZONE
             ),
         )?;
-        Ok(Self { machine, node, network, server, switch })
+        Ok(Self { machine, node, network, server, switch, folder })
     }
 
     /// The tunnel's virtual network.

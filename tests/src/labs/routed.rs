@@ -140,6 +140,17 @@ impl Routed {
         ))
     }
 
+    /// Swallows what is sent to `10.77.9.0/24`, addresses that are nobody's, so that SYNs may be forged from them: no answer draws a reset.
+    ///
+    /// # Errors
+    /// With the message of `nft` or `ip`.
+    pub fn swallow_forged(&self) -> Result<()> {
+        self.router.nft(
+            "table inet forged { chain forward { type filter hook forward priority 0; ip daddr 10.77.9.0/24 drop; }; }\n",
+        )?;
+        self.router.ip("route add 10.77.9.0/24 via 10.77.1.1\n")
+    }
+
     /// Drops so many of a hundred forwarded packets, at random.
     ///
     /// # Errors

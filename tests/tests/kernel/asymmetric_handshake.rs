@@ -14,10 +14,9 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::{Bridge, Conntrack, Ipv6},
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, stop, watch},
     wire::{Connection, Evidence, Finding},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let routed = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
@@ -51,7 +50,6 @@ pub(crate) fn tests() -> Vec<Test> {
         two_ways("SYNs that a strict reverse-path filter drops are told where somebody listens for them", syn_filtered),
         two_ways("a SYN-ACK that a strict reverse-path filter drops is told with both interfaces", synack_filtered),
         two_ways("a connection over two paths that a firewall ends early is suspected for its paths", two_paths),
-        two_ways("the same two paths without a firewall between are no finding", bypass),
         Test::new(
             "a connection that this host's firewall has seen half of is told when that drops it",
             &tracked,
@@ -354,18 +352,6 @@ fn two_paths(test: &TestContext) -> Result<()> {
     ensure_is_servers(&found, &client, &server)?;
     ensure_path(&found, "service", "shared")?;
     stop(probe)?;
-    Ok(())
-}
-
-fn bypass(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Asymmetric::new(&own)?;
-    let _server = Peer::listen(&lab.controller, Asymmetric::controller_address(PORT), &talking())?;
-    let (here, there) = (watch(&lab.controller, &[])?, watch(&lab.compute, &[])?);
-    let _client = Peer::connect(&lab.compute, Asymmetric::controller_address(PORT), &talking())?;
-    sleep(Duration::from_secs(u64::from(EMBRYONIC_S) * 2));
-    stop_silent(here)?;
-    stop_silent(there)?;
     Ok(())
 }
 

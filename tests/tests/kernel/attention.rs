@@ -16,14 +16,12 @@ use connprobe_tests::{
     peer::{Options, Peer},
     probe::Probe,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write, stop, watch},
     wire::{self, Body},
 };
 use serde_json::Value;
 
-use crate::{
-    daemon::Daemon,
-    watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write, stop, watch},
-};
+use crate::daemon::Daemon;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

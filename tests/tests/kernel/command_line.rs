@@ -7,9 +7,8 @@ use connprobe_tests::{
     probe::{self, Finished, Probe},
     require::Requirement::{Bpf, Btf, Root},
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, watch},
 };
-
-use crate::watching::{SOON, WATCHING, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tests = vec![
@@ -145,6 +144,6 @@ fn json(test: &TestContext) -> Result<()> {
     ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
     let records: Vec<serde_json::Value> = serde_json::from_str(&finished.stdout)?;
     let records = connprobe_tests::wire::read_all(&records)?;
-    crate::watching::summary(&records)?;
+    connprobe_tests::watching::summary(&records)?;
     Ok(())
 }

@@ -12,10 +12,9 @@ use connprobe_tests::{
     peer::{Options, Peer},
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, connect, stop, watch},
     wire::Connection,
 };
-
-use crate::watching::{PORT, SOON, WATCHING, connect, stop, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| {

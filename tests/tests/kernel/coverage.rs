@@ -9,10 +9,9 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::{Attaching, Guest},
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, attached},
     wire::{self, Body, Coverage},
 };
-
-use crate::watching::{SOON, WATCHING, attached};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tests = [
@@ -81,7 +80,7 @@ fn loaded_late(_: &TestContext) -> Result<()> {
         anyhow::bail!("not a coverage record")
     };
     ensure!(modules(&coverage) == Some("loaded_since"), "{coverage:?}");
-    crate::watching::stop(probe)?;
+    connprobe_tests::watching::stop(probe)?;
     let (coverage, _) = facts::check(&[])?.context("nothing can be observed")?;
     ensure!(coverage.hooks.iter().all(|hook| hook.status != "not_loaded"), "{coverage:?}");
     ensure!(modules(&coverage).is_none(), "{coverage:?}");

@@ -24,13 +24,12 @@ use connprobe_tests::{
     probe::{Probe, program},
     require::Requirement::SystemdAnalyze,
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, attached, connect, cut_and_write},
     wire::{self, Body, Heartbeat, Record},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::watching::{SOON, WATCHING, attached, connect, cut_and_write};
 
 pub(crate) fn tests() -> Vec<Test> {
     let on_any = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);

@@ -9,10 +9,9 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::{Conntrack, Iptables},
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, connect, stop, watch},
     wire::{DropPlace, Finding},
 };
-
-use crate::watching::{SOON, WATCHING, connect, stop, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();

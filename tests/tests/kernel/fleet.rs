@@ -20,11 +20,10 @@ use connprobe_tests::{
     rsyslog::Rsyslog,
     runner::{Test, TestContext},
     store::{SHIPPED, Store},
+    watching::{PORT, SOON, WATCHING},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-use crate::watching::{PORT, SOON, WATCHING};
 
 pub(crate) fn tests() -> Vec<Test> {
     let shipped = [WATCHING, &[Conntrack, Bridge, RsyslogThere, StoreThere]].concat();

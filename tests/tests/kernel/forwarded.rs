@@ -1,7 +1,7 @@
 //! `silently_dropped_fin` where this host only forwards the connection.
 
 use std::{
-    net::{SocketAddr, SocketAddrV4},
+    net::SocketAddr,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -11,15 +11,13 @@ use connprobe_tests::{
     findings::{confirmed, recovered, wait as finding, wait_forwarded},
     firewall::drops_invalid,
     labs::routed::Routed,
-    peer::{Mode, Options, Peer},
+    peer::{Options, Peer},
     probe::Probe,
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
-    stray::Stray,
+    watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch},
     wire::{Finding, ForwardedConnection, Port},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();
@@ -37,7 +35,6 @@ pub(crate) fn tests() -> Vec<Test> {
         )
         .not_shared(),
         test("a connection that both its end and its router are suspicious of is told once", both_vantages),
-        test("a router that drops what is invalid, strays and all, is silent", in_order),
     ]
 }
 
@@ -251,7 +248,7 @@ fn only_what_was_asked_for(test: &TestContext) -> Result<()> {
     let told = [with(&["--peer", "10.77.1.1"])?, with(&["--verdict", "silently_dropped_fin,half_open"])?];
     let silent = [with(&["--peer", "10.77.3.0/24"])?, with(&["--verdict", "half_open"])?];
     for probe in told.iter().chain(&silent) {
-        crate::watching::attached(probe)?;
+        connprobe_tests::watching::attached(probe)?;
     }
     server.command("close")?;
     for probe in told {
@@ -280,7 +277,7 @@ fn both_vantages(test: &TestContext) -> Result<()> {
     let port = OWN_PORT.to_string();
     let records = Probe::diagnose(&["--port", &port, "--follow", "--format", "ndjson"])?;
     let text = Probe::diagnose(&["--port", &port, "--duration", "20s"])?;
-    crate::watching::attached(&records)?;
+    connprobe_tests::watching::attached(&records)?;
     sleep(Duration::from_secs(3));
     server.command("close")?;
     let forwarded = wait_forwarded(&records, "opened", SOON)?;
@@ -292,34 +289,5 @@ fn both_vantages(test: &TestContext) -> Result<()> {
     ensure!(report.contains("1 connection in limbo"), "{report}");
     ensure!(report.contains("seen from elsewhere on this host") && report.contains("unacknowledged_fin"), "{report}");
     stop(records)?;
-    Ok(())
-}
-
-fn in_order(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    lab.router.nft(&drops_invalid("forward"))?;
-    lab.router.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")?;
-    let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
-    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
-    let probe = watch(&lab.router, &[])?;
-    let client = Peer::churn(&lab.client, Routed::server_v4(PORT), 500)?;
-    client.wait_event("churned", Duration::from_secs(60))?;
-    for ending in ["close", "shutdown", "abort"] {
-        let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
-        client.command("write 100")?;
-        client.wait_event("written", SOON)?;
-        client.command(ending)?;
-    }
-    for port in 50_000..50_020_u16 {
-        let from = SocketAddrV4::new([10, 77, 1, 1].into(), port);
-        let to = SocketAddrV4::new([10, 77, 2, 1].into(), PORT);
-        lab.client.send_stray(from, to, if port % 2 == 0 { Stray::Fin } else { Stray::Reset })?;
-    }
-    sleep(Duration::from_secs(4));
-    let summary = stop_silent(probe)?;
-    let drops = summary.hooks.iter().find(|hook| hook.hook == "kfree_skb").context("no hook")?;
-    // On a guest's one processor not each that was sent is seen; half of them prove that strays are looked at.
-    ensure!(drops.seen >= 10, "the strays were dropped: {drops:?}");
     Ok(())
 }

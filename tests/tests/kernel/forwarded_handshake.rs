@@ -1,8 +1,7 @@
 //! `asymmetric_handshake` where this host only forwards the connection.
 
 use std::{
-    net::{SocketAddr, SocketAddrV4},
-    thread::sleep,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -10,16 +9,13 @@ use anyhow::{Result, ensure};
 use connprobe_tests::{
     findings::{recovered, wait_forwarded},
     labs::{asymmetric::Asymmetric, routed::Routed},
-    netns::Netns,
     peer::{Options, Peer},
     probe::Probe,
     require::Requirement::{Bridge, Conntrack},
     runner::{Test, TestContext},
-    stray::Stray,
+    watching::{PORT, SOON, WATCHING, stop, watch},
     wire::{Finding, ForwardedConnection, Port},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();
@@ -30,9 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         two_ways("a firewall that has not seen the SYN-ACK tells that it drops the final ACK", final_ack),
         two_ways("a firewall that ends a connection early of which it has seen one side tells that", expired)
             .not_shared(),
-        two_ways("a firewall that has seen one side and drops nothing is silent", bypass).not_shared(),
         routed("a router whose rule drops SYN-ACKs tells that, until one gets through", syn_ack),
-        routed("a router that drops strays, backscatter and what it has forgotten is silent", strays).not_shared(),
     ]
 }
 
@@ -74,13 +68,6 @@ fn controller(lab: &Asymmetric, options: &Options) -> Result<Peer> {
     Peer::listen(&lab.controller, Asymmetric::controller_address(PORT), options)
 }
 
-/// Has connection tracking at work, and drops nothing.
-fn track(netns: &Netns) -> Result<()> {
-    netns.nft(
-        "table inet track { chain forward { type filter hook forward priority -1; ct state established accept; }; }\n",
-    )
-}
-
 fn final_ack(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Asymmetric::new(&own)?;
@@ -117,7 +104,7 @@ fn talking() -> Options {
 fn expired(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Asymmetric::new(&own)?;
-    track(&lab.firewall)?;
+    lab.track()?;
     lab.expire_embryonic(EMBRYONIC_S)?;
     let _server = controller(&lab, &talking())?;
     let probe = watch(&lab.firewall, &[])?;
@@ -128,20 +115,6 @@ fn expired(test: &TestContext) -> Result<()> {
     ensure_is_about(&found, client.local()?, client.remote()?, ["inside", "outside"])?;
     ensure!(receiver_state(&found) == Some("established"), "{:?}", found.connection.ends);
     stop(probe)?;
-    Ok(())
-}
-
-fn bypass(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Asymmetric::new(&own)?;
-    track(&lab.firewall)?;
-    let _server = controller(&lab, &talking())?;
-    let probe = watch(&lab.firewall, &[])?;
-    let client = Peer::connect(&lab.compute, Asymmetric::controller_address(PORT), &talking())?;
-    sleep(Duration::from_secs(u64::from(EMBRYONIC_S) * 2));
-    client.command("close")?;
-    sleep(Duration::from_secs(1));
-    stop_silent(probe)?;
     Ok(())
 }
 
@@ -162,30 +135,5 @@ fn syn_ack(test: &TestContext) -> Result<()> {
     lab.router.nft("delete table inet drops\n")?;
     recovered::<ForwardedConnection>(&probe, SOON)?;
     stop(probe)?;
-    Ok(())
-}
-
-fn strays(test: &TestContext) -> Result<()> {
-    const TIMES: usize = 6;
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    lab.firewall(&lab.router, &["forward"])?;
-    let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
-    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
-    client.command("write 100")?;
-    let probe = watch(&lab.router, &[])?;
-    sleep(Routed::FIREWALL_REMEMBERS + Duration::from_secs(1));
-    // Of this connection it knows nothing any more.
-    client.command("write 100")?;
-    server.command("write 100")?;
-    let (here, there) =
-        (SocketAddrV4::new([10, 77, 2, 1].into(), 80), SocketAddrV4::new([10, 77, 1, 1].into(), 40_000));
-    for _ in 0..TIMES {
-        for stray in [Stray::SynAck, Stray::Ack] {
-            lab.server.send_stray(here, there, stray)?;
-        }
-        sleep(Duration::from_millis(500));
-    }
-    stop_silent(probe)?;
     Ok(())
 }

@@ -7,22 +7,17 @@ use connprobe_tests::{
     clocks::{wall_of_event, wall_seconds},
     findings::{ensure_is_about, recovered, wait as finding},
     labs::routed::Routed,
-    peer::{Keepalive, Mode, Options, Peer},
+    peer::{Keepalive, Options, Peer},
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, watch},
     wire::Connection,
 };
-
-use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     vec![
         test("an idle connection whose keepalive probes stay unanswered ends at the stated time", keepalive),
-        test("answered keepalive probes are no finding", kept_alive),
         test("a peer that has forgotten an idle connection answers the next write with a reset", forgotten),
-        test("a reset amid traffic is no finding", reset_amid_traffic),
-        test("a pooled connection that its peer has closed and that is used all the same is no finding", stale_in_pool)
-            .not_shared(),
         test("a peer that has restarted asks for the connection anew, and its reset proves it", restarted),
         test("a peer that asks anew and whose reset is lost on the way is suspected of having restarted", asks_anew),
         test("a next hop that does not answer any more makes the peer unreachable, and is named", next_hop_gone),
@@ -58,16 +53,6 @@ fn keepalive(test: &TestContext) -> Result<()> {
     let closed = finding(&probe, "closed", SOON)?;
     ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
     stop(probe)?;
-    Ok(())
-}
-
-fn kept_alive(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    let (_server, _client) = connect(&lab, &options(3))?;
-    let probe = watch(&lab.client, &["--scan-every", "500ms"])?;
-    sleep(Duration::from_secs(15));
-    stop_silent(probe)?;
     Ok(())
 }
 
@@ -111,37 +96,6 @@ fn forgotten(test: &TestContext) -> Result<()> {
     ensure!(closed.outcome.as_deref() == Some("reset"), "{closed:?}");
     let (finished, _) = stop(probe)?;
     ensure!(finished.code == Some(1), "exit code {:?}", finished.code);
-    Ok(())
-}
-
-fn reset_amid_traffic(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    let busy = Options { write_every: Some(Duration::from_millis(20)), ..Options::default() };
-    let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
-    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &busy)?;
-    let probe = watch(&lab.client, &[])?;
-    sleep(Duration::from_secs(1));
-    server.command("abort")?;
-    client.wait_event("error", SOON)?;
-    stop_silent(probe)?;
-    Ok(())
-}
-
-fn stale_in_pool(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
-    // A pool does not read what nobody waits for, not even an end of file.
-    let pooled = Options { mode: Mode::Mute, ..Options::default() };
-    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &pooled)?;
-    let probe = watch(&lab.client, &[])?;
-    server.command("close")?;
-    server.wait_event("closed", SOON)?;
-    sleep(Duration::from_secs(12));
-    client.command("write 100")?;
-    client.wait_event("error", SOON)?;
-    stop_silent(probe)?;
     Ok(())
 }
 

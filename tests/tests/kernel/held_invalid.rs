@@ -9,10 +9,9 @@ use connprobe_tests::{
     peer::Options,
     require::Requirement::{Attaching, Conntrack},
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, connect, stop, watch},
     wire::{Evidence, Finding},
 };
-
-use crate::watching::{SOON, WATCHING, connect, stop, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let probed = [WATCHING, &[Conntrack, Attaching(Mechanism::Kprobe)]].concat();

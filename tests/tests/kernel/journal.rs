@@ -17,15 +17,13 @@ use connprobe_tests::{
     probe::program,
     require::{JOURNALD, Requirement::Journald},
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, attached, connect, cut_and_write},
     wire::{self, Body, Record, Sink},
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    daemon::Daemon,
-    watching::{SOON, WATCHING, attached, connect, cut_and_write},
-};
+use crate::daemon::Daemon;
 
 pub(crate) fn tests() -> Vec<Test> {
     let needs = [WATCHING, &[Journald]].concat();

@@ -20,6 +20,7 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::{Attaching, Ipv6},
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, attached},
     wire::{self, Body, Closed, Record},
 };
 use nix::sys::{
@@ -27,8 +28,6 @@ use nix::sys::{
     socket::{setsockopt, sockopt},
 };
 use serde_json::Value;
-
-use crate::watching::{PORT, SOON, WATCHING, attached};
 
 pub(crate) fn tests() -> Vec<Test> {
     let with_v6 = [WATCHING, &[Ipv6]].concat().leak();

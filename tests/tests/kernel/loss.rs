@@ -8,14 +8,13 @@ use connprobe_tests::{
     peer::{Options, Peer},
     probe::Probe,
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, summary, watch},
     wire::{self, Body},
 };
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-
-use crate::watching::{SOON, WATCHING, summary, watch};
 
 const PORT: u16 = 5672;
 /// More connections than a ring of one page holds records (23), so that one round of timeouts overflows it.

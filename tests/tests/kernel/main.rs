@@ -1,5 +1,5 @@
 //! Real failures and real health in network namespaces, and what the program says of them. One file per verdict; what must
-//! stay silent is in `healthy.rs`.
+//! stay silent is in the catalogue of scenarios (`tests/src/scenario`).
 
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 
@@ -11,11 +11,10 @@ mod coverage;
 mod daemon;
 mod drop_place;
 mod fleet;
+mod flood;
 mod forwarded;
 mod forwarded_handshake;
 mod half_open;
-mod handshakes;
-mod healthy;
 mod held_invalid;
 mod journal;
 mod lifecycle;
@@ -29,12 +28,10 @@ mod restart;
 mod retransmit_stalled;
 mod risks;
 mod scenarios;
-mod servers;
 mod silently_dropped_fin;
 mod snapshot;
 mod source_address;
 mod translated;
-mod watching;
 mod zero_window;
 
 use std::process::ExitCode;
@@ -57,7 +54,7 @@ fn main() -> ExitCode {
         padded::tests(),
         translated::tests(),
         asymmetric_handshake::tests(),
-        handshakes::tests(),
+        flood::tests(),
         drop_place::tests(),
         daemon::tests(),
         restart::tests(),
@@ -67,8 +64,6 @@ fn main() -> ExitCode {
         fleet::tests(),
         risks::tests(),
         snapshot::tests(),
-        healthy::tests(),
-        servers::tests(),
         mechanisms::tests(),
         attention::tests(),
         coverage::tests(),

@@ -16,10 +16,9 @@ use connprobe_tests::{
         Requirement::{Attaching, Guest},
     },
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write, stop, stop_silent},
     wire::{self, Coverage, SelfTest},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write, stop, stop_silent};
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests: Vec<Test> = Mechanism::ALL.into_iter().flat_map(by).collect();

@@ -11,15 +11,14 @@ use connprobe_tests::{
     findings::{recovered, wait_forwarded},
     labs::compute_node::ComputeNode,
     padded::{Padding, Wire},
-    peer::{Mode, Options, Peer},
+    peer::{Options, Peer},
     probe::Probe,
     require::Requirement::OpenVswitch,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, stop, stop_silent, watch},
     wire::{End, Finding, ForwardedConnection},
 };
 use nix::sys::utsname::uname;
-
-use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let needs = [WATCHING, &[OpenVswitch]].concat();
@@ -47,7 +46,6 @@ pub(crate) fn tests() -> Vec<Test> {
             checksum_not_looked_at,
         )
         .not_shared(),
-        test("connections through Open vSwitch that end in order are no finding", in_order),
     ]
 }
 
@@ -153,8 +151,7 @@ fn ensure_tells_who_dropped(finding: &Finding<ForwardedConnection>, why: &str) -
 
 fn bad_checksum(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
-    let folder = tempfile::tempdir()?;
-    let lab = ComputeNode::new(&own, folder.path())?;
+    let lab = ComputeNode::new(&own)?;
     let (server, client) = connect(&lab)?;
     lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.node, &[])?;
@@ -173,8 +170,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
 /// As a sender's that pads short frames and takes the padding into its sum.
 fn padded(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
-    let folder = tempfile::tempdir()?;
-    let lab = ComputeNode::new(&own, folder.path())?;
+    let lab = ComputeNode::new(&own)?;
     let (_server, client) = connect(&lab)?;
     let text = Probe::diagnose(&["--netns", &lab.node.inode().to_string(), "--follow"])?;
     // The later of the two has attached its programs.
@@ -207,8 +203,7 @@ fn padded(test: &TestContext) -> Result<()> {
 
 fn invalid(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
-    let folder = tempfile::tempdir()?;
-    let lab = ComputeNode::new(&own, folder.path())?;
+    let lab = ComputeNode::new(&own)?;
     let (server, client) = connect(&lab)?;
     // A FIN without an ACK is none that TCP sends (`tcp_valid_flags`, `net/netfilter/nf_conntrack_proto_tcp.c`).
     lab.mangle_fins("tcp flags set fin")?;
@@ -232,37 +227,13 @@ fn invalid(test: &TestContext) -> Result<()> {
 
 fn checksum_not_looked_at(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
-    let folder = tempfile::tempdir()?;
-    let lab = ComputeNode::new(&own, folder.path())?;
+    let lab = ComputeNode::new(&own)?;
     lab.node.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     let (server, _client) = connect(&lab)?;
     lab.mangle_fins("tcp checksum set 0xbad")?;
     let probe = watch(&lab.node, &[])?;
     server.command("close")?;
     sleep(Duration::from_secs(8));
-    stop_silent(probe)?;
-    Ok(())
-}
-
-fn in_order(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let folder = tempfile::tempdir()?;
-    let lab = ComputeNode::new(&own, folder.path())?;
-    let probe = watch(&lab.node, &[])?;
-    let _server = Peer::listen(
-        &lab.server,
-        ComputeNode::server(PORT),
-        &Options { mode: Mode::Echo, quiet: true, ..Options::default() },
-    )?;
-    let client = Peer::churn(&lab.machine, ComputeNode::server(PORT), 50)?;
-    client.wait_event("churned", Duration::from_secs(60))?;
-    for ending in ["close", "shutdown", "abort"] {
-        let client = Peer::connect(&lab.machine, ComputeNode::server(PORT), &Options::default())?;
-        client.command("write 100")?;
-        client.wait_event("written", SOON)?;
-        client.command(ending)?;
-    }
-    sleep(Duration::from_secs(4));
     stop_silent(probe)?;
     Ok(())
 }

@@ -14,15 +14,13 @@ use connprobe_tests::{
     labs::routed::Routed,
     peer::Options,
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, attached, connect, cut_and_write},
     wire::Sink,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    daemon::{Daemon, records_in},
-    watching::{SOON, WATCHING, attached, connect, cut_and_write},
-};
+use crate::daemon::{Daemon, records_in};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function).not_shared();

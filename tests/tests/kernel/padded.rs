@@ -13,10 +13,9 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::{Bridge, Conntrack},
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, attached, connect, stop, stop_silent, watch},
     wire::{Finding, ForwardedConnection},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, attached, connect, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();

@@ -12,13 +12,12 @@ use connprobe_tests::{
     probe::{self, Finished, Probe},
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write},
     wire::{self, Body, Connection, Finding},
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-
-use crate::watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();

@@ -17,15 +17,13 @@ use connprobe_tests::{
     peer::Options,
     probe::{Probe, program},
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, attached, connect, cut_and_write},
     wire::{Body, Finding, Record, read_all},
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{
-    daemon::Daemon,
-    watching::{SOON, WATCHING, attached, connect, cut_and_write},
-};
+use crate::daemon::Daemon;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::Command,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,16 +16,16 @@ use connprobe_tests::{
     peer::{Options, Peer},
     probe::Probe,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, stop_silent, summary, watch},
     wire::{Connection, Finding},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, stop_silent, summary, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     vec![
         test("a connection whose peer falls silent is suspected, confirmed, and recovers when the path heals", cut_off),
         test("a connection that was dying before the watch began is found by the first scan", dying_before),
+        test("a path cut for some seconds is opened and then recovered, and the exit code is 0", flap),
         test("the finding names IPv6 connections", ipv6).not_shared(),
         test("what the filters leave out makes no event", filtered),
         test("the kernel gives up at the stated time set by tcp_retries2", deadline_by_retries),
@@ -298,5 +298,28 @@ fn report(test: &TestContext) -> Result<()> {
         ensure!(text.contains(&wanted), "no {wanted:?} in:\n{text}");
     }
     ensure!(!text.contains('\u{1b}'), "colours, though it is no terminal");
+    Ok(())
+}
+
+fn flap(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
+    let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    lab.cut()?;
+    client.command("write 100")?;
+    // The fourth timeout makes it a suspicion, 3 s after the write; the sixth, 12.6 s after it, would make it a fact.
+    let opened = finding(&probe, "opened", SOON)?;
+    ensure!(opened.confidence == "suspected", "{opened:?}");
+    lab.heal()?;
+    let healed = Instant::now();
+    recovered::<Connection>(&probe, SOON)?;
+    // The next retransmission comes 3.2 s after the fourth; its answer is looked for within a second or so.
+    println!("recovery was told {:.1} s after the path was healed", healed.elapsed().as_secs_f64());
+    let (finished, records) = stop(probe)?;
+    ensure!(finished.code == Some(0), "exit code {:?}", finished.code);
+    let summary = summary(&records)?;
+    ensure!((summary.findings, summary.unresolved) == (1, 0), "{summary:?}");
     Ok(())
 }

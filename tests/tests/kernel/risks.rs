@@ -10,10 +10,9 @@ use connprobe_tests::{
     probe::{self, Probe},
     require::Requirement::Conntrack,
     runner::{FalseAlarm, Test, TestContext},
+    watching::{PORT, SOON, WATCHING, summary},
     wire::{self, Body, Risk, Risks},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, summary};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);

@@ -10,15 +10,14 @@ use connprobe_tests::{
     findings::{confirmed, ensure_is_about, recovered, wait as finding},
     firewall::drops_invalid,
     labs::routed::Routed,
-    peer::{Mode, Options, Peer},
+    peer::{Options, Peer},
     probe::Probe,
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
+    watching::{SOON, WATCHING, connect, stop, watch},
     wire::{Connection, Finding},
 };
 use serde_json::Value;
-
-use crate::watching::{PORT, SOON, WATCHING, connect, stop, stop_silent, watch};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();
@@ -34,7 +33,6 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a RST that a rule drops leaves the receiver with a connection that is none", reset),
         test("a FIN of this host that its own rule drops is told, too", own_rule),
         test("a FIN of this host that nobody acknowledges ends at the stated time", unacknowledged),
-        test("a firewall that drops what is invalid, and whose connections all end in order, is silent", in_order),
     ]
 }
 
@@ -207,26 +205,5 @@ fn unacknowledged(test: &TestContext) -> Result<()> {
     let closed = finding(&probe, "closed", Duration::from_secs(60))?;
     ensure!(closed.outcome.as_deref() == Some("timed_out"), "{closed:?}");
     stop(probe)?;
-    Ok(())
-}
-
-fn in_order(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    lab.client.nft(&drops_invalid("input"))?;
-    lab.server.nft(&drops_invalid("input"))?;
-    let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
-    let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &echo)?;
-    let probe = watch(&lab.client, &[])?;
-    let client = Peer::churn(&lab.client, Routed::server_v4(PORT), 500)?;
-    client.wait_event("churned", Duration::from_secs(60))?;
-    for ending in ["close", "shutdown", "abort"] {
-        let client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
-        client.command("write 100")?;
-        client.wait_event("written", SOON)?;
-        client.command(ending)?;
-    }
-    sleep(Duration::from_secs(2));
-    stop_silent(probe)?;
     Ok(())
 }

@@ -9,10 +9,9 @@ use connprobe_tests::{
     peer::{Mode, Options, Peer},
     probe::{self, Finished, Probe},
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, connect, cut_and_write},
     wire::{self, Body, Finding},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, connect, cut_and_write};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);

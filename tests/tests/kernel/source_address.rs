@@ -15,11 +15,10 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::SendResult,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, connect, stop, summary, watch},
     wire::{Connection, Finding, Path},
 };
 use serde_json::Value;
-
-use crate::watching::{PORT, SOON, WATCHING, connect, stop, summary, watch};
 
 /// A virtual address beside the client's own.
 const VIP: &str = "10.77.1.100";

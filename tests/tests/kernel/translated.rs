@@ -11,13 +11,11 @@ use connprobe_tests::{
     probe::Probe,
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, stop, watch},
     wire::{Endpoint, Finding, ForwardedConnection},
 };
 
-use crate::{
-    forwarded::close_at_server,
-    watching::{PORT, SOON, WATCHING, stop, watch},
-};
+use crate::forwarded::close_at_server;
 
 pub(crate) fn tests() -> Vec<Test> {
     let tracked = [WATCHING, &[Conntrack]].concat();

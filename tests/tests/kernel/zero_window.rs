@@ -8,9 +8,8 @@ use connprobe_tests::{
     labs::routed::Routed,
     peer::{Mode, Options, Peer},
     runner::{Test, TestContext},
+    watching::{PORT, SOON, WATCHING, stop, watch},
 };
-
-use crate::watching::{PORT, SOON, WATCHING, stop, stop_silent, watch};
 
 /// More than any buffer takes.
 const FLOOD: &str = "write 20000000";
@@ -20,7 +19,6 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("a peer that does not read is told from a network that does not carry", stuck_reader),
         test("a stuck reader that loses its power becomes half open", lost_reader),
-        test("a slow reader is no finding", slow_reader),
     ]
 }
 
@@ -69,16 +67,5 @@ fn lost_reader(test: &TestContext) -> Result<()> {
         told = half_open("updated")?;
     }
     stop(probe)?;
-    Ok(())
-}
-
-fn slow_reader(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
-    let (_server, client) = connect(&lab, Mode::Slow)?;
-    let probe = watch(&lab.client, &["--scan-every", "500ms"])?;
-    client.command(FLOOD)?;
-    sleep(Duration::from_secs(20));
-    stop_silent(probe)?;
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use anyhow::{Result, ensure};
-use connprobe_tests::{
+use crate::{
     labs::routed::Routed,
     netns::Netns,
     peer::{Options, Peer},
@@ -12,21 +11,25 @@ use connprobe_tests::{
     runner::FalseAlarm,
     wire::{self, Body, Record, Summary},
 };
+use anyhow::{Result, ensure};
 
 /// What every test needs that watches a routed connection.
-pub(crate) const WATCHING: &[Requirement] = &[Root, Bpf, Btf, Namespaces, Veth, Nft];
+pub const WATCHING: &[Requirement] = &[Root, Bpf, Btf, Namespaces, Veth, Nft];
 
 /// Long enough for anything that happens at once, also in a slow guest.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// How long loading and attaching may take: in a guest whose one processor has traffic to carry, the verifier takes its time.
 const ATTACHING: Duration = Duration::from_secs(90);
 
 /// Where the tests' servers listen.
-pub(crate) const PORT: u16 = 5672;
+pub const PORT: u16 = 5672;
 
 /// Starts the program on one namespace, and waits until its programs are attached.
-pub(crate) fn watch(netns: &Netns, more: &[&str]) -> Result<Probe> {
+///
+/// # Errors
+/// When they are not attached in time, or a hook is broken.
+pub fn watch(netns: &Netns, more: &[&str]) -> Result<Probe> {
     let inode = netns.inode().to_string();
     let arguments = [&["--netns", &inode, "--follow", "--format", "ndjson"], more].concat();
     let probe = Probe::diagnose(&arguments)?;
@@ -35,7 +38,10 @@ pub(crate) fn watch(netns: &Netns, more: &[&str]) -> Result<Probe> {
 }
 
 /// A connection that has carried some data, with a listener that has taken it.
-pub(crate) fn connect(lab: &Routed, options: &Options) -> Result<(Peer, Peer)> {
+///
+/// # Errors
+/// When it does not come about.
+pub fn connect(lab: &Routed, options: &Options) -> Result<(Peer, Peer)> {
     let server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
     let client = Peer::connect(&lab.client, Routed::server_v4(PORT), options)?;
     client.command("write 1000")?;
@@ -46,14 +52,20 @@ pub(crate) fn connect(lab: &Routed, options: &Options) -> Result<(Peer, Peer)> {
 }
 
 /// Cuts the path and writes into the void.
-pub(crate) fn cut_and_write(lab: &Routed, client: &Peer) -> Result<()> {
+///
+/// # Errors
+/// With the message of `nft`, or when the peer has ended.
+pub fn cut_and_write(lab: &Routed, client: &Peer) -> Result<()> {
     lab.cut()?;
     client.command("write 100")?;
     client.wait_event("written", SOON).map(drop)
 }
 
 /// Waits until the program has attached its programs.
-pub(crate) fn attached(probe: &Probe) -> Result<()> {
+///
+/// # Errors
+/// When it has not in time, or a hook is broken.
+pub fn attached(probe: &Probe) -> Result<()> {
     let record = wire::read(&probe.wait_type("coverage", ATTACHING)?)?;
     let Body::Coverage(coverage) = record.body else { anyhow::bail!("no coverage") };
     ensure!(coverage.hooks.iter().all(|hook| hook.status != "broken"), "a hook is broken: {coverage:?}");
@@ -61,7 +73,10 @@ pub(crate) fn attached(probe: &Probe) -> Result<()> {
 }
 
 /// Ends the watch. Every record of it must be as the contract says.
-pub(crate) fn stop(probe: Probe) -> Result<(Finished, Vec<Record>)> {
+///
+/// # Errors
+/// With the record that is not, or what the program has complained of.
+pub fn stop(probe: Probe) -> Result<(Finished, Vec<Record>)> {
     let finished = probe.stop(SOON)?;
     ensure!(finished.stderr.is_empty(), "standard error: {}", finished.stderr);
     let records = wire::read_all(&finished.records)?;
@@ -69,7 +84,10 @@ pub(crate) fn stop(probe: Probe) -> Result<(Finished, Vec<Record>)> {
 }
 
 /// The summary, which is the last record of a watch.
-pub(crate) fn summary(records: &[Record]) -> Result<&Summary> {
+///
+/// # Errors
+/// When the last record is another.
+pub fn summary(records: &[Record]) -> Result<&Summary> {
     match records.last().map(|record| &record.body) {
         Some(Body::Summary(summary)) => Ok(summary),
         other => anyhow::bail!("the last record is {other:?}"),
@@ -77,7 +95,10 @@ pub(crate) fn summary(records: &[Record]) -> Result<&Summary> {
 }
 
 /// Ends a watch that must have found nothing.
-pub(crate) fn stop_silent(probe: Probe) -> Result<Summary> {
+///
+/// # Errors
+/// With what it has found, or lost.
+pub fn stop_silent(probe: Probe) -> Result<Summary> {
     let (finished, records) = stop(probe)?;
     let summary = summary(&records)?;
     if summary.findings > 0 {

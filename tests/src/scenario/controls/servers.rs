@@ -1,5 +1,5 @@
-//! Healthy noise of real server programs: a proxy with health checks before a web server, and clients that end connections in every
-//! way that is in order.
+//! Real server programs: a proxy with health checks before a web server, and clients that end connections in every way that is in
+//! order.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -9,30 +9,37 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use connprobe_tests::{
-    labs::routed::Routed,
-    require::Requirement::{Conntrack, Servers},
-    runner::{Test, TestContext},
-    server,
-};
 use nix::{
     libc,
     sys::socket::{setsockopt, sockopt},
 };
 
-use crate::watching::{WATCHING, stop_silent, watch};
+use crate::{
+    labs::routed::Routed,
+    require::Requirement::{Conntrack, Servers},
+    scenario::{
+        Scenario,
+        script::{Cast, Script, Seat},
+    },
+    server,
+};
 
-pub(crate) fn tests() -> Vec<Test> {
-    let needs = [WATCHING, &[Conntrack, Servers]].concat();
+pub(super) fn all() -> Vec<Scenario> {
     vec![
-        Test::new(
-            "HAProxy with health checks before nginx, through a stateful firewall, is no finding however its clients end",
-            &needs,
-            noise,
-        )
-        .alone()
-        .within(Duration::from_secs(240))
-        .not_shared(),
+        Script::<Routed> {
+            needs: &[Conntrack, Servers],
+            is_alone: true,
+            is_shared: false,
+            limit: Duration::from_secs(240),
+            server: None,
+            act: noise,
+            ..Script::control(
+                "real-servers",
+                "HAProxy with health checks before nginx, through a stateful firewall, however clients end their connections",
+                &[Seat::Client, Seat::Middle, Seat::Server],
+            )
+        }
+        .scenario(),
     ]
 }
 
@@ -76,34 +83,28 @@ const NGINX: &str = "
     }
 ";
 
-fn noise(test: &TestContext) -> Result<()> {
-    let own = test.lab()?;
-    let lab = Routed::new(&own)?;
+fn noise(cast: &mut Cast<Routed>) -> Result<()> {
     let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let _web = server::nginx(&lab.server, folders[0].path(), NGINX)?;
-    let _proxy = server::haproxy(&lab.router, folders[1].path(), HAPROXY)?;
-    lab.router.nft(FIREWALL)?;
+    let [for_web, for_proxy] = &folders;
+    let web = server::nginx(&cast.lab.server, for_web.path(), NGINX)?;
+    let proxy = server::haproxy(&cast.lab.router, for_proxy.path(), HAPROXY)?;
+    cast.lab.router.nft(FIREWALL)?;
     let proxied = SocketAddr::from(PROXY);
     let direct = Routed::server_v4(WEB_PORT);
     for address in [proxied, direct] {
-        lab.client.run(|| until_it_answers(address))??;
+        cast.lab.client.run(|| until_it_answers(address))??;
     }
-    let probes = [&lab.client, &lab.router, &lab.server].map(|netns| watch(netns, &["--scan-every", "1s"]));
-    let probes = probes.into_iter().collect::<Result<Vec<_>>>()?;
     let (mut rounds, end) = (0, Instant::now() + Duration::from_secs(12));
     while Instant::now() < end {
         for address in [proxied, direct] {
-            lab.client.run(|| every_ending(address))?.with_context(|| format!("round {rounds} with {address}"))?;
+            cast.lab.client.run(|| every_ending(address))?.with_context(|| format!("round {rounds} with {address}"))?;
         }
         rounds += 1;
     }
     // For the timeouts of connections kept alive, and the resets that late segments draw.
     sleep(Duration::from_secs(3));
     ensure!(rounds > 2, "only {rounds} rounds");
-    for probe in probes {
-        let summary = stop_silent(probe)?;
-        println!("{rounds} rounds, events: {}", summary.hooks.iter().map(|hook| hook.seen).sum::<u64>());
-    }
+    cast.keep((web, proxy, folders));
     Ok(())
 }
 

@@ -32,6 +32,7 @@ mod soak;
 mod store;
 mod test;
 mod tidy;
+mod tools;
 mod vm;
 
 use project::Project;

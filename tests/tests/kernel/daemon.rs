@@ -387,6 +387,9 @@ fn metrics(test: &TestContext) -> Result<()> {
     ensure!(of("connprobe_events_lost_total", &ring)? == Some(0.0), "{}", get(address, "/metrics")?.1);
     ensure!(of("connprobe_connections_lost_total", &["place=\"connection_ring\""])? == Some(0.0), "no count");
     ensure!(of("connprobe_resident_memory_bytes", &[])?.is_some_and(|bytes| bytes > 1e6), "no memory");
+    let hook = ["hook=\"tcp_retransmit_skb\"", "status=\"ok\""];
+    ensure!(of("connprobe_hook_status", &hook)? == Some(1.0), "{}", get(address, "/metrics")?.1);
+    ensure!(of("connprobe_heartbeat_timestamp_seconds", &[])?.is_some_and(|time| time > 1.7e9), "no time");
     ensure!(of("connprobe_sink_written_total", &["stdout"])?.is_some_and(|count| count > 1.0), "no sink");
     lab.heal()?;
     finding(&daemon.probe, "closed", SOON)?;

@@ -3,19 +3,19 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 use uuid::Uuid;
 
 use crate::{
     model::Hook,
-    report::record::{Body, FindingBody, HeartbeatBody, LossBody, Record},
+    report::record::{Body, CoverageBody, FindingBody, HeartbeatBody, LossBody, Record},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +43,14 @@ struct OfHook {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Attached {
+    hook: &'static str,
+    status: &'static str,
+    /// Empty where it is not attached.
+    mechanism: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPlace {
     place: &'static str,
     /// Empty where it is not known.
@@ -52,6 +60,11 @@ struct OfPlace {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSink {
     sink: String,
+}
+
+fn seconds_since_1970() -> i64 {
+    let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(passed.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What has been counted, and how it is told.
@@ -65,6 +78,8 @@ pub(super) struct Metrics {
     connections_lost: Family<OfPlace, Counter>,
     connections: Family<OfOutcome, Counter>,
     cases: Gauge,
+    hooks: Family<Attached, Gauge>,
+    degraded: Gauge,
     emitted: Family<OfHook, Counter>,
     suppressed: Family<OfHook, Counter>,
     written: Family<OfSink, Counter>,
@@ -72,6 +87,8 @@ pub(super) struct Metrics {
     failing: Family<OfSink, Gauge>,
     cpu: Counter<f64, AtomicU64>,
     rss: Gauge,
+    /// When the latest heartbeat came; before the first, when this began.
+    heartbeat_at: Gauge,
     /// As what each open finding is counted.
     known: HashMap<Uuid, Kind>,
     heartbeat_every: Duration,
@@ -90,6 +107,8 @@ impl Metrics {
             connections_lost: Family::default(),
             connections: Family::default(),
             cases: Gauge::default(),
+            hooks: Family::default(),
+            degraded: Gauge::default(),
             emitted: Family::default(),
             suppressed: Family::default(),
             written: Family::default(),
@@ -97,6 +116,7 @@ impl Metrics {
             failing: Family::default(),
             cpu: Counter::default(),
             rss: Gauge::default(),
+            heartbeat_at: Gauge::default(),
             known: HashMap::new(),
             heartbeat_every,
             latest: Instant::now(),
@@ -121,6 +141,10 @@ impl Metrics {
         let help = "Connections that are over and could not be told, as far as that is known";
         registry.register("connections_lost", help, metrics.connections_lost.clone());
         registry.register("open_cases", "Connections under suspicion", metrics.cases.clone());
+        let help = "1 for each hook, with what became of it";
+        registry.register("hook_status", help, metrics.hooks.clone());
+        let help = "Whether something that should be observed is not";
+        registry.register("coverage_degraded", help, metrics.degraded.clone());
         registry.register("hook_emitted", "Events a hook has told since it was attached", metrics.emitted.clone());
         registry.register("hook_suppressed", "Events held back by a limit since then", metrics.suppressed.clone());
         registry.register("sink_written", "Records a sink has written", metrics.written.clone());
@@ -128,6 +152,10 @@ impl Metrics {
         registry.register("sink_failing", "Whether a sink fails at present", metrics.failing.clone());
         registry.register_with_unit("cpu", "Processor time of the daemon", Unit::Seconds, metrics.cpu.clone());
         registry.register_with_unit("resident_memory", "Memory of the daemon", Unit::Bytes, metrics.rss.clone());
+        let help = "When the latest heartbeat came, or the start where none has come yet, since 1970";
+        registry.register_with_unit("heartbeat_timestamp", help, Unit::Seconds, metrics.heartbeat_at.clone());
+        registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        metrics.heartbeat_at.set(seconds_since_1970());
         metrics.registry = registry;
         metrics
     }
@@ -152,7 +180,19 @@ impl Metrics {
                 self.connections.get_or_create(&OfOutcome { outcome: closed.outcome }).inc();
             }
             Body::Loss(loss) => self.loss(loss),
-            Body::Coverage(_) | Body::Risk(_) | Body::Summary(_) => {}
+            Body::Coverage(coverage) => self.coverage(coverage),
+            Body::Risk(_) | Body::Summary(_) => {}
+        }
+    }
+
+    fn coverage(&mut self, coverage: &CoverageBody) {
+        self.degraded.set(i64::from(coverage.degraded));
+        // Each record is whole, and new settings may have attached them anew.
+        self.hooks.clear();
+        for hook in &coverage.hooks {
+            let attached =
+                Attached { hook: hook.hook, status: hook.status, mechanism: hook.mechanism.unwrap_or_default() };
+            self.hooks.get_or_create(&attached).set(1);
         }
     }
 
@@ -194,6 +234,7 @@ impl Metrics {
 
     fn heartbeat(&mut self, heartbeat: &HeartbeatBody) {
         self.latest = Instant::now();
+        self.heartbeat_at.set(seconds_since_1970());
         let set = |counter: &Counter, count: u64| counter.inner().store(count, Ordering::Relaxed);
         self.cases.set(i64::try_from(heartbeat.open_cases).unwrap_or(i64::MAX));
         for count in &heartbeat.hooks {

@@ -1,6 +1,8 @@
 //! `/metrics` for Prometheus and `/healthz`, made from the records that every sink gets.
 
 mod exported;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,

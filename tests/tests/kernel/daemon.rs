@@ -22,8 +22,9 @@ use connprobe_tests::{
     netns::Netns,
     peer::Options,
     probe::{Probe, program},
-    require::Requirement::SystemdAnalyze,
+    require::Requirement::{Promtool, SystemdAnalyze},
     runner::{Test, TestContext},
+    server::promtool,
     wire::{self, Body, Heartbeat, Record},
 };
 use nix::sys::signal::Signal;
@@ -43,6 +44,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a daemon survives a full disk and says what it could not write", full_disk),
         test("a reader that stops reading, and one that is killed, keep nobody waiting", bad_readers),
         test("Prometheus is told what is found and how the daemon does", metrics),
+        Test::new("the alerts that are handed out fire when they should, and not before", &[Promtool], alerts)
+            .not_shared(),
         test(
             "the service manager is told when the programs are attached, that the daemon lives, and that it ends",
             notifies,
@@ -401,6 +404,12 @@ fn metrics(test: &TestContext) -> Result<()> {
     daemon.stop()?;
     ensure!(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err(), "nobody listens any more");
     Ok(())
+}
+
+fn alerts(_: &TestContext) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations");
+    run(promtool()?.args(["check", "rules"]).arg(folder.join("alerts.yml")))?;
+    run(promtool()?.args(["test", "rules"]).arg(folder.join("alerts_test.yml")))
 }
 
 fn left_open(test: &TestContext) -> Result<()> {

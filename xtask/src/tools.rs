@@ -16,6 +16,14 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
+    /// The program: the one in `PATH` where that is the pinned version, else one that is built below `folder`.
+    pub(crate) fn find_or_build(&self, folder: &Path) -> Result<PathBuf> {
+        match run::find(self.name).filter(|program| self.is_pinned(program)) {
+            Some(program) => Ok(program),
+            None => Ok(self.build(folder)?.join(self.name)),
+        }
+    }
+
     /// The folder that holds the program; builds it there if it is missing.
     pub(crate) fn build(&self, folder: &Path) -> Result<PathBuf> {
         let Self { name, version, options } = self;

@@ -67,6 +67,8 @@ pub enum Requirement {
     OpenVswitch,
     /// rsyslog is there.
     Rsyslog,
+    /// Prometheus' own judge of alerts is there.
+    Promtool,
     /// ClickHouse's engine is there.
     Store,
     /// `systemd-analyze` judges units.
@@ -121,6 +123,7 @@ impl Requirement {
             Self::OpenVswitch => {
                 "needs Open vSwitch, which `cargo xtask test` unpacks, and a kernel with its datapath and Geneve tunnels"
             }
+            Self::Promtool => "needs promtool, which `cargo xtask test` unpacks",
             Self::Rsyslog => "needs rsyslog, which `cargo xtask test` unpacks",
             Self::Store => "needs ClickHouse's engine (chDB), which `cargo xtask test` unpacks",
             Self::SystemdAnalyze => "needs systemd-analyze",
@@ -165,6 +168,7 @@ impl Requirement {
                 })?;
             }
             Self::Rsyslog => rsyslog::check()?,
+            Self::Promtool => server::check_programs(&[server::PROMTOOL])?,
             Self::Store => {
                 ensure!(!is_guest(), "half a gigabyte of program is too much for a guest");
                 store::check()?;
@@ -203,7 +207,7 @@ impl Requirement {
             // `cargo xtask test` installs systemd; guests see what their host has, which need not be Debian.
             Self::SystemdAnalyze | Self::Journald => cfg!(not(target_arch = "x86_64")) || is_guest(),
             // They are unpacked for this architecture alone.
-            Self::Servers | Self::Rsyslog => cfg!(not(target_arch = "x86_64")),
+            Self::Servers | Self::Rsyslog | Self::Promtool => cfg!(not(target_arch = "x86_64")),
             Self::Store => cfg!(not(target_arch = "x86_64")) || is_guest(),
             Self::OpenVswitch => cfg!(not(target_arch = "x86_64")) || !is_guest(),
             Self::Attaching(mechanism @ (Mechanism::Fentry | Mechanism::Kprobe)) => std::env::var(GUEST_VARIABLE)

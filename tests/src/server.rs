@@ -45,6 +45,17 @@ pub(crate) fn file(path: &str) -> Result<PathBuf> {
 /// The loader of the tree: with its own libraries the programs run on any distribution.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
+/// Where Prometheus' judge of alerts is in the tree.
+pub(crate) const PROMTOOL: &str = "usr/bin/promtool";
+
+/// Prometheus' judge of alerts.
+///
+/// # Errors
+/// When this program is in no build folder.
+pub fn promtool() -> Result<Command> {
+    command(PROMTOOL)
+}
+
 /// Starts HAProxy with this configuration, written into `folder`.
 ///
 /// # Errors

@@ -44,14 +44,19 @@ fn checks() -> Result<Vec<(&'static str, Command)>> {
     };
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
-    // A process of its own, so that its output is what `cargo xtask ebpf --check` prints.
-    let mut object = Command::new(std::env::current_exe()?);
-    object.args(["ebpf", "--check"]);
+    // Processes of their own: their output is what the same command prints, and none that cannot be done keeps the others from running.
+    let xtask = std::env::current_exe()?;
+    let own = |arguments: &[&str]| {
+        let mut command = Command::new(&xtask);
+        command.args(arguments);
+        command
+    };
     Ok(vec![
+        ("handbook", own(&["book"])),
         ("format", cargo(&["fmt", "--all", "--check"])),
         ("format of the kernel programs", cargo(&["fmt", "--manifest-path", "probe-ebpf/Cargo.toml", "--check"])),
         ("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         ("documentation", documentation),
-        ("kernel object", object),
+        ("kernel object", own(&["ebpf", "--check"])),
     ])
 }

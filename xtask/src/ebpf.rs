@@ -13,7 +13,6 @@ use toolchain::{Choice, Toolchain};
 
 mod build;
 mod debian;
-mod linker;
 mod provenance;
 mod rustup;
 mod sources;

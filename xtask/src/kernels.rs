@@ -109,7 +109,7 @@ fn version(name: &str) -> Vec<u32> {
 
 fn document(kernels: &[(String, Facts)]) -> String {
     let mut out = String::from(
-        "# Kernels\n\nMade by `cargo xtask kernels` from the facts in [kernels/](kernels), which `connprobe check` has found on each \
+        "# Kernels\n\nMade by `cargo xtask kernels` from the facts in `docs/kernels`, which `connprobe check` has found on each \
          kernel by each\nmechanism. The guests of the kernel matrix (`cargo xtask vm`) hold them against what they find.\n\n\
          `ok`: attached. `unsupported`: this kernel has no such hook, or its record does not say which connection it is about. \
          `broken`:\nit should have worked. `–`: nothing at all can be attached this way. `chosen`: what the program takes by itself.\n",

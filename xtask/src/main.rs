@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod book;
 mod ci;
 mod debs;
 mod demo;
@@ -33,6 +34,7 @@ mod soak;
 mod store;
 mod test;
 mod tidy;
+mod tools;
 mod vm;
 
 use project::Project;
@@ -50,10 +52,12 @@ enum Task {
     Ebpf(ebpf::Arguments),
     /// Install what is missing and run every test
     Test(test::Arguments),
-    /// Run every check: tidy, format, lints, documentation, kernel object
+    /// Run every check: tidy, format, lints, handbook, documentation, kernel object
     Ci,
     /// Check the rules of this repository that no compiler knows
     Tidy,
+    /// Make the handbook's pages for a browser, and follow their links
+    Book,
     /// Measure what connprobe costs a host, beside other tools
     #[command(disable_help_flag = true)]
     Bench(bench::Arguments),
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::main(&project, &arguments),
         Task::Ci => ci::main(&project),
         Task::Tidy => tidy::main(&project),
+        Task::Book => book::main(&project),
         Task::Bench(arguments) => bench::main(&project, &arguments),
         Task::Fuzz(arguments) => fuzz::main(&project, &arguments),
         Task::Demo => demo::main(&project),

@@ -31,8 +31,8 @@ const FILES: [(&str, &str); 4] = [
 
 const DOCUMENTS: &str = "usr/share/doc/connprobe";
 
-/// What the handbook consists of, by the ends of names: its text, and the files that it hands out.
-const DOCUMENT_KINDS: [&str; 6] = ["md", "json", "sql", "conf", "sh", "sed"];
+/// What in the handbook's folder only makes other things of it, by the ends of names: `docs/kernels.md`, or pages for a browser.
+const NO_DOCUMENTS: [&str; 2] = ["toml", "css"];
 const MANUAL: &str = "usr/share/man/man1";
 
 /// Where each shell looks for what packages let it complete.
@@ -119,7 +119,7 @@ fn documents(project: &Project, tree: &Path, control: &Control) -> Result<()> {
     let documents = tree.join(DOCUMENTS);
     for path in crate::project::files_below(&project.path("docs"))? {
         let relative = path.strip_prefix(project.root()).context("a document outside the repository")?;
-        if relative.extension().is_some_and(|extension| DOCUMENT_KINDS.iter().any(|kind| extension == *kind)) {
+        if !relative.extension().is_some_and(|extension| NO_DOCUMENTS.iter().any(|kind| extension == *kind)) {
             copy(&path, &documents.join(relative))?;
         }
     }

@@ -1,4 +1,4 @@
-//! Server programs for the tests: unpacked below `target/` with all they need, never installed, for an installed one would be
+//! Server programs for the tests, and what judges settings for them: unpacked below `target/` with all they need, never installed, for an installed one would be
 //! started as a service.
 
 use anyhow::{Result, bail};
@@ -7,7 +7,7 @@ use crate::debs::Source;
 use crate::project::{self, Project};
 use crate::run;
 
-const PACKAGES: [&str; 5] = ["haproxy", "nginx-light", "openvswitch-switch", "rsyslog", "rsyslog-relp"];
+const PACKAGES: [&str; 6] = ["haproxy", "nginx-light", "openvswitch-switch", "prometheus", "rsyslog", "rsyslog-relp"];
 
 /// Unpacks them where the tests look for them (`tests/src/server.rs`), which skip or fail without. What is there already is kept.
 pub(crate) fn prepare(project: &Project) {

@@ -1,16 +1,16 @@
 //! `/metrics` for Prometheus and `/healthz`, made from the records that every sink gets.
 
+mod exported;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::HashMap,
     io,
     net::{SocketAddr, TcpListener},
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -20,23 +20,14 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::{Registry, Unit},
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use uuid::Uuid;
 
 use super::queue::Reader;
-use crate::{
-    model::Hook,
-    report::record::{Body, FindingBody, HeartbeatBody, LossBody, Record},
-};
+use exported::Metrics;
 
 /// Where to listen, and how often heartbeats come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +83,7 @@ pub(super) struct Heartbeats(Arc<Mutex<Metrics>>);
 
 impl Heartbeats {
     pub(super) fn come_every(&self, time: Duration) {
-        lock(&self.0).heartbeat_every = time;
+        lock(&self.0).come_every(time);
     }
 }
 
@@ -152,9 +143,7 @@ fn lock(shared: &Mutex<Metrics>) -> MutexGuard<'_, Metrics> {
 }
 
 async fn metrics(State(shared): State<Arc<Mutex<Metrics>>>) -> impl IntoResponse {
-    let mut text = String::new();
-    // A `String` takes everything.
-    let _ = encode(&mut text, &lock(&shared).registry);
+    let text = lock(&shared).text();
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }
 
@@ -162,201 +151,5 @@ async fn healthz(State(shared): State<Arc<Mutex<Metrics>>>) -> impl IntoResponse
     match lock(&shared).ill() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    verdict: &'static str,
-    cause: &'static str,
-    confidence: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
-    verdict: &'static str,
-    cause: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfOutcome {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfHook {
-    hook: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfPlace {
-    place: &'static str,
-    /// Empty where it is not known.
-    hook: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfSink {
-    sink: String,
-}
-
-/// What has been counted, and how it is told.
-#[derive(Debug)]
-struct Metrics {
-    registry: Registry,
-    opened: Family<Kind, Counter>,
-    open: Family<Kind, Gauge>,
-    ended: Family<Ended, Counter>,
-    lost: Family<OfPlace, Counter>,
-    connections_lost: Family<OfPlace, Counter>,
-    connections: Family<OfOutcome, Counter>,
-    cases: Gauge,
-    emitted: Family<OfHook, Counter>,
-    suppressed: Family<OfHook, Counter>,
-    written: Family<OfSink, Counter>,
-    dropped: Family<OfSink, Counter>,
-    failing: Family<OfSink, Gauge>,
-    cpu: Counter<f64, AtomicU64>,
-    rss: Gauge,
-    /// As what each open finding is counted.
-    known: HashMap<Uuid, Kind>,
-    heartbeat_every: Duration,
-    latest: Instant,
-}
-
-impl Metrics {
-    fn new(heartbeat_every: Duration) -> Self {
-        let mut registry = Registry::with_prefix("connprobe");
-        let mut metrics = Self {
-            registry: Registry::default(),
-            opened: Family::default(),
-            open: Family::default(),
-            ended: Family::default(),
-            lost: Family::default(),
-            connections_lost: Family::default(),
-            connections: Family::default(),
-            cases: Gauge::default(),
-            emitted: Family::default(),
-            suppressed: Family::default(),
-            written: Family::default(),
-            dropped: Family::default(),
-            failing: Family::default(),
-            cpu: Counter::default(),
-            rss: Gauge::default(),
-            known: HashMap::new(),
-            heartbeat_every,
-            latest: Instant::now(),
-        };
-        registry.register("findings", "Findings opened, by what they were first", metrics.opened.clone());
-        registry.register("open_findings", "Findings that are not over, by what they are now", metrics.open.clone());
-        registry.register("findings_closed", "Findings that are over, by how they ended", metrics.ended.clone());
-        // A series that begins with its first loss would hide that loss from whoever looks at the increase.
-        for hook in Hook::ALL.map(Hook::name) {
-            for place in ["ring", "recursion"] {
-                drop(metrics.lost.get_or_create(&OfPlace { place, hook }));
-            }
-        }
-        drop(metrics.lost.get_or_create(&OfPlace { place: "decode", hook: "" }));
-        for place in ["connection_ring", "connection_recursion"] {
-            drop(metrics.connections_lost.get_or_create(&OfPlace { place, hook: "" }));
-        }
-        let help = "Events lost between the kernel and the tracker, by where";
-        registry.register("events_lost", help, metrics.lost.clone());
-        let help = "Connections that are over, where those are told, by how they ended";
-        registry.register("connections", help, metrics.connections.clone());
-        let help = "Connections that are over and could not be told, as far as that is known";
-        registry.register("connections_lost", help, metrics.connections_lost.clone());
-        registry.register("open_cases", "Connections under suspicion", metrics.cases.clone());
-        registry.register("hook_emitted", "Events a hook has told since it was attached", metrics.emitted.clone());
-        registry.register("hook_suppressed", "Events held back by a limit since then", metrics.suppressed.clone());
-        registry.register("sink_written", "Records a sink has written", metrics.written.clone());
-        registry.register("sink_dropped", "Records a sink could not write", metrics.dropped.clone());
-        registry.register("sink_failing", "Whether a sink fails at present", metrics.failing.clone());
-        registry.register_with_unit("cpu", "Processor time of the daemon", Unit::Seconds, metrics.cpu.clone());
-        registry.register_with_unit("resident_memory", "Memory of the daemon", Unit::Bytes, metrics.rss.clone());
-        metrics.registry = registry;
-        metrics
-    }
-
-    fn take(&mut self, record: &Record) {
-        match &record.body {
-            Body::Finding(finding) => self.finding(finding),
-            Body::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
-            Body::Connection(closed) => {
-                self.connections.get_or_create(&OfOutcome { outcome: closed.outcome }).inc();
-            }
-            Body::Loss(loss) => self.loss(loss),
-            Body::Coverage(_) | Body::Risk(_) | Body::Summary(_) => {}
-        }
-    }
-
-    fn loss(&mut self, loss: &LossBody) {
-        let place = OfPlace { place: loss.place, hook: loss.hook.unwrap_or_default() };
-        match loss.place {
-            // What this sink itself has not taken in is counted with the others' (`sink_dropped`).
-            "sink" => {}
-            of_connections if of_connections.starts_with("connection_") => {
-                self.connections_lost.get_or_create(&place).inc_by(loss.count);
-            }
-            _ => {
-                self.lost.get_or_create(&place).inc_by(loss.count);
-            }
-        }
-    }
-
-    fn finding(&mut self, finding: &FindingBody) {
-        let FindingBody { verdict, cause, confidence, .. } = *finding;
-        let kind = Kind { verdict, cause, confidence };
-        match self.known.remove(&finding.finding_id) {
-            Some(before) => {
-                self.open.get_or_create(&before).dec();
-            }
-            None => {
-                self.opened.get_or_create(&kind).inc();
-            }
-        }
-        match finding.outcome {
-            Some(outcome) => {
-                self.ended.get_or_create(&Ended { verdict, cause, outcome }).inc();
-            }
-            None => {
-                self.open.get_or_create(&kind).inc();
-                self.known.insert(finding.finding_id, kind);
-            }
-        }
-    }
-
-    fn heartbeat(&mut self, heartbeat: &HeartbeatBody) {
-        self.latest = Instant::now();
-        let set = |counter: &Counter, count: u64| counter.inner().store(count, Ordering::Relaxed);
-        self.cases.set(i64::try_from(heartbeat.open_cases).unwrap_or(i64::MAX));
-        for count in &heartbeat.hooks {
-            let hook = OfHook { hook: count.hook };
-            set(&self.emitted.get_or_create(&hook), count.emitted);
-            set(&self.suppressed.get_or_create(&hook), count.suppressed);
-        }
-        // A sink may have been taken away by new settings.
-        self.written.clear();
-        self.dropped.clear();
-        self.failing.clear();
-        for health in &heartbeat.sinks {
-            let sink = OfSink { sink: health.sink.clone() };
-            set(&self.written.get_or_create(&sink), health.written);
-            set(&self.dropped.get_or_create(&sink), health.dropped);
-            self.failing.get_or_create(&sink).set(i64::from(health.failing.is_some()));
-        }
-        if let Some(seconds) = heartbeat.cost.cpu_seconds {
-            self.cpu.inner().store(seconds.to_bits(), Ordering::Relaxed);
-        }
-        if let Some(bytes) = heartbeat.cost.rss_bytes {
-            self.rss.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// What is wrong with the daemon; `None` where it does its work.
-    fn ill(&self) -> Option<String> {
-        let silence = self.latest.elapsed();
-        (silence > self.heartbeat_every.saturating_mul(3)).then(|| format!("no heartbeat for {} s", silence.as_secs()))
     }
 }

@@ -22,8 +22,9 @@ use connprobe_tests::{
     netns::Netns,
     peer::Options,
     probe::{Probe, program},
-    require::Requirement::SystemdAnalyze,
+    require::Requirement::{Promtool, SystemdAnalyze},
     runner::{Test, TestContext},
+    server::promtool,
     watching::{SOON, WATCHING, attached, connect, cut_and_write},
     wire::{self, Body, Heartbeat, Record},
 };
@@ -42,6 +43,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a daemon survives a full disk and says what it could not write", full_disk),
         test("a reader that stops reading, and one that is killed, keep nobody waiting", bad_readers),
         test("Prometheus is told what is found and how the daemon does", metrics),
+        Test::new("the alerts that are handed out fire when they should, and not before", &[Promtool], alerts)
+            .not_shared(),
         test(
             "the service manager is told when the programs are attached, that the daemon lives, and that it ends",
             notifies,
@@ -386,6 +389,9 @@ fn metrics(test: &TestContext) -> Result<()> {
     ensure!(of("connprobe_events_lost_total", &ring)? == Some(0.0), "{}", get(address, "/metrics")?.1);
     ensure!(of("connprobe_connections_lost_total", &["place=\"connection_ring\""])? == Some(0.0), "no count");
     ensure!(of("connprobe_resident_memory_bytes", &[])?.is_some_and(|bytes| bytes > 1e6), "no memory");
+    let hook = ["hook=\"tcp_retransmit_skb\"", "status=\"ok\""];
+    ensure!(of("connprobe_hook_status", &hook)? == Some(1.0), "{}", get(address, "/metrics")?.1);
+    ensure!(of("connprobe_heartbeat_timestamp_seconds", &[])?.is_some_and(|time| time > 1.7e9), "no time");
     ensure!(of("connprobe_sink_written_total", &["stdout"])?.is_some_and(|count| count > 1.0), "no sink");
     lab.heal()?;
     finding(&daemon.probe, "closed", SOON)?;
@@ -397,6 +403,12 @@ fn metrics(test: &TestContext) -> Result<()> {
     daemon.stop()?;
     ensure!(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err(), "nobody listens any more");
     Ok(())
+}
+
+fn alerts(_: &TestContext) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations");
+    run(promtool()?.args(["check", "rules"]).arg(folder.join("alerts.yml")))?;
+    run(promtool()?.args(["test", "rules"]).arg(folder.join("alerts_test.yml")))
 }
 
 fn left_open(test: &TestContext) -> Result<()> {

@@ -10,10 +10,15 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use super::provenance::Identity;
-use super::{debian, linker, rustup};
+use super::{debian, rustup};
 use crate::run;
+use crate::tools::Tool;
 
-/// The LLVM that [`linker::VERSION`] is made for. A compiler with another one writes bitcode the linker cannot read.
+/// Pinned: two versions of it write different bytes from the same bitcode. Its default features load the compiler's own libLLVM at run
+/// time: no LLVM headers are needed.
+const LINKER: Tool = Tool { name: "bpf-linker", version: "0.10.3", options: &[] };
+
+/// The LLVM that [`LINKER`] is made for. A compiler with another one writes bitcode the linker cannot read.
 pub(crate) const LLVM_MAJOR: &str = "22";
 
 /// Which toolchain to take.
@@ -90,7 +95,7 @@ pub(crate) fn prepare(choice: Choice, folder: &Path) -> Result<Toolchain> {
             })?,
         },
     };
-    let linker_folder = linker::prepare(&folder)?;
+    let linker_folder = LINKER.build(&folder)?;
     complete(compiler, linker_folder)
 }
 
@@ -102,7 +107,7 @@ fn complete(compiler: Compiler, linker_folder: PathBuf) -> Result<Toolchain> {
     rustc.env("LD_LIBRARY_PATH", &compiler.library_path);
     let version = compiler_version(&mut rustc)?;
     if major(&version.llvm) != LLVM_MAJOR {
-        bail!("{} has LLVM {}, but bpf-linker {} needs LLVM {LLVM_MAJOR}", version.line, version.llvm, linker::VERSION);
+        bail!("{} has LLVM {}, but bpf-linker {} needs LLVM {LLVM_MAJOR}", version.line, version.llvm, LINKER.version);
     }
     let mut strip = Command::new(&compiler.strip);
     let strip_text = run::output(strip.arg("--version").env("LD_LIBRARY_PATH", &compiler.library_path))?;
@@ -115,7 +120,7 @@ fn complete(compiler: Compiler, linker_folder: PathBuf) -> Result<Toolchain> {
             host: version.host,
             llvm: version.llvm,
             cargo: String::new(),
-            linker: format!("bpf-linker {}", linker::VERSION),
+            linker: format!("bpf-linker {}", LINKER.version),
             strip: strip_version,
             packages: compiler.packages,
         },

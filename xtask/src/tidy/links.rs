@@ -1,20 +1,24 @@
-//! Relative links in the documents lead to files that exist.
+//! Relative links in the documents lead to files that exist; those in the handbook to files of the handbook, which is all that there is
+//! in a browser (`cargo xtask book`) and where a package has put it.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::{Offence, Source, numbered};
 
+const HANDBOOK: &str = "docs/";
+
 pub(super) fn check(sources: &[Source], exists: impl Fn(&Path) -> bool) -> Vec<Offence> {
     let mut offences = Vec::new();
     let documents = sources.iter().filter(|source| {
-        source.path.ends_with(".md") && (source.path.starts_with("docs/") || !source.path.contains('/'))
+        source.path.ends_with(".md") && (source.path.starts_with(HANDBOOK) || !source.path.contains('/'))
     });
     for source in documents {
         for (line, target) in targets(&source.text) {
-            if let Some(path) = resolve(&source.path, &target)
-                && !exists(&path)
-            {
+            let Some(path) = resolve(&source.path, &target) else { continue };
+            if !exists(&path) {
                 offences.push(source.offence(line, format!("{target} leads nowhere")));
+            } else if source.path.starts_with(HANDBOOK) && !path.starts_with(HANDBOOK) {
+                offences.push(source.offence(line, format!("{target} leads out of the handbook: name it as code")));
             }
         }
     }
@@ -111,7 +115,8 @@ mod tests {
         let there = |path: &Path| path == Path::new("README.md") || path == Path::new("docs/a.md");
         let offences: Vec<String> =
             check(&[source], there).into_iter().map(|offence| format!("{} {}", offence.line, offence.text)).collect();
-        assert_eq!(offences, ["1 b.png leads nowhere", "6 c/d.md leads nowhere"]);
+        let outside = "1 ../README.md#top leads out of the handbook: name it as code";
+        assert_eq!(offences, [outside, "1 b.png leads nowhere", "6 c/d.md leads nowhere"]);
     }
 
     #[test]

@@ -14,10 +14,11 @@ fn tree() -> Result<PathBuf> {
     Ok(target()?.join("servers/root"))
 }
 
-/// Where all that is built and unpacked is.
+/// Where all that is built and unpacked is. Cargo puts tests into `deps`, one level below the programs.
 pub(crate) fn target() -> Result<PathBuf> {
     let program = env::current_exe().context("cannot tell where this program is")?;
-    Ok(program.ancestors().nth(3).context("this program is in no build folder")?.to_owned())
+    let mut folders = program.ancestors().skip(1).skip_while(|folder| folder.ends_with("deps"));
+    Ok(folders.nth(1).context("this program is in no build folder")?.to_owned())
 }
 
 /// Whether HAProxy and nginx can be started.

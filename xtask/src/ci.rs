@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::project::Project;
-use crate::{generate, kernels, run, tidy};
+use crate::{generate, kernels, run, tidy, truth};
 
 /// Runs the command.
 pub(crate) fn main(project: &Project) -> Result<ExitCode> {
@@ -17,6 +17,10 @@ pub(crate) fn main(project: &Project) -> Result<ExitCode> {
     println!("== kernels");
     if !kernels::is_up_to_date(project)? {
         failed.push("kernels");
+    }
+    println!("== truth table");
+    if !truth::is_up_to_date(project)? {
+        failed.push("truth table");
     }
     println!("== generated files");
     if !generate::is_up_to_date(project)? {

@@ -62,7 +62,7 @@ fn record(project: &Project, programs: &Path, folder: &Path) -> Result<()> {
     let names = ["connprobe", "connprobe-peer", "connprobe-golden"];
     let copied: Vec<String> = names.iter().map(|name| run::quote(programs.join(name).as_os_str())).collect();
     let script = format!("{GUEST} && cp {} /usr/local/bin/ && exec /usr/local/bin/connprobe-golden", copied.join(" "));
-    let written = vm::output(project, vm::Series::V6_1, &["sh".to_owned(), "-c".to_owned(), script])?;
+    let written = vm::output(project, vm::Series::V6_1, &["sh".to_owned(), "-c".to_owned(), script], vm::SHORT)?;
     for line in written.lines() {
         let (name, bytes) = line.split_once(' ').with_context(|| format!("an unexpected line: {line}"))?;
         let bytes = STANDARD.decode(bytes).with_context(|| format!("an unexpected line: {line}"))?;

@@ -40,7 +40,7 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         let program = build(project)?;
         let command = [program.to_string_lossy().into_owned()];
         for series in Series::ALL {
-            let text = vm::output(project, series, &command)?;
+            let text = vm::output(project, series, &command, vm::SHORT)?;
             write_whole(&facts_of(series.name()), text.as_bytes())?;
         }
     }
@@ -103,7 +103,7 @@ fn read(project: &Project) -> Result<Vec<(String, Facts)>> {
 }
 
 /// The numbers of a version: 6.12 comes after 6.1.
-fn version(name: &str) -> Vec<u32> {
+pub(crate) fn version(name: &str) -> Vec<u32> {
     name.split(['.', '-']).map_while(|part| part.parse().ok()).collect()
 }
 

@@ -35,6 +35,7 @@ mod store;
 mod test;
 mod tidy;
 mod tools;
+mod truth;
 mod vm;
 
 use project::Project;
@@ -81,6 +82,8 @@ enum Task {
     /// Keep a daemon among churn, losses and failures for long, and see whether it stays flat
     #[command(disable_help_flag = true)]
     Soak(soak::Arguments),
+    /// Make the truth table from what was measured, or measure it: every scenario, on the host and in guests
+    Truth(truth::Arguments),
     /// Run the kernel tests, a command or a shell on other kernels, in guests
     Vm(vm::Arguments),
 }
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Task::Lab(arguments) => lab::main(&project, &arguments),
         Task::Package(arguments) => package::main(&project, &arguments),
         Task::Soak(arguments) => soak::main(&project, &arguments),
+        Task::Truth(arguments) => truth::main(&project, &arguments),
         Task::Vm(arguments) => vm::main(&project, &arguments),
     });
     match done {

@@ -1,6 +1,7 @@
 //! Programs that are measured or shown as they are installed: built for release, and run.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, ensure};
@@ -25,11 +26,15 @@ pub(crate) fn build(project: &Project, package: &str) -> Result<()> {
 
 /// Runs one of these programs with `arguments`; it finds connprobe beside it. Its exit code is the result.
 pub(crate) fn start(project: &Project, program: &str, arguments: &[OsString]) -> Result<ExitCode> {
-    let binaries = project.target().join("release");
-    let mut command = Command::new(binaries.join(program));
-    command.args(arguments).env("CONNPROBE_BIN", binaries.join("connprobe")).current_dir(project.root());
+    let mut command = Command::new(self::program(project, program));
+    command.args(arguments).env("CONNPROBE_BIN", self::program(project, "connprobe")).current_dir(project.root());
     let status = run::status(&mut command)?;
     // Ended by a signal, there is no code to pass on.
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2);
     Ok(ExitCode::from(code))
+}
+
+/// Where one of these programs is.
+pub(crate) fn program(project: &Project, name: &str) -> PathBuf {
+    project.target().join("release").join(name)
 }

@@ -135,6 +135,9 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
+/// Enough for a command that computes little.
+pub(crate) const SHORT: Duration = Duration::from_secs(5 * 60);
+
 /// A person may sit at a shell as long as they like.
 const UNLIMITED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -146,13 +149,12 @@ pub(crate) fn test_shared(project: &Project) -> Result<Results> {
     test(project, architecture, &hosts(project, &Series::ALL, architecture, Accelerator::Tcg, LIMIT)?, true, &[])
 }
 
-/// Runs a command in a guest and returns what it wrote.
-pub(crate) fn output(project: &Project, series: Series, command: &[String]) -> Result<String> {
-    const LIMIT: Duration = Duration::from_secs(5 * 60);
+/// Runs a command in a guest and returns what it wrote. A guest that runs longer than `limit` is ended, with an error.
+pub(crate) fn output(project: &Project, series: Series, command: &[String], limit: Duration) -> Result<String> {
     let architecture = Architecture::X86_64;
     prepare_host(architecture)?;
     let mut written = Vec::new();
-    for host in hosts(project, &[series], architecture, Accelerator::Tcg, LIMIT)? {
+    for host in hosts(project, &[series], architecture, Accelerator::Tcg, limit)? {
         let code = host.run(&shell_line(command), &mut written)?;
         if code != 0 {
             bail!("the command ended with {code} on kernel {}", series.name());

@@ -12,6 +12,7 @@ mod failures;
 pub mod play;
 mod script;
 mod told;
+pub mod truth;
 
 use std::{fmt, time::Duration};
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{open_case::Case, wakes::Wake};
+use super::{
+    open_case::Case,
+    wakes::{Wake, next_look_at_waiting},
+};
 use crate::{
     judge::{Cause, Evidence, EvidenceKind, MissingEvidence, Ruling, Verdict},
     model::{
@@ -14,9 +17,6 @@ use crate::{
 /// How long the sender is given to send it again before the receiver is looked at. A retransmission comes after 0.2 s at the
 /// earliest (`TCP_RTO_MIN`), and on most paths well within this.
 const TIME_FOR_A_COPY: Duration = Duration::from_secs(1);
-/// How often a receiver that still waits is looked at: the longer it has waited, the less often.
-const MOST_OFTEN: Duration = Duration::from_secs(1);
-const LEAST_OFTEN: Duration = Duration::from_secs(15);
 
 impl Case {
     /// The latest segment that was dropped and has not got through, where that is what the case is about.
@@ -74,7 +74,7 @@ impl Case {
     pub(super) fn look_again(&self, now: MonoTime) -> Option<(MonoTime, Wake)> {
         self.dropped()?;
         let [(since, _), _] = Evidence::dropped(self.evidence.as_slice())?;
-        Some((now + (now.since(since) / 2).clamp(MOST_OFTEN, LEAST_OFTEN), self.look()))
+        Some((next_look_at_waiting(since, now), self.look()))
     }
 
     fn look(&self) -> Wake {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Sight;
-use crate::model::{MonoTime, SocketTimer, SocketView, Ticks};
+use crate::model::{MonoTime, RTO_MIN, SocketTimer, SocketView, Ticks};
 
 /// Which kernel timer ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,10 +77,6 @@ pub struct Deadline {
     pub set_by: DeadlineSource,
 }
 
-/// `TCP_RTO_MIN` (`include/net/tcp.h`): the base of the kernel's model, whatever the connection's own RTO is.
-const RTO_MIN: Duration = Duration::from_millis(200);
-/// `TCP_RTO_MAX` where the socket has no `icsk_rto_max` (before Linux 6.15).
-const RTO_MAX: Duration = Duration::from_secs(120);
 /// What `tcp_orphan_retries()` makes of a setting of 0 while the RTO is below its maximum.
 const DEFAULT_ORPHAN_RETRIES: u8 = 8;
 /// More timer steps than any setting allows (255 retries): only a bound on the loop.
@@ -98,7 +94,7 @@ const MOST_STEPS: u32 = 512;
 /// waits stay as they are. Routers limit such errors, so this is true to one wait.
 pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<Deadline> {
     let socket = sight.socket;
-    let rto_max = rto_max(socket);
+    let rto_max = socket.longest_rto();
     let mut rto = socket.rto.filter(|rto| !rto.is_zero())?;
     // The first retransmission is the one that fires now when none was stamped before.
     let first = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
@@ -147,7 +143,7 @@ pub(super) fn of_retransmission(sight: &Sight<'_>, is_refused: bool) -> Option<D
 /// its doublings has reached its maximum, if it has been doubled `tcp_orphan_retries` times by then.
 pub(super) fn of_probes(sight: &Sight<'_>, answered: bool) -> Option<Deadline> {
     let socket = sight.socket;
-    let rto_max = rto_max(socket);
+    let rto_max = socket.longest_rto();
     let base = socket.rto?.max(RTO_MIN);
     let user_timeout = Some(socket.user_timeout?).filter(|timeout| !timeout.is_zero());
     if answered && user_timeout.is_none() && !socket.orphaned? {
@@ -214,10 +210,6 @@ pub(super) fn of_keepalive(sight: &Sight<'_>) -> Option<Deadline> {
     None
 }
 
-fn rto_max(socket: &SocketView) -> Duration {
-    socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)
-}
-
 /// In how long this timer fires; `None` when another one, or none, is pending.
 fn pending(socket: &SocketView, kind: SocketTimer) -> Option<Duration> {
     socket.timer.filter(|timer| timer.kind == kind).map(|timer| timer.due_in)
@@ -249,7 +241,8 @@ fn doublings_below(rto_max: Duration) -> u32 {
     (ms(rto_max) / ms(RTO_MIN)).max(1).ilog2()
 }
 
-/// `tcp_model_timeout()`: the sum of the waits of `retries` + 1 firings that start at [`RTO_MIN`] and double to `rto_max`.
+/// `tcp_model_timeout()`: the sum of the waits of `retries` + 1 firings that start at [`RTO_MIN`], whatever the connection's own RTO is,
+/// and double to `rto_max`.
 fn model_timeout(retries: u8, rto_max: Duration) -> Duration {
     let doublings = doublings_below(rto_max).min(30);
     let retries = u32::from(retries);
@@ -305,7 +298,7 @@ impl TimerWheel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Keepalive, PendingTimer};
+    use crate::model::{Keepalive, PendingTimer, RTO_MAX};
 
     fn socket(rto_ms: u64, retransmitting_for_ms: u64) -> SocketView {
         SocketView {

@@ -21,6 +21,7 @@ mod place;
 mod question;
 mod segment;
 mod socket;
+mod tcp_timing;
 mod time;
 
 pub use closed::{Amounts, Cgroup, ClosedConnection, Ending, Halves, OwnerCall, Role, SeenProcess, Side};
@@ -45,4 +46,5 @@ pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
 pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
 pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
+pub use tcp_timing::{COARSEST_TICK, RTO_MAX, RTO_MIN};
 pub use time::MonoTime;

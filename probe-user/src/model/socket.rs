@@ -3,12 +3,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{SocketCookie, SocketTimer, TcpState};
-
-/// `TCP_RTO_MIN` (`include/net/tcp.h`).
-const RTO_MIN: Duration = Duration::from_millis(200);
-/// `TCP_RTO_MAX` where the socket has no `icsk_rto_max` (before Linux 6.15).
-const RTO_MAX: Duration = Duration::from_secs(120);
+use super::{RTO_MAX, RTO_MIN, SocketCookie, SocketTimer, TcpState};
 
 /// What the kernel held in one TCP socket at the moment of an event. `None` always means *unavailable* (this kernel or this
 /// hook cannot say), never zero.
@@ -160,6 +155,11 @@ impl SocketView {
         }
     }
 
+    /// The longest that its RTO becomes, however often it is doubled.
+    pub fn longest_rto(&self) -> Duration {
+        self.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)
+    }
+
     /// For how long the persist timer was set (`tcp_probe0_when`, `include/net/tcp.h`); not known with a `TCP_USER_TIMEOUT`, which
     /// may have shortened it (`tcp_clamp_probe0_to_user_timeout`).
     fn persist_wait(&self) -> Option<Duration> {
@@ -168,7 +168,7 @@ impl SocketView {
         }
         let doubled = 1u32 << u32::from(self.backoff?).min(30);
         let wait = self.rto?.max(RTO_MIN).saturating_mul(doubled);
-        Some(wait.min(self.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)))
+        Some(wait.min(self.longest_rto()))
     }
 
     /// How many keepalive probes there can have been since the peer was last heard of: the kernel's count goes on over data that

@@ -20,6 +20,7 @@ use super::{
     finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
     open_case::Case,
     standards::Standards,
+    wakes::next_look_at_waiting,
 };
 use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, Verdict, judge},
@@ -30,9 +31,6 @@ use crate::{
     },
 };
 
-/// How often one that is reported is looked at: the longer it has lasted, the less often.
-const MOST_OFTEN: Duration = Duration::from_secs(1);
-const LEAST_OFTEN: Duration = Duration::from_secs(15);
 /// One of which nothing proves that it is missed waits so long for another copy. The gaps between copies double, so that this covers
 /// senders that have tried for half a minute already.
 const WAIT_FOR_A_COPY: Duration = Duration::from_secs(60);
@@ -291,7 +289,7 @@ impl Flow {
         let waits = self.is_ending() && self.evidence.as_slice().last().is_some_and(is_waited_for);
         self.wake = Some(if self.has_finding() || waits {
             let since = self.evidence.as_slice().first().map_or(now, |first| first.at);
-            (now + (now.since(since) / 2).clamp(MOST_OFTEN, LEAST_OFTEN), FlowWake::Look)
+            (next_look_at_waiting(since, now), FlowWake::Look)
         } else {
             (self.touched + WAIT_FOR_A_COPY, FlowWake::Forget)
         });

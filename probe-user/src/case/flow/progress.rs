@@ -2,19 +2,14 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::Flow;
 use crate::{
+    case::wakes::with_slack,
     judge::{Evidence, EvidenceKind, Verdict},
     model::{
-        ConntrackState, ControlMessage, Direction, FlowConntrack, HostEnd, Knowledge, MonoTime, TcpState, TrackedFlow,
+        ConntrackState, ControlMessage, Direction, FlowConntrack, HostEnd, Knowledge, MonoTime, RTO_MAX, RTO_MIN,
+        TcpState, TrackedFlow,
     },
 };
 
-/// A kernel timer may fire an eighth later than computed (`kernel/time/timer.c`), and events come in batches.
-const SLACK: Duration = Duration::from_millis(300);
-/// `TCP_RTO_MAX`.
-const RTO_MAX: Duration = Duration::from_secs(120);
-
-/// Segments that come closer together than the shortest RTO (`TCP_RTO_MIN`) are no copies of each other.
-const ONE_ROUND: Duration = Duration::from_millis(200);
 /// A handshake's segments come from two timers, which may fire together.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
 
@@ -150,11 +145,11 @@ const fn is_acknowledged(end: &HostEnd) -> bool {
     matches!(end.status.state, TcpState::FinWait2 | TcpState::TimeWait)
 }
 
-/// When each round of segments began.
+/// When each round of segments began: those that come closer together than the shortest RTO are no copies of each other.
 fn rounds(times: &[MonoTime]) -> Vec<MonoTime> {
     let mut rounds: Vec<MonoTime> = Vec::new();
     for at in times {
-        if rounds.last().is_none_or(|before| at.since(*before) >= ONE_ROUND) {
+        if rounds.last().is_none_or(|before| at.since(*before) >= RTO_MIN) {
             rounds.push(*at);
         }
     }
@@ -169,7 +164,7 @@ fn time_for_two_more(copies: &[MonoTime]) -> Duration {
     };
     let next = gap.saturating_mul(2).min(RTO_MAX);
     let both = next.saturating_add(next.saturating_mul(2).min(RTO_MAX));
-    both.saturating_add(both / 8).saturating_add(SLACK)
+    with_slack(both)
 }
 
 const fn is_request(state: TcpState) -> bool {

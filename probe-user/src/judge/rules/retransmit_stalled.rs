@@ -16,7 +16,7 @@ use nix::errno::Errno;
 
 use crate::{
     judge::{Attempt, Cause, Evidence, History, MissingEvidence, Ruling, Sight, deadline},
-    model::{Knowledge, SocketView},
+    model::{COARSEST_TICK, Knowledge, SocketView},
 };
 
 /// Doublings of the persist timer that make a suspicion of data that cannot be sent: 1.4 s with the shortest RTO.
@@ -98,11 +98,9 @@ pub(super) fn gave_up(history: &History<'_>, sight: &Sight<'_>) -> bool {
 /// Whether an ACK or data has come in since the first retransmission: then the peer is there, and what it lacks is our data. Its own
 /// data does not count as an ACK ([`SocketView::heard_ago`]).
 pub(super) fn peer_is_heard(socket: &SocketView) -> bool {
-    // The times are as coarse as the kernel's tick, at most 10 ms.
-    const TICK: Duration = Duration::from_millis(10);
     let heard = [socket.last_ack_ago, socket.last_data_ago].into_iter().flatten().min();
     match (heard, socket.retransmitting_for) {
-        (Some(heard_ago), Some(retransmitting_for)) => heard_ago + TICK < retransmitting_for,
+        (Some(heard_ago), Some(retransmitting_for)) => heard_ago + COARSEST_TICK < retransmitting_for,
         (None, _) | (_, None) => false,
     }
 }

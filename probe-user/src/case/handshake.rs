@@ -31,11 +31,7 @@ impl Case {
 
     /// Whether it is about a connection that is not established on this host.
     pub(super) fn is_embryonic(&self) -> bool {
-        match self.socket.state {
-            Some(TcpState::SynSent | TcpState::SynReceived | TcpState::NewSynReceived) => true,
-            Some(_) => false,
-            None => self.awaited_step().is_some(),
-        }
+        self.socket.state.map_or_else(|| self.awaited_step().is_some(), TcpState::is_embryonic)
     }
 
     /// The step that the case is about, where it is known of no socket: a SYN that got no request socket, or a SYN-ACK that could not

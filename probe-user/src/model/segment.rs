@@ -53,9 +53,7 @@ impl DroppedSegment {
             // A reset ends it, whatever the state is.
             (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Reset) => state.is_synchronized(),
             // The acknowledgment of our FIN does.
-            (Origin::Sent, ControlMessage::Fin) => {
-                matches!(state, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing)
-            }
+            (Origin::Sent, ControlMessage::Fin) => state.awaits_fin_ack(),
             // Who sends a reset has no connection any more.
             (Origin::Sent, ControlMessage::Reset) => false,
             // The SYN-ACK moves a client on, the ACK of it a server (RFC 9293 section 3.10.7).
@@ -63,9 +61,7 @@ impl DroppedSegment {
                 matches!(state, TcpState::SynSent)
             }
             (Origin::Sent, ControlMessage::SynAck)
-            | (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Ack) => {
-                matches!(state, TcpState::SynReceived | TcpState::NewSynReceived)
-            }
+            | (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Ack) => state.awaits_final_ack(),
             // Of these the state does not tell.
             (_, ControlMessage::Syn | ControlMessage::Data) | (Origin::Sent, ControlMessage::Ack) => false,
         }
@@ -74,8 +70,7 @@ impl DroppedSegment {
     /// The same, or its state does not tell, as with data that an established one may have got.
     pub const fn may_be_missed_in(&self, state: TcpState) -> bool {
         let is_told = !matches!(self.message, ControlMessage::Ack | ControlMessage::Data);
-        self.is_missed_in(state)
-            || !is_told && matches!(state, TcpState::SynReceived | TcpState::NewSynReceived | TcpState::Established)
+        self.is_missed_in(state) || !is_told && (state.awaits_final_ack() || matches!(state, TcpState::Established))
     }
 
     /// Whether it is a RST whose sender goes on talking to the receiver's socket, which was asked for so long after the drop: it was

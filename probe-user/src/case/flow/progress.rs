@@ -78,7 +78,7 @@ impl Flow {
         let is_embryonic = |flow: &TrackedFlow| flow.entry.state.is_some_and(ConntrackState::is_embryonic);
         let was_embryonic = self.first_conntrack.as_ref().is_some_and(|first| first.entries().iter().any(is_embryonic));
         let entries = self.entries();
-        let waited_for = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender && is_request(end.state));
+        let waited_for = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender && end.state.is_embryonic());
         let waits = self.end_of(sender).map(|end| end.status.state);
         let is_answered = waits.is_some_and(TcpState::is_synchronized)
             && (latest.message == ControlMessage::SynAck || self.evidence.as_slice().iter().any(waited_for));
@@ -89,7 +89,7 @@ impl Flow {
             return Progress::Over;
         }
         // What connection tracking accepts a later rule may drop.
-        if waits.is_some_and(is_request) {
+        if waits.is_some_and(TcpState::is_embryonic) {
             return Progress::None;
         }
         if was_embryonic && !entries.is_empty() && !entries.iter().any(is_embryonic) {
@@ -165,8 +165,4 @@ fn time_for_two_more(copies: &[MonoTime]) -> Duration {
     let next = gap.saturating_mul(2).min(RTO_MAX);
     let both = next.saturating_add(next.saturating_mul(2).min(RTO_MAX));
     with_slack(both)
-}
-
-const fn is_request(state: TcpState) -> bool {
-    matches!(state, TcpState::SynSent | TcpState::SynReceived | TcpState::NewSynReceived)
 }

@@ -15,10 +15,7 @@ use std::time::Duration;
 use super::retransmit_stalled::gave_up;
 use crate::{
     judge::{Cause, Evidence, EvidenceKind, History, MissingEvidence, Ruling, deadline},
-    model::{
-        Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Site,
-        TcpState,
-    },
+    model::{Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Site},
 };
 
 /// Judges what was dropped, or else our own FIN.
@@ -101,11 +98,11 @@ fn invalid(segment: &DroppedSegment, settings: &ConntrackSettings) -> (Cause, Op
 fn unacknowledged(history: &History<'_>) -> Option<Ruling> {
     let sight = Evidence::latest_sight(history.evidence)?;
     let socket = sight.socket;
-    let has_sent_fin = matches!(socket.state?, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing);
     let is_fin_alone = socket.unacknowledged_data() == Some(0) && socket.snd_nxt != socket.snd_una;
+    let waits_for_it = socket.state?.awaits_fin_ack() && is_fin_alone;
     let retransmits = socket.retransmits?;
     let gave_up = gave_up(history, &sight);
-    if !has_sent_fin || !is_fin_alone || retransmits < history.thresholds.retransmits_suspected && !gave_up {
+    if !waits_for_it || retransmits < history.thresholds.retransmits_suspected && !gave_up {
         return None;
     }
     let mut missing = Vec::new();
@@ -126,7 +123,10 @@ mod tests {
             Confidence, Verdict,
             rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
         },
-        model::{DropPlace, DropReason, InvalidSegment, NetfilterHook, Origin, PendingTimer, SocketTimer, SocketView},
+        model::{
+            DropPlace, DropReason, InvalidSegment, NetfilterHook, Origin, PendingTimer, SocketTimer, SocketView,
+            TcpState,
+        },
     };
 
     const STILL_OPEN: EvidenceKind = EvidenceKind::StillOpen { state: TcpState::Established };

@@ -46,7 +46,7 @@ fn acks_dropped(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let dropped: Vec<_> = Evidence::segments_from(history.evidence, sender).filter(follows).collect();
     let ((since, _), (_, latest)) = (*dropped.first()?, *dropped.last()?);
     let receiver = Evidence::receiver_waits(history.evidence, sender).map(|(_, state)| state);
-    let waits_for_ack = receiver.is_some_and(|state| matches!(state, TcpState::SynReceived | TcpState::NewSynReceived));
+    let waits_for_ack = receiver.is_some_and(TcpState::awaits_final_ack);
     if !waits_for_ack && !is_embryonic_to_conntrack(history) {
         return None;
     }

@@ -267,16 +267,20 @@ impl Tracker {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
-            if !case.has_told() && case.awaits_answers() {
-                let until = *case.held_until.get_or_insert(self.now + HOLD);
-                if self.now < until {
-                    case.wake = Some((until, Wake::Judge));
-                    self.keep(case);
-                    return;
-                }
+            let may_wait = case.held_until.is_none_or(|until| self.now < until);
+            if !case.has_told() && case.awaits_answers() && may_wait {
+                self.hold(case);
+                return;
             }
         }
         self.findings.extend(ruling.and_then(|ruling| case.rule(self.now, ruling)));
+        self.keep(case);
+    }
+
+    /// Puts judging a case off until its first answers are in, or have taken too long.
+    fn hold(&mut self, mut case: Box<Case>) {
+        let until = *case.held_until.get_or_insert(self.now + HOLD);
+        case.wake = Some((until, Wake::Judge));
         self.keep(case);
     }
 

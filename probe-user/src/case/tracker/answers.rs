@@ -1,6 +1,6 @@
 //! What witnesses say.
 
-use super::{GRACE_FOR_LAST_EVENT, HOLD, Tracker};
+use super::{GRACE_FOR_LAST_EVENT, Tracker};
 use crate::{
     case::{
         finding::{Outcome, OwnerKnowledge},
@@ -163,9 +163,7 @@ impl Tracker {
             case.look_when_overdue(self.now, None);
             self.judge_and_keep(case);
         } else {
-            let until = *case.held_until.get_or_insert(self.now + HOLD);
-            case.wake = Some((until, Wake::Judge));
-            self.keep(case);
+            self.hold(case);
         }
     }
 

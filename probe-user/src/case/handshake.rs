@@ -185,33 +185,11 @@ impl Case {
     }
 }
 
-/// How many connections of unknown clients may be looked into in a while: beyond that it is a flood.
-pub(super) const MOST_GUESSES: u32 = 32;
-const GUESSING_WINDOW: Duration = Duration::from_secs(10);
-
-/// How often what this host serves has been asked for clients of whom nothing else is known.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Guesses {
-    since: MonoTime,
-    count: u32,
-}
-
-impl Guesses {
-    /// Takes one more, if there may be one: so many in ten seconds.
-    pub(super) fn take(&mut self, now: MonoTime, most: u32) -> bool {
-        if now.since(self.since) >= GUESSING_WINDOW {
-            *self = Self { since: now, count: 0 };
-        }
-        self.count = self.count.saturating_add(1);
-        self.count <= most
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        case::{Finding, FindingState, Output, Tracker, dropped::tests::dropped_fin},
+        case::{Finding, FindingState, Output, Tracker, dropped::tests::dropped_fin, tracker::MOST_GUESSES},
         judge::{Cause, Confidence},
         model::{
             Answer, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, DroppedSegment, Event, SocketLookup,

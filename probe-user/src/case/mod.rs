@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod allowance;
 mod at_rest;
 mod cases;
 mod dropped;

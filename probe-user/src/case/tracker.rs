@@ -5,10 +5,10 @@ mod resume;
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
+    allowance::Allowance,
     cases::Cases,
     finding::{Finding, Outcome, OwnerKnowledge},
     flow::Flows,
-    handshake::{Guesses, MOST_GUESSES},
     open_case::{Case, is_closing},
     questions::Questions,
     standards::Standards,
@@ -24,6 +24,8 @@ use crate::{
 const HOLD: Duration = Duration::from_secs(2);
 /// An event that tells how a socket ended may still be on the ring when a witness finds the socket gone.
 const GRACE_FOR_LAST_EVENT: Duration = Duration::from_millis(500);
+/// How many connections of unknown clients may be looked into in a while: beyond that it is a flood.
+pub(super) const MOST_GUESSES: u32 = 32;
 
 /// What the tracker has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +66,12 @@ pub struct Tracker {
     flows: Flows,
     findings: VecDeque<Finding>,
     questions: Questions,
-    guesses: Guesses,
+    /// Questions for what this host serves, for clients of whom nothing else is known.
+    guesses: Allowance,
     /// Connections looked into of which nothing is known but that ACKs, data or SYN-ACKs are dropped.
-    strays: Guesses,
-    searches: Guesses,
+    strays: Allowance,
+    /// Searches through all zones of connection tracking.
+    searches: Allowance,
     standards: Standards,
     cases_opened: u64,
 }

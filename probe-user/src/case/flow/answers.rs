@@ -237,8 +237,8 @@ impl Flow {
     /// Asks once who holds the receiver's socket.
     fn ask_owner(&mut self) -> Option<Question> {
         let key = self.asked_as;
-        let receiver = if self.sender()? == key.remote { &self.ends.receiver } else { &self.ends.sender };
-        let inode = u64::from(receiver.as_ref()?.status.inode);
+        let receiver = self.ends_from(self.sender()?).receiver?;
+        let inode = u64::from(receiver.status.inode);
         if inode == 0 || self.receiver_owner.0 == inode {
             return None;
         }

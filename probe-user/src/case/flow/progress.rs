@@ -5,8 +5,8 @@ use crate::{
     case::wakes::with_slack,
     judge::{Evidence, EvidenceKind, Verdict},
     model::{
-        ConntrackState, ControlMessage, Direction, FlowConntrack, HostEnd, Knowledge, MonoTime, RTO_MAX, RTO_MIN,
-        TcpState, TrackedFlow,
+        ConntrackState, ControlMessage, Direction, FlowConntrack, FlowEnds, HostEnd, Knowledge, MonoTime, RTO_MAX,
+        RTO_MIN, TcpState, TrackedFlow,
     },
 };
 
@@ -33,8 +33,8 @@ impl Flow {
         }
         let dropped = Evidence::dropped_from(self.evidence.as_slice(), sender);
         let Some((latest_at, latest)) = dropped.last().copied() else { return Progress::Over };
-        let its_sender = if sender == self.asked_as.remote { &self.ends.sender } else { &self.ends.receiver };
-        if let Some(end) = self.end_of(sender) {
+        let FlowEnds { receiver, sender: its_sender } = self.ends_from(sender);
+        if let Some(end) = receiver {
             return if latest.is_missed_in(end.status.state) { Progress::None } else { Progress::GotThrough };
         }
         if latest.message == ControlMessage::Fin && its_sender.as_ref().is_some_and(is_acknowledged) {
@@ -79,7 +79,7 @@ impl Flow {
         let was_embryonic = self.first_conntrack.as_ref().is_some_and(|first| first.entries().iter().any(is_embryonic));
         let entries = self.entries();
         let waited_for = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender && end.state.is_embryonic());
-        let waits = self.end_of(sender).map(|end| end.status.state);
+        let waits = self.ends_from(sender).receiver.map(|end| end.status.state);
         let is_answered = waits.is_some_and(TcpState::is_synchronized)
             && (latest.message == ControlMessage::SynAck || self.evidence.as_slice().iter().any(waited_for));
         if is_answered {

@@ -109,9 +109,8 @@ fn is_open(finding: &Finding) -> bool {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        case::OwnerKnowledge,
         judge::{Cause, Confidence, Ruling},
-        model::{ConnectionKey, Filter, Knowledge, MonoTime, SocketView},
+        model::{ConnectionKey, Filter, Knowledge, MonoTime, OwnerKnowledge, SocketView},
     };
 
     pub(in crate::app) fn finding(case: u64, state: FindingState, verdict: Verdict) -> Finding {

@@ -20,7 +20,7 @@ mod tracker;
 mod wakes;
 
 pub use cases::{MAX_CASES, MAX_SERIOUS_CASES};
-pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
+pub use finding::{Finding, FindingId, FindingState, Outcome};
 pub use flow::FlowView;
 pub use tracker::{Output, Tracker};
 

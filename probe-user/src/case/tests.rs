@@ -9,8 +9,9 @@ use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
         Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, DroppedSegment, Event,
-        EventKind, Hook, Interface, LossPlace, MonoTime, Origin, Owner, PathStatus, PendingTimer, Question, Route,
-        ServiceStatus, SocketCookie, SocketLookup, SocketRouting, SocketStatus, SocketTimer, SocketView, TcpState,
+        EventKind, Hook, Interface, LossPlace, MonoTime, Origin, Owner, OwnerKnowledge, PathStatus, PendingTimer,
+        Question, Route, ServiceStatus, SocketCookie, SocketLookup, SocketRouting, SocketStatus, SocketTimer,
+        SocketView, TcpState,
     },
 };
 

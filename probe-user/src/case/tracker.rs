@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     allowance::Allowance,
     cases::Cases,
-    finding::{Finding, Outcome, OwnerKnowledge},
+    finding::{Finding, Outcome},
     flow::Flows,
     open_case::{Case, is_closing},
     questions::Questions,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     judge::{EvidenceKind, Thresholds},
-    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
+    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, OwnerKnowledge, Question},
 };
 
 /// How long a first judgment waits for answers. They mostly take some milliseconds, on a starved host a second; without them the

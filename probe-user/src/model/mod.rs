@@ -40,7 +40,7 @@ pub use flow::{
 pub use invalid::{InvalidSegment, NetfilterHook};
 pub use local::{LocalConntrack, LocalPorts};
 pub use module::{KernelModule, ModuleStatus};
-pub use owner::{ContainerRuntime, Owner, Place};
+pub use owner::{ContainerRuntime, Owner, OwnerKnowledge, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
 pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};

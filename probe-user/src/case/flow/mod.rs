@@ -17,7 +17,7 @@ pub use view::FlowView;
 use super::{
     dropped::add_missing_rule,
     evidence_log::EvidenceLog,
-    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
+    finding::{Finding, FindingId, FindingState, Outcome, differs},
     open_case::Case,
     standards::Standards,
     wakes::next_look_at_waiting,
@@ -26,8 +26,8 @@ use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, Verdict, judge},
     model::{
         ConnectionEvent, ConnectionKey, ConntrackStatus, DroppedSegment, EventKind, FlowConntrack, FlowEnds, FlowKey,
-        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, TrackedFlow, Translation,
-        Vantage,
+        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, OwnerKnowledge, PathStatus, SocketView, TrackedFlow,
+        Translation, Vantage,
     },
 };
 

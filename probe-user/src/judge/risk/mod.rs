@@ -11,11 +11,11 @@ mod tests;
 
 use std::time::Duration;
 
-pub use groups::{Groups, Holder, Risky, service};
+pub use groups::{Groups, Risky, service};
 pub use idle::{Idle, Probing};
 pub use limit::{Limit, LimitSource, idle_from, limit};
 
-use crate::model::MonoTime;
+use crate::model::{MonoTime, OwnerKnowledge};
 
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +78,7 @@ pub struct Risk {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Who holds the sockets.
-    pub holder: Holder,
+    pub holder: OwnerKnowledge,
     /// How many processes alike do, of which the holder is the one with the lowest pid.
     pub processes: usize,
     /// What for.

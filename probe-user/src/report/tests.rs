@@ -8,7 +8,9 @@ use crate::{
     judge::{
         Attempt, Cause, Confidence, Deadline, DeadlineSource, Evidence, EvidenceKind, KernelTimer, MissingEvidence,
         Ruling, Verdict,
-        risk::{Direction, Groups, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service},
+        risk::{
+            Groups, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service, ServiceDirection,
+        },
     },
     model::{
         Amounts, ClosedConnection, ConnectionKey, Coverage, Halves, Hook, HookStatus, Interface, Keepalive, Knowledge,
@@ -267,7 +269,7 @@ fn idle(port: u16, idle_s: u64, probing: Probing) -> Idle {
 fn risks() -> Risks {
     let by_operator = Limit { time: Duration::from_secs(3_600), set_by: LimitSource::IdleTimeout };
     let by_conntrack = Limit { time: Duration::from_secs(300), set_by: LimitSource::Conntrack };
-    let outgoing = Service { port: 5672, direction: Direction::Outgoing };
+    let outgoing = Service { port: 5672, direction: ServiceDirection::Outgoing };
     let mut groups = Groups::default();
     let mut add = |kind, idle, limit, service, holder| groups.add(&Risky { kind, idle, limit, service }, holder);
     let OwnerKnowledge::Process(nova) = finding("10.3.0.50:51050", FindingState::Opened).owner else { unreachable!() };
@@ -284,7 +286,7 @@ fn risks() -> Risks {
     }
     let leaked = Idle { peer_has_closed: true, ..idle(80, 86_399, Probing::Off) };
     let web = Owner { pid: 4_711, comm: "uwsgi".to_owned(), ..Owner::default() };
-    let at_web = Service { port: 80, direction: Direction::Accepted };
+    let at_web = Service { port: 80, direction: ServiceDirection::Accepted };
     add(RiskKind::CloseWaitLeak, leaked, by_operator, at_web, OwnerKnowledge::Process(web));
     let mut risks = Risks::new(at(14_000), LookedBy::SockDiag, Duration::from_secs(3_600));
     groups.tell(&mut risks);

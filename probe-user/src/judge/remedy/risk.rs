@@ -1,7 +1,7 @@
 //! Nothing is wrong yet: what keeps it so.
 
 use super::{MOST_REMEDIES, ONLY_LOOKS, Patient, Remedy, kernel, software};
-use crate::judge::risk::{Direction, LimitSource, Risk, RiskKind};
+use crate::judge::risk::{LimitSource, Risk, RiskKind, ServiceDirection};
 
 /// What to do about a risk, the most useful first.
 pub fn risk_remedies(risk: &Risk) -> Vec<Remedy> {
@@ -111,8 +111,8 @@ fn close_wait_leak(risk: &Risk, patient: &Patient<'_>) -> Vec<Remedy> {
 /// Shows the sockets.
 fn see(risk: &Risk, patient: &Patient<'_>, state: &str, text: &str) -> Remedy {
     let end = match risk.service.direction {
-        Direction::Outgoing => "dport",
-        Direction::Accepted => "sport",
+        ServiceDirection::Outgoing => "dport",
+        ServiceDirection::Accepted => "sport",
     };
     Remedy::new(text)
         .command(format!("{}ss -tnpoe state {state} {end} = :{}", patient.here(), risk.service.port))

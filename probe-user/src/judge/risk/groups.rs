@@ -3,7 +3,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::{Direction, Idle, KeepaliveTimes, Limit, Risk, RiskKind, Risks, Service};
+use super::{Idle, KeepaliveTimes, Limit, Risk, RiskKind, Risks, Service, ServiceDirection};
 use crate::model::{ConnectionKey, LocalPorts, Owner, OwnerKnowledge};
 
 /// Risks told in one look. More nobody reads; those with the fewest connections are left out, and counted.
@@ -16,9 +16,9 @@ pub fn service(ports: &LocalPorts, key: &ConnectionKey) -> Service {
     let (local, remote) = (key.local.port(), key.remote.port());
     let is_ephemeral = |port| ports.ephemeral.as_ref().is_some_and(|range| range.contains(&port));
     if ports.listening.contains(&local) || (!is_ephemeral(local) && is_ephemeral(remote)) {
-        Service { port: local, direction: Direction::Accepted }
+        Service { port: local, direction: ServiceDirection::Accepted }
     } else {
-        Service { port: remote, direction: Direction::Outgoing }
+        Service { port: remote, direction: ServiceDirection::Outgoing }
     }
 }
 

@@ -44,14 +44,14 @@ impl RiskKind {
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
+pub enum ServiceDirection {
     /// This host's process, to a service of the peer's.
     Outgoing,
     /// The peer, to a service of this host's.
     Accepted,
 }
 
-impl Direction {
+impl ServiceDirection {
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ pub struct Service {
     /// The peer's port of an outgoing connection, this host's of an accepted one.
     pub port: u16,
     /// Who opened the connection.
-    pub direction: Direction,
+    pub direction: ServiceDirection,
 }
 
 /// One risk: connections of one owner, for one service, in one namespace.

@@ -144,7 +144,7 @@ fn risky(idle: Idle) -> Risky {
         kind: idle.kind(LIMIT).unwrap(),
         idle,
         limit: LIMIT,
-        service: Service { port: 5672, direction: Direction::Outgoing },
+        service: Service { port: 5672, direction: ServiceDirection::Outgoing },
     }
 }
 

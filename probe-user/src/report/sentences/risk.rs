@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{owner, span};
 use crate::{
-    judge::risk::{Direction, KeepaliveTimes, LimitSource, Risk, RiskKind},
+    judge::risk::{KeepaliveTimes, LimitSource, Risk, RiskKind, ServiceDirection},
     model::OwnerKnowledge,
 };
 
@@ -19,8 +19,8 @@ pub(in crate::report) fn heading(risk: &Risk) -> String {
         OwnerKnowledge::NotAsked | OwnerKnowledge::Unavailable(_) => text.push_str(" of an unknown owner"),
     }
     let _ = match risk.service.direction {
-        Direction::Outgoing => write!(text, " to :{}", risk.service.port),
-        Direction::Accepted => write!(text, " from clients at :{}", risk.service.port),
+        ServiceDirection::Outgoing => write!(text, " to :{}", risk.service.port),
+        ServiceDirection::Accepted => write!(text, " from clients at :{}", risk.service.port),
     };
     text
 }

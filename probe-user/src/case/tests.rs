@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{dropped::tests::dropped_fin, *};
+use super::*;
 use crate::{
     judge::{Cause, Confidence, MissingEvidence, Verdict},
     model::{
         Answer, ConnectionEvent, ConnectionKey, ConntrackStatus, ControlMessage, DropReason, DroppedSegment, Event,
         EventKind, Hook, Interface, LossPlace, MonoTime, Origin, Owner, OwnerKnowledge, PathStatus, PendingTimer,
         Question, Route, ServiceStatus, SocketCookie, SocketLookup, SocketRouting, SocketStatus, SocketTimer,
-        SocketView, TcpState,
+        SocketView, TcpState, dropped_fin,
     },
 };
 

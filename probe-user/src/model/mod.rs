@@ -46,6 +46,8 @@ pub use owner::{ContainerRuntime, Owner, OwnerKnowledge, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
 pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, NetfilterHook, Site, Stack};
 pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLookup};
+#[cfg(test)]
+pub(crate) use segment::dropped_fin;
 pub use segment::{Checksum, ControlMessage, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketStatus, SocketTimer, SocketView, Ticks};
 pub use tcp_timing::{COARSEST_TICK, RTO_MAX, RTO_MIN};

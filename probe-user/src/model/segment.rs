@@ -197,3 +197,23 @@ impl Checksum {
         }
     }
 }
+
+/// A FIN that a rule has dropped, for tests.
+#[cfg(test)]
+pub(crate) fn dropped_fin(origin: Origin) -> DroppedSegment {
+    DroppedSegment {
+        message: ControlMessage::Fin,
+        origin,
+        sequence: 1,
+        reason: DropReason::NetfilterDrop,
+        location: 0xf00,
+        stack: Stack::default(),
+        function: None,
+        stated_bytes: 40,
+        actual_bytes: 40,
+        data_bytes: 0,
+        checksum: Checksum::Right,
+        is_tracked: Some(true),
+        destination_mac: None,
+    }
+}

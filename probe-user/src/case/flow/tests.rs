@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use super::{super::dropped::tests::dropped_fin, *};
+use super::*;
 use crate::{
     case::{Output, Tracker},
     judge::{Cause, Confidence, MissingEvidence},
     model::{
         Answer, ConntrackEntry, ConntrackSettings, ConntrackState, ControlMessage, Direction, Event, HostEnd, InZone,
         Interface, InvalidSegment, Owner, Port, Question, SocketLookup, SocketStatus, TcpState, TrackedFlow,
+        dropped_fin,
     },
 };
 

@@ -59,8 +59,8 @@ impl Findings {
 
     /// Remembers a change.
     pub(super) fn take(&mut self, finding: Finding) {
-        let is_open = is_open(&finding);
-        let (id, was_open) = (finding.id, self.latest.get(&finding.id).is_some_and(self::is_open));
+        let is_open = !finding.is_over();
+        let (id, was_open) = (finding.id, self.latest.get(&finding.id).is_some_and(|before| !before.is_over()));
         self.open = self.open.saturating_add(usize::from(is_open)).saturating_sub(usize::from(was_open));
         self.latest.insert(id, finding);
         if self.open_only && !is_open {
@@ -74,7 +74,7 @@ impl Findings {
 
     fn forget(&mut self, id: &FindingId) {
         if let Some(finding) = self.latest.remove(id) {
-            self.open = self.open.saturating_sub(usize::from(is_open(&finding)));
+            self.open = self.open.saturating_sub(usize::from(!finding.is_over()));
             self.forgotten.add(&finding);
         }
     }
@@ -101,17 +101,12 @@ impl Findings {
     }
 }
 
-fn is_open(finding: &Finding) -> bool {
-    !matches!(finding.state, FindingState::Closed(_))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::{
-        case::OwnerKnowledge,
         judge::{Cause, Confidence, Ruling},
-        model::{ConnectionKey, Filter, Knowledge, MonoTime, SocketView},
+        model::{ConnectionKey, Filter, Knowledge, MonoTime, OwnerKnowledge, SocketView},
     };
 
     pub(in crate::app) fn finding(case: u64, state: FindingState, verdict: Verdict) -> Finding {

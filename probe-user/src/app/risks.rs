@@ -11,9 +11,9 @@ use tokio::{sync::oneshot, time::timeout};
 use super::clock;
 use crate::{
     decode::{Units, decode},
-    judge::risk::{Groups, Holder, Idle, LookedBy, Probing, Risks, Risky, idle_from, limit, service},
+    judge::risk::{Groups, Idle, LookedBy, Probing, Risks, Risky, idle_from, limit, service},
     kernel::IdleScanner,
-    model::{ConnectionEvent, Filter, LocalConntrack},
+    model::{ConnectionEvent, Filter, LocalConntrack, OwnerKnowledge},
     witness::{
         idle,
         netns::{Netns, Roster},
@@ -101,14 +101,10 @@ impl RiskLook {
         let owners = owners_of_sockets(&risky.iter().filter_map(|risky: &Risky| risky.idle.inode).collect());
         for risky in &risky {
             let holder = match risky.idle.inode {
-                None => Holder::Unknown("this kernel does not tell the socket's file".to_owned()),
+                None => OwnerKnowledge::Unavailable("this kernel does not tell the socket's file".to_owned()),
                 // Not accepted yet.
-                Some(0) => Holder::NoProcess,
-                Some(inode) => match owners.of(inode) {
-                    Ok(Some(owner)) => Holder::Process(Box::new(owner)),
-                    Ok(None) => Holder::NoProcess,
-                    Err(why) => Holder::Unknown(why),
-                },
+                Some(0) => OwnerKnowledge::NoProcess,
+                Some(inode) => owners.of(inode).into(),
             };
             groups.add(risky, holder);
         }

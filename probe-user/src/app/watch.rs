@@ -19,7 +19,7 @@ use super::{
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
 use crate::{
-    case::{Finding, FindingId, FindingState, Output},
+    case::{Finding, FindingId, Output},
     decode::Units,
     kernel::{AttachError, Facts, LoadOptions, Plan, Probes, Totals, is_loaded},
     model::{Cgroup, ClosedConnection, Coverage, Event, Filter, LossPlace, MonoTime},
@@ -349,8 +349,7 @@ impl Watch {
                 Output::Finding(mut finding) => {
                     if self.findings.wants(&mut finding) {
                         // One that is over may come behind its connection's own record.
-                        let is_over = matches!(finding.state, FindingState::Closed(_));
-                        if self.coverage.lifecycle.is_some() && !is_over {
+                        if self.coverage.lifecycle.is_some() && !finding.is_over() {
                             self.closings.note(finding.id);
                         }
                         tell(Change::Finding(&finding))?;

@@ -8,10 +8,10 @@ mod socket;
 
 use bytes::{Reader, Writer};
 
-use super::{evidence_log::EvidenceLog, finding::OwnerKnowledge, open_case::Case, wakes::Wake};
+use super::{evidence_log::EvidenceLog, open_case::Case, wakes::Wake};
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, SynAckRepeat},
-    model::{ConnectionKey, MonoTime, SocketCookie, SocketView},
+    model::{ConnectionKey, MonoTime, OwnerKnowledge, SocketCookie, SocketView},
 };
 
 /// More pieces of evidence make a case of which there is more to know soon.

@@ -112,9 +112,7 @@ pub(super) struct Cases {
     hasher: RandomState,
     places: Places,
     wakes: Due,
-    at_rest: Queue,
-    serious: Queue,
-    findings: Queue,
+    queues: Queues,
     most: Most,
     /// Where a case is written to before it is known how long it is.
     room: Room,
@@ -157,6 +155,24 @@ struct Queue {
     length: usize,
 }
 
+/// Which of each class is the next to be evicted.
+#[derive(Debug, Default)]
+struct Queues {
+    at_rest: Queue,
+    serious: Queue,
+    findings: Queue,
+}
+
+impl Queues {
+    fn of(&mut self, class: Class) -> &mut Queue {
+        match class {
+            Class::AtRest => &mut self.at_rest,
+            Class::Serious => &mut self.serious,
+            Class::Finding => &mut self.findings,
+        }
+    }
+}
+
 /// How many of which.
 #[derive(Clone, Copy, Debug)]
 struct Most {
@@ -182,8 +198,7 @@ impl Cases {
 
     pub(super) fn contains(&self, key: &ConnectionKey) -> bool {
         let sought = self.entry(key, 0);
-        let is_it = |entry: &Entry| entry.hash == sought.hash && self.places.is_of(entry.index, key);
-        self.by_key.find(sought.wide_hash(), is_it).is_some()
+        self.by_key.find(sought.wide_hash(), self.places.is_entry_of(key, sought.hash)).is_some()
     }
 
     /// When the next one wakes up, as of the latest [`settle`](Self::settle).
@@ -208,10 +223,10 @@ impl Cases {
 
     /// Takes out the case of this connection; [`keep`](Self::keep) puts it back.
     pub(super) fn take(&mut self, key: &ConnectionKey) -> Option<Box<Case>> {
-        let (sought, places) = (self.entry(key, 0), &self.places);
-        let is_it = |entry: &Entry| entry.hash == sought.hash && places.is_of(entry.index, key);
+        let sought = self.entry(key, 0);
+        let is_it = self.places.is_entry_of(key, sought.hash);
         let (entry, _) = self.by_key.find_entry(sought.wide_hash(), is_it).ok()?.remove();
-        self.wake(entry.index)
+        self.take_out(entry.index)
     }
 
     /// One that is not in, at its first event.
@@ -234,8 +249,8 @@ impl Cases {
             None => Held::Whole(case, Class::Serious),
         };
         let evicted = match held {
-            Held::AtRest(_) if self.at_rest.length >= self.most.at_rest => self.evict(Class::AtRest),
-            Held::Whole(..) if self.serious.length + self.findings.length >= self.most.serious => {
+            Held::AtRest(_) if self.queues.at_rest.length >= self.most.at_rest => self.evict(Class::AtRest),
+            Held::Whole(..) if self.queues.serious.length + self.queues.findings.length >= self.most.serious => {
                 self.evict(Class::Serious).or_else(|| self.evict(Class::Finding))
             }
             Held::AtRest(_) | Held::Whole(..) | Held::Empty { .. } => None,
@@ -257,11 +272,7 @@ impl Cases {
             self.wakes.add(at, index);
         }
         let Some(class) = place.class() else { return };
-        let queue = match class {
-            Class::AtRest => &mut self.at_rest,
-            Class::Serious => &mut self.serious,
-            Class::Finding => &mut self.findings,
-        };
+        let queue = self.queues.of(class);
         queue.length += 1;
         // An earlier one reminds of it, too.
         if place.touch_entry.is_none_or(|(of, entry)| of != class || entry > touched) {
@@ -278,11 +289,7 @@ impl Cases {
 
     fn evict(&mut self, class: Class) -> Option<Box<Case>> {
         let places = &mut self.places;
-        let queue = match class {
-            Class::AtRest => &mut self.at_rest,
-            Class::Serious => &mut self.serious,
-            Class::Finding => &mut self.findings,
-        };
+        let queue = self.queues.of(class);
         let look = |entry, index| places.get_mut(index).map_or(Look::Stale, |place| place.look_at_touch(class, entry));
         let (_, index) = queue.order.first(look)?;
         self.take_at(index)
@@ -293,23 +300,22 @@ impl Cases {
         if let Ok(found) = self.by_key.find_entry(entry.wide_hash(), |other| other.index == index) {
             found.remove();
         }
-        self.wake(index)
+        self.take_out(index)
     }
 
     /// Takes the case out of a place that is no longer in the table.
-    fn wake(&mut self, index: u32) -> Option<Box<Case>> {
+    fn take_out(&mut self, index: u32) -> Option<Box<Case>> {
         let (held, key, wake_at, touched) = self.places.empty(index)?;
-        let (case, queue) = match held {
+        let (case, class) = match held {
             Held::Empty { .. } => return None,
             Held::AtRest(bytes) => {
                 let (place, evidence) = self.spare();
                 let case = Case::from_rest(key, wake_at, touched, &bytes, evidence);
-                (case.map(|case| put_into(place, case)), &mut self.at_rest)
+                (case.map(|case| put_into(place, case)), Class::AtRest)
             }
-            Held::Whole(case, Class::Finding) => (Some(case), &mut self.findings),
-            Held::Whole(case, Class::Serious | Class::AtRest) => (Some(case), &mut self.serious),
+            Held::Whole(case, class) => (Some(case), class),
         };
-        queue.length -= 1;
+        self.queues.of(class).length -= 1;
         if self.places.are_mostly_empty(self.by_key.len()) {
             self.gather();
         }

@@ -8,7 +8,9 @@ use crate::{
     judge::{
         Evidence, EvidenceKind, Forwarded, MissingEvidence, Remedy, Ruling, Waiting, forwarded_remedies, remedies,
     },
-    model::{CommunityId, ConnectionKey, Knowledge, MonoTime, Owner, PathStatus, SocketCookie, SocketView, Vantage},
+    model::{
+        CommunityId, ConnectionKey, Knowledge, MonoTime, OwnerKnowledge, PathStatus, SocketCookie, SocketView, Vantage,
+    },
 };
 
 /// A deadline that moves by less than this is the same deadline: timers are as coarse as the kernel's wheel.
@@ -95,29 +97,6 @@ impl Outcome {
         match self {
             Self::Recovered | Self::ClosedNormally => true,
             Self::Reset | Self::TimedOut | Self::Evicted | Self::Unobserved => false,
-        }
-    }
-}
-
-/// What is known of who holds the socket.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum OwnerKnowledge {
-    /// Not asked, or not answered yet.
-    NotAsked,
-    /// This process.
-    Process(Owner),
-    /// No process: the application has closed it, or has not accepted it yet.
-    NoProcess,
-    /// It cannot be known, for this reason.
-    Unavailable(String),
-}
-
-impl OwnerKnowledge {
-    /// The process, when there is one and it is known.
-    pub const fn process(&self) -> Option<&Owner> {
-        match self {
-            Self::Process(owner) => Some(owner),
-            Self::NotAsked | Self::NoProcess | Self::Unavailable(_) => None,
         }
     }
 }

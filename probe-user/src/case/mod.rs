@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod allowance;
 mod at_rest;
 mod cases;
 mod dropped;
@@ -19,7 +20,7 @@ mod tracker;
 mod wakes;
 
 pub use cases::{MAX_CASES, MAX_SERIOUS_CASES};
-pub use finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge};
+pub use finding::{Finding, FindingId, FindingState, Outcome};
 pub use flow::FlowView;
 pub use tracker::{Output, Tracker};
 

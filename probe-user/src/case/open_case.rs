@@ -1,7 +1,7 @@
 use super::{
     dropped::add_missing_rule,
     evidence_log::EvidenceLog,
-    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
+    finding::{Finding, FindingId, FindingState, Outcome, differs},
     recovery::has_recovered,
     standards::Standards,
     surroundings::Surroundings,
@@ -10,8 +10,8 @@ use super::{
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, MissingEvidence, Ruling, SynAckRepeat, Verdict, judge},
     model::{
-        ConnectionEvent, ConnectionKey, EventKind, MonoTime, Question, SocketCookie, SocketStatus, SocketView,
-        TcpState, Vantage,
+        ConnectionEvent, ConnectionKey, EventKind, MonoTime, OwnerKnowledge, Question, SocketCookie, SocketStatus,
+        SocketView, TcpState, Vantage,
     },
 };
 

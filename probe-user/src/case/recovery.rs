@@ -4,18 +4,16 @@ use std::time::Duration;
 
 use crate::{
     judge::{Cause, Evidence, EvidenceKind, Ruling},
-    model::{MonoTime, SocketStatus},
+    model::{COARSEST_TICK, MonoTime, SocketStatus},
 };
 
 /// A socket without a timer makes no event when the peer is heard of again: it is looked at so often.
 const LOOK_AT_REST: Duration = Duration::from_secs(10);
-/// The kernel's times are as coarse as its tick, at most 10 ms.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Whether what was wrong by `ruling` is over, as a look shows that was asked for at `asked_at`.
 pub(super) fn has_recovered(ruling: &Ruling, seen: &[Evidence], asked_at: MonoTime, status: &SocketStatus) -> bool {
     // The look came after it was asked for, and so what it tells is younger, never older.
-    let is_heard_since = |moment| asked_at.before(status.heard_ago + TICK) > moment;
+    let is_heard_since = |moment| asked_at.before(status.heard_ago + COARSEST_TICK) > moment;
     match ruling.cause {
         // It has been at rest all along. SYNs and resets do not count as heard (`tcp_validate_incoming` comes before `tcp_ack`,
         // `net/ipv4/tcp_input.c`); an ACK or data shows that the peer still has the connection, and that somebody forged the SYN.

@@ -5,10 +5,10 @@ mod resume;
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
+    allowance::Allowance,
     cases::Cases,
-    finding::{Finding, Outcome, OwnerKnowledge},
+    finding::{Finding, Outcome},
     flow::Flows,
-    handshake::{Guesses, MOST_GUESSES},
     open_case::{Case, is_closing},
     questions::Questions,
     standards::Standards,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     judge::{EvidenceKind, Thresholds},
-    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, Question},
+    model::{ConnectionEvent, ConnectionKey, Event, EventKind, MonoTime, OwnerKnowledge, Question},
 };
 
 /// How long a first judgment waits for answers. They mostly take some milliseconds, on a starved host a second; without them the
@@ -24,6 +24,8 @@ use crate::{
 const HOLD: Duration = Duration::from_secs(2);
 /// An event that tells how a socket ended may still be on the ring when a witness finds the socket gone.
 const GRACE_FOR_LAST_EVENT: Duration = Duration::from_millis(500);
+/// How many connections of unknown clients may be looked into in a while: beyond that it is a flood.
+pub(super) const MOST_GUESSES: u32 = 32;
 
 /// What the tracker has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +66,12 @@ pub struct Tracker {
     flows: Flows,
     findings: VecDeque<Finding>,
     questions: Questions,
-    guesses: Guesses,
+    /// Questions for what this host serves, for clients of whom nothing else is known.
+    guesses: Allowance,
     /// Connections looked into of which nothing is known but that ACKs, data or SYN-ACKs are dropped.
-    strays: Guesses,
-    searches: Guesses,
+    strays: Allowance,
+    /// Searches through all zones of connection tracking.
+    searches: Allowance,
     standards: Standards,
     cases_opened: u64,
 }
@@ -267,16 +271,20 @@ impl Tracker {
             self.ask_owner(&mut case);
             case.questions().into_iter().chain(case.ask_function()).for_each(|question| self.ask(question));
             // A finding that is opened with the answers needs no correction a moment later.
-            if !case.has_told() && case.awaits_answers() {
-                let until = *case.held_until.get_or_insert(self.now + HOLD);
-                if self.now < until {
-                    case.wake = Some((until, Wake::Judge));
-                    self.keep(case);
-                    return;
-                }
+            let may_wait = case.held_until.is_none_or(|until| self.now < until);
+            if !case.has_told() && case.awaits_answers() && may_wait {
+                self.hold(case);
+                return;
             }
         }
         self.findings.extend(ruling.and_then(|ruling| case.rule(self.now, ruling)));
+        self.keep(case);
+    }
+
+    /// Puts judging a case off until its first answers are in, or have taken too long.
+    fn hold(&mut self, mut case: Box<Case>) {
+        let until = *case.held_until.get_or_insert(self.now + HOLD);
+        case.wake = Some((until, Wake::Judge));
         self.keep(case);
     }
 

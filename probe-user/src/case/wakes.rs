@@ -20,8 +20,9 @@ const SYN_LINGER: Duration = Duration::from_secs(4);
 /// After a retransmission an answer takes a round trip: look for it after a quarter of the next wait, within these bounds.
 const EARLIEST_LOOK: Duration = Duration::from_millis(200);
 const LATEST_LOOK: Duration = Duration::from_secs(1);
-/// `TCP_RTO_MAX` where the socket does not tell its own.
-const RTO_MAX: Duration = Duration::from_secs(120);
+/// How often what still waits for a segment that was dropped is looked at: the longer it has waited, the less often.
+const MOST_OFTEN: Duration = Duration::from_secs(1);
+const LEAST_OFTEN: Duration = Duration::from_secs(15);
 
 /// What the case's timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Case {
                 return due_in;
             }
         }
-        let max = self.socket.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX);
+        let max = self.socket.longest_rto();
         self.socket.rto.map_or(max, |rto| rto.saturating_mul(2).min(max))
     }
 
@@ -127,6 +128,12 @@ impl Case {
     }
 }
 
-fn with_slack(wait: Duration) -> Duration {
+/// After how long a kernel timer that was set for `wait` has fired, and been told of.
+pub(super) fn with_slack(wait: Duration) -> Duration {
     wait.saturating_add(wait / 8).saturating_add(TIMER_SLACK)
+}
+
+/// When to look again at what has waited since then for a segment that was dropped.
+pub(super) fn next_look_at_waiting(since: MonoTime, now: MonoTime) -> MonoTime {
+    now + (now.since(since) / 2).clamp(MOST_OFTEN, LEAST_OFTEN)
 }

@@ -44,6 +44,20 @@ pub struct History<'a> {
     pub events_lost: u64,
 }
 
+impl History<'_> {
+    /// The timeouts in a row that are missing for a fact, if any, after so many.
+    fn missing_timeouts(&self, retransmits: u8) -> Option<MissingEvidence> {
+        let count = self.thresholds.retransmits_confirmed.saturating_sub(retransmits);
+        (count > 0).then_some(MissingEvidence::MoreTimeouts { count })
+    }
+
+    /// What may have been missed, if anything was lost.
+    fn missing_events(&self) -> Option<MissingEvidence> {
+        let count = self.events_lost;
+        (count > 0).then_some(MissingEvidence::LostEvents { count })
+    }
+}
+
 /// Judges a history by every rule; the first that applies rules. `None` when nothing is wrong, or not yet.
 pub fn judge(history: &History<'_>) -> Option<Ruling> {
     match history.vantage {

@@ -379,3 +379,11 @@ pub struct Ruling {
     /// What would make it surer, in order.
     pub missing: Vec<MissingEvidence>,
 }
+
+impl Ruling {
+    /// Of the verdict that `cause` is one of, and as sure as what is missing leaves it. It has no deadline.
+    pub(super) fn new(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Self {
+        let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
+        Self { verdict: cause.verdict(), cause, confidence, since, deadline: None, missing }
+    }
+}

@@ -161,6 +161,16 @@ impl TcpState {
         )
     }
 
+    /// Whether its handshake is not complete (RFC 9293 section 3.5).
+    pub const fn is_embryonic(self) -> bool {
+        matches!(self, Self::SynSent) || self.awaits_final_ack()
+    }
+
+    /// Whether it has granted a connection, and waits for the ACK that completes the handshake.
+    pub const fn awaits_final_ack(self) -> bool {
+        matches!(self, Self::SynReceived | Self::NewSynReceived)
+    }
+
     /// Whether the peer's FIN has come in: it has closed its end in order (RFC 9293 section 3.6).
     pub const fn peer_has_closed(self) -> bool {
         matches!(self, Self::CloseWait | Self::LastAck | Self::Closing)

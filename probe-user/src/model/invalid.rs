@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DropReason, DroppedSegment, Origin};
+use super::{DroppedSegment, NetfilterHook, Origin};
 
 /// A FIN or a RST that connection tracking holds for invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvalidSegment {
-    /// The segment. Whether it was dropped is not known from this: its reason is [`DropReason::Unseen`].
+    /// The segment. Whether it was dropped is not known from this: its reason is [`DropReason::Unseen`](super::DropReason::Unseen).
     pub segment: DroppedSegment,
     /// Why, in the kernel's words, with an ellipsis where it writes a number.
     pub why: String,
@@ -44,51 +44,5 @@ impl InvalidSegment {
         // Addresses may be translated in between, and the checksum with them.
         let of = |segment: &DroppedSegment| (segment.message, segment.origin == Origin::Sent, segment.stated_bytes);
         of(&self.segment) == of(dropped)
-    }
-}
-
-/// A hook of netfilter (`enum nf_inet_hooks`, `include/uapi/linux/netfilter.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are netfilter's")]
-pub enum NetfilterHook {
-    Prerouting,
-    Input,
-    Forward,
-    Output,
-    Postrouting,
-    Ingress,
-}
-
-impl NetfilterHook {
-    /// From the kernel's number; `None` for one that has no name.
-    pub const fn from_kernel(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::Prerouting,
-            1 => Self::Input,
-            2 => Self::Forward,
-            3 => Self::Output,
-            4 => Self::Postrouting,
-            5 => Self::Ingress,
-            _ => return None,
-        })
-    }
-
-    /// The name, as nftables writes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Prerouting => "prerouting",
-            Self::Input => "input",
-            Self::Forward => "forward",
-            Self::Output => "output",
-            Self::Postrouting => "postrouting",
-            Self::Ingress => "ingress",
-        }
-    }
-}
-
-impl DropReason {
-    /// Whether the drop itself was seen.
-    pub const fn is_seen(self) -> bool {
-        !matches!(self, Self::Unseen)
     }
 }

@@ -8,6 +8,7 @@ mod closed;
 mod connection;
 mod conntrack;
 mod coverage;
+mod drop_reason;
 mod event;
 mod filter;
 mod flow;
@@ -21,6 +22,7 @@ mod place;
 mod question;
 mod segment;
 mod socket;
+mod tcp_timing;
 mod time;
 
 pub use closed::{Amounts, Cgroup, ClosedConnection, Ending, Halves, OwnerCall, Role, SeenProcess, Side};
@@ -30,19 +32,23 @@ pub use coverage::{
     COST_OF_SOCK_DIAG, Coverage, HookStatus, LifecycleStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest,
     cost_of_missing, runs_for,
 };
+pub use drop_reason::DropReason;
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};
 pub use filter::Filter;
 pub use flow::{
     Behind, Direction, FlowConntrack, FlowEnds, FlowKey, ForwardPath, HostEnd, Machine, Port, TrackedFlow, Translation,
     Tuple, Vantage, WaitingEnd,
 };
-pub use invalid::{InvalidSegment, NetfilterHook};
+pub use invalid::InvalidSegment;
 pub use local::{LocalConntrack, LocalPorts};
 pub use module::{KernelModule, ModuleStatus};
-pub use owner::{ContainerRuntime, Owner, Place};
+pub use owner::{ContainerRuntime, Owner, OwnerKnowledge, Place};
 pub use path::{Interface, NeighbourState, PathStatus, Route, SocketRouting};
-pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, Site, Stack};
-pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLookup, SocketStatus, SocketTimer};
-pub use segment::{Checksum, ControlMessage, DropReason, DroppedSegment, LinkAddress, Origin};
-pub use socket::{Keepalive, PendingTimer, SocketView, Ticks};
+pub use place::{DropPlace, DropTrace, FilterRule, FilterRules, NetfilterHook, Site, Stack};
+pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLookup};
+#[cfg(test)]
+pub(crate) use segment::dropped_fin;
+pub use segment::{Checksum, ControlMessage, DroppedSegment, LinkAddress, Origin};
+pub use socket::{Keepalive, PendingTimer, SocketStatus, SocketTimer, SocketView, Ticks};
+pub use tcp_timing::{COARSEST_TICK, RTO_MAX, RTO_MIN};
 pub use time::MonoTime;

@@ -18,6 +18,40 @@ pub struct Owner {
     pub place: Place,
 }
 
+/// What is known of who holds the socket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OwnerKnowledge {
+    /// Not asked, or not answered yet.
+    NotAsked,
+    /// This process.
+    Process(Owner),
+    /// No process: the application has closed it, or has not accepted it yet, or it is the kernel's own.
+    NoProcess,
+    /// It cannot be known, for this reason.
+    Unavailable(String),
+}
+
+impl OwnerKnowledge {
+    /// The process, when there is one and it is known.
+    pub const fn process(&self) -> Option<&Owner> {
+        match self {
+            Self::Process(owner) => Some(owner),
+            Self::NotAsked | Self::NoProcess | Self::Unavailable(_) => None,
+        }
+    }
+}
+
+/// What a witness has answered.
+impl From<Result<Option<Owner>, String>> for OwnerKnowledge {
+    fn from(answer: Result<Option<Owner>, String>) -> Self {
+        match answer {
+            Ok(Some(owner)) => Self::Process(owner),
+            Ok(None) => Self::NoProcess,
+            Err(why) => Self::Unavailable(why),
+        }
+    }
+}
+
 /// What a cgroup path names by the conventions of those who make such paths; `None` for what it does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {

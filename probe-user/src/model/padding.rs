@@ -32,24 +32,10 @@ mod tests {
     use etherparse::{Ipv4Header, TcpHeader, ip_number};
 
     use super::*;
-    use crate::model::{ControlMessage, DropReason, Origin, Stack};
+    use crate::model::{Origin, dropped_fin};
 
     fn fin(stated_bytes: u32, actual_bytes: u32, checksum: Checksum) -> DroppedSegment {
-        DroppedSegment {
-            message: ControlMessage::Fin,
-            origin: Origin::Received { ifindex: 1 },
-            sequence: 1,
-            reason: DropReason::NetfilterDrop,
-            location: 0,
-            stack: Stack::default(),
-            function: None,
-            stated_bytes,
-            actual_bytes,
-            data_bytes: 0,
-            checksum,
-            is_tracked: Some(false),
-            destination_mac: None,
-        }
+        DroppedSegment { stated_bytes, actual_bytes, checksum, ..dropped_fin(Origin::Received { ifindex: 1 }) }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use connprobe_common::abi::MAX_STACK_FRAMES;
 use serde::{Deserialize, Serialize};
 
-use super::{Knowledge, NetfilterHook};
+use super::Knowledge;
 
 /// By which calls the kernel got to where it dropped a packet: return addresses, the innermost first, 0 behind the last.
 pub type Stack = [u64; MAX_STACK_FRAMES];
@@ -102,6 +102,45 @@ impl Site {
         match self {
             Self::Netfilter(hook) | Self::Bridge(hook) => Some(hook),
             Self::OpenVswitch | Self::TrafficControl => None,
+        }
+    }
+}
+
+/// A hook of netfilter (`enum nf_inet_hooks`, `include/uapi/linux/netfilter.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are netfilter's")]
+pub enum NetfilterHook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+    Ingress,
+}
+
+impl NetfilterHook {
+    /// From the kernel's number; `None` for one that has no name.
+    pub const fn from_kernel(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Prerouting,
+            1 => Self::Input,
+            2 => Self::Forward,
+            3 => Self::Output,
+            4 => Self::Postrouting,
+            5 => Self::Ingress,
+            _ => return None,
+        })
+    }
+
+    /// The name, as nftables writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
         }
     }
 }

@@ -1,10 +1,8 @@
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::{
     ConnectionKey, ConntrackStatus, DropPlace, DropTrace, FlowConntrack, FlowEnds, ForwardPath, LinkAddress,
-    NeighbourState, Owner, PathStatus, Route, SocketCookie, TcpState, Tuple,
+    NeighbourState, Owner, PathStatus, Route, SocketCookie, SocketStatus, Tuple,
 };
 
 /// What the tracker wants to know from outside. Each is answered by one [`Answer`], also when the witness cannot say.
@@ -245,31 +243,6 @@ pub enum SocketLookup {
     Unknown(String),
 }
 
-/// A full socket as `NETLINK_SOCK_DIAG` shows it (`inet_sk_diag_fill`, `net/ipv4/inet_diag.c`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketStatus {
-    /// State.
-    pub state: TcpState,
-    /// `sockfs` inode number; 0 when no process holds the socket.
-    pub inode: u32,
-    /// Retransmission timeouts since the peer last acknowledged new data (`tcpi_retransmits`).
-    pub retransmits: u8,
-    /// Zero-window or keepalive probes without an answer (`tcpi_probes`).
-    pub probes: u8,
-    /// Time since the peer was last heard of, by an ACK or by data (`tcpi_last_ack_recv`, `tcpi_last_data_recv`).
-    pub heard_ago: Duration,
-    /// Which timer is pending (`idiag_timer`), and in how long it fires.
-    pub timer: Option<(SocketTimer, Duration)>,
-}
-
-impl SocketStatus {
-    /// Whether the peer has answered everything: no timeout and no probe without an answer, and no probing.
-    pub fn is_at_rest(&self) -> bool {
-        let probing = matches!(self.timer, Some((SocketTimer::Persist, _)));
-        self.retransmits == 0 && self.probes == 0 && !probing
-    }
-}
-
 /// What this host serves on the local port of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -277,15 +250,4 @@ pub struct ServiceStatus {
     pub listener_inode: Option<u32>,
     /// Established connections of the port with the same peer.
     pub connections_with_peer: usize,
-}
-
-/// A pending socket timer as `ss` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SocketTimer {
-    /// Retransmission, loss probe or reordering timer (`on`).
-    Retransmission,
-    /// Keepalive timer (`keepalive`).
-    Keepalive,
-    /// Zero-window probe timer (`persist`).
-    Persist,
 }

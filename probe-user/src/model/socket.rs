@@ -3,12 +3,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{SocketCookie, SocketTimer, TcpState};
-
-/// `TCP_RTO_MIN` (`include/net/tcp.h`).
-const RTO_MIN: Duration = Duration::from_millis(200);
-/// `TCP_RTO_MAX` where the socket has no `icsk_rto_max` (before Linux 6.15).
-const RTO_MAX: Duration = Duration::from_secs(120);
+use super::{RTO_MAX, RTO_MIN, SocketCookie, TcpState};
 
 /// What the kernel held in one TCP socket at the moment of an event. `None` always means *unavailable* (this kernel or this
 /// hook cannot say), never zero.
@@ -160,6 +155,11 @@ impl SocketView {
         }
     }
 
+    /// The longest that its RTO becomes, however often it is doubled.
+    pub fn longest_rto(&self) -> Duration {
+        self.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)
+    }
+
     /// For how long the persist timer was set (`tcp_probe0_when`, `include/net/tcp.h`); not known with a `TCP_USER_TIMEOUT`, which
     /// may have shortened it (`tcp_clamp_probe0_to_user_timeout`).
     fn persist_wait(&self) -> Option<Duration> {
@@ -168,7 +168,7 @@ impl SocketView {
         }
         let doubled = 1u32 << u32::from(self.backoff?).min(30);
         let wait = self.rto?.max(RTO_MIN).saturating_mul(doubled);
-        Some(wait.min(self.rto_max.filter(|max| !max.is_zero()).unwrap_or(RTO_MAX)))
+        Some(wait.min(self.longest_rto()))
     }
 
     /// How many keepalive probes there can have been since the peer was last heard of: the kernel's count goes on over data that
@@ -203,6 +203,31 @@ impl SocketView {
     }
 }
 
+/// A full socket as `NETLINK_SOCK_DIAG` shows it (`inet_sk_diag_fill`, `net/ipv4/inet_diag.c`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// State.
+    pub state: TcpState,
+    /// `sockfs` inode number; 0 when no process holds the socket.
+    pub inode: u32,
+    /// Retransmission timeouts since the peer last acknowledged new data (`tcpi_retransmits`).
+    pub retransmits: u8,
+    /// Zero-window or keepalive probes without an answer (`tcpi_probes`).
+    pub probes: u8,
+    /// Time since the peer was last heard of, by an ACK or by data (`tcpi_last_ack_recv`, `tcpi_last_data_recv`).
+    pub heard_ago: Duration,
+    /// Which timer is pending (`idiag_timer`), and in how long it fires.
+    pub timer: Option<(SocketTimer, Duration)>,
+}
+
+impl SocketStatus {
+    /// Whether the peer has answered everything: no timeout and no probe without an answer, and no probing.
+    pub fn is_at_rest(&self) -> bool {
+        let probing = matches!(self.timer, Some((SocketTimer::Persist, _)));
+        self.retransmits == 0 && self.probes == 0 && !probing
+    }
+}
+
 /// A timer of a socket that is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingTimer {
@@ -210,6 +235,17 @@ pub struct PendingTimer {
     pub kind: SocketTimer,
     /// In how long it fires; zero when it is due.
     pub due_in: Duration,
+}
+
+/// A pending socket timer as `ss` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketTimer {
+    /// Retransmission, loss probe or reordering timer (`on`).
+    Retransmission,
+    /// Keepalive timer (`keepalive`).
+    Keepalive,
+    /// Zero-window probe timer (`persist`).
+    Persist,
 }
 
 /// A moment as the kernel's timers count it.

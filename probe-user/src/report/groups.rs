@@ -4,9 +4,9 @@ use std::{cmp::Reverse, collections::HashMap};
 
 use super::sentences::held;
 use crate::{
-    case::{Finding, FlowView, OwnerKnowledge},
+    case::{Finding, FlowView},
     judge::Cause,
-    model::Knowledge,
+    model::{Knowledge, OwnerKnowledge},
 };
 
 /// Findings with one cause, one owner and one service.

@@ -13,11 +13,11 @@ pub(super) use risk::{heading, holder, risk};
 
 use super::WallClock;
 use crate::{
-    case::{Finding, FindingState, Outcome, OwnerKnowledge},
+    case::{Finding, FindingState, Outcome},
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
     model::{
-        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, Place, Site,
-        SocketView,
+        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, OwnerKnowledge,
+        Place, Site, SocketView,
     },
 };
 

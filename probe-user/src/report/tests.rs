@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use super::{record::Recorder, text::Layout, *};
 use crate::{
-    case::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge},
+    case::{Finding, FindingId, FindingState, Outcome},
     judge::{
         Attempt, Cause, Confidence, Deadline, DeadlineSource, Evidence, EvidenceKind, KernelTimer, MissingEvidence,
         Ruling, Verdict,
         risk::{
-            Direction, Groups, Holder, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service,
+            Groups, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service, ServiceDirection,
         },
     },
     model::{
         Amounts, ClosedConnection, ConnectionKey, Coverage, Halves, Hook, HookStatus, Interface, Keepalive, Knowledge,
-        LossPlace, Mechanism, MissingField, MonoTime, NeighbourState, Owner, OwnerCall, PathStatus, Place, Role, Route,
-        ScanStatus, SeenProcess, SocketCookie, SocketRouting, SocketView, TcpState,
+        LossPlace, Mechanism, MissingField, MonoTime, NeighbourState, Owner, OwnerCall, OwnerKnowledge, PathStatus,
+        Place, Role, Route, ScanStatus, SeenProcess, SocketCookie, SocketRouting, SocketView, TcpState,
     },
 };
 
@@ -269,24 +269,25 @@ fn idle(port: u16, idle_s: u64, probing: Probing) -> Idle {
 fn risks() -> Risks {
     let by_operator = Limit { time: Duration::from_secs(3_600), set_by: LimitSource::IdleTimeout };
     let by_conntrack = Limit { time: Duration::from_secs(300), set_by: LimitSource::Conntrack };
-    let outgoing = Service { port: 5672, direction: Direction::Outgoing };
+    let outgoing = Service { port: 5672, direction: ServiceDirection::Outgoing };
     let mut groups = Groups::default();
     let mut add = |kind, idle, limit, service, holder| groups.add(&Risky { kind, idle, limit, service }, holder);
     let OwnerKnowledge::Process(nova) = finding("10.3.0.50:51050", FindingState::Opened).owner else { unreachable!() };
     for number in 0..37u16 {
-        let nova = Holder::Process(Box::new(Owner { pid: 812 + u32::from(number % 3), ..nova.clone() }));
+        let nova = OwnerKnowledge::Process(Owner { pid: 812 + u32::from(number % 3), ..nova.clone() });
         let idle = idle(51_000 + number, 3_123 + 60 * u64::from(number % 10), Probing::Off);
         add(RiskKind::IdleWithoutKeepalive, idle, by_operator, outgoing, nova);
     }
     for time in [7_200, 600] {
         let idle = idle(52_000, 45, Probing::AfterAtLeast(Duration::from_secs(time)));
-        let hidden = Holder::Unknown("3 processes could not be looked into; run connprobe as root".to_owned());
+        let hidden =
+            OwnerKnowledge::Unavailable("3 processes could not be looked into; run connprobe as root".to_owned());
         add(RiskKind::KeepaliveTooLate, idle, by_conntrack, outgoing, hidden);
     }
     let leaked = Idle { peer_has_closed: true, ..idle(80, 86_399, Probing::Off) };
     let web = Owner { pid: 4_711, comm: "uwsgi".to_owned(), ..Owner::default() };
-    let at_web = Service { port: 80, direction: Direction::Accepted };
-    add(RiskKind::CloseWaitLeak, leaked, by_operator, at_web, Holder::Process(Box::new(web)));
+    let at_web = Service { port: 80, direction: ServiceDirection::Accepted };
+    add(RiskKind::CloseWaitLeak, leaked, by_operator, at_web, OwnerKnowledge::Process(web));
     let mut risks = Risks::new(at(14_000), LookedBy::SockDiag, Duration::from_secs(3_600));
     groups.tell(&mut risks);
     risks.keepalive_unknown = 2;

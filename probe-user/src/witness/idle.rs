@@ -67,7 +67,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::judge::risk::{Direction, Idle, Probing, service};
+    use crate::judge::risk::{Idle, Probing, ServiceDirection, service};
 
     #[test]
     fn an_idle_connection_is_seen_from_both_ends_with_its_service_and_its_keepalive() {
@@ -77,7 +77,8 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         nix::sys::socket::setsockopt(&server, nix::sys::socket::sockopt::KeepAlive, &true).unwrap();
         let ports = local_ports();
-        for (socket, direction, probes) in [(&client, Direction::Outgoing, false), (&server, Direction::Accepted, true)]
+        for (socket, direction, probes) in
+            [(&client, ServiceDirection::Outgoing, false), (&server, ServiceDirection::Accepted, true)]
         {
             let (local, remote) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
             let mut found = None;

@@ -1,4 +1,4 @@
-use super::{Held, Place};
+use super::{Entry, Held, Place};
 use crate::model::{ConnectionKey, MonoTime};
 
 /// Places are made so many at once: a table of a million must not move to grow.
@@ -22,9 +22,9 @@ impl Places {
         self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
     }
 
-    /// Whether a place is of this connection.
-    pub(super) fn is_of(&self, index: u32, key: &ConnectionKey) -> bool {
-        self.get(index).is_some_and(|place| place.key == *key)
+    /// Tells the entry of this connection, which has this hash, from others.
+    pub(super) fn is_entry_of(&self, key: &ConnectionKey, hash: u32) -> impl Fn(&Entry) -> bool {
+        move |entry| entry.hash == hash && self.get(entry.index).is_some_and(|place| place.key == *key)
     }
 
     /// An empty place, the one that was emptied last, if any.

@@ -75,7 +75,7 @@ fn what_was_taken_out_leaves_nothing_that_is_gone_through_again_and_again() {
         assert!(cases.take(&key(netns)).is_some());
     }
     cases.keep(case(most, 5, Some(7)));
-    let (queue, wakes) = (cases.at_rest.order.len(), cases.wakes.len());
+    let (queue, wakes) = (cases.queues.at_rest.order.len(), cases.wakes.len());
     assert!(queue < 2_000 && wakes < 2_000, "{queue} and {wakes}");
     // Those that were swept out are entered anew when their places are taken again.
     for netns in 10..most {

@@ -2,11 +2,11 @@
 
 use super::Flow;
 use crate::{
-    case::{dropped::trace, finding::OwnerKnowledge},
+    case::dropped::trace,
     judge::{Evidence, EvidenceKind},
     model::{
         ConntrackStatus, ControlMessage, DropPlace, DroppedSegment, FlowConntrack, FlowEnds, FlowKey, ForwardPath,
-        InZone, Knowledge, MonoTime, Owner, Question, TrackedFlow, WaitingEnd,
+        InZone, Knowledge, MonoTime, Owner, OwnerKnowledge, Question, TrackedFlow, WaitingEnd,
     },
 };
 
@@ -237,8 +237,8 @@ impl Flow {
     /// Asks once who holds the receiver's socket.
     fn ask_owner(&mut self) -> Option<Question> {
         let key = self.asked_as;
-        let receiver = if self.sender()? == key.remote { &self.ends.receiver } else { &self.ends.sender };
-        let inode = u64::from(receiver.as_ref()?.status.inode);
+        let receiver = self.ends_from(self.sender()?).receiver?;
+        let inode = u64::from(receiver.status.inode);
         if inode == 0 || self.receiver_owner.0 == inode {
             return None;
         }
@@ -255,11 +255,7 @@ impl Flow {
     /// Takes in who holds the receiver's socket, if that was asked.
     pub(in crate::case) fn take_owner(&mut self, owner: Result<Option<Owner>, String>) {
         if std::mem::take(&mut self.awaited.owner) {
-            self.receiver_owner.1 = match owner {
-                Ok(Some(owner)) => OwnerKnowledge::Process(owner),
-                Ok(None) => OwnerKnowledge::NoProcess,
-                Err(why) => OwnerKnowledge::Unavailable(why),
-            };
+            self.receiver_owner.1 = owner.into();
         }
     }
 

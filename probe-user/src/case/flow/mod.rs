@@ -17,22 +17,20 @@ pub use view::FlowView;
 use super::{
     dropped::add_missing_rule,
     evidence_log::EvidenceLog,
-    finding::{Finding, FindingId, FindingState, Outcome, OwnerKnowledge, differs},
+    finding::{Finding, FindingId, FindingState, Outcome, differs},
     open_case::Case,
     standards::Standards,
+    wakes::next_look_at_waiting,
 };
 use crate::{
     judge::{Evidence, EvidenceKind, History, Ruling, Verdict, judge},
     model::{
         ConnectionEvent, ConnectionKey, ConntrackStatus, DroppedSegment, EventKind, FlowConntrack, FlowEnds, FlowKey,
-        ForwardPath, HostEnd, InvalidSegment, Knowledge, MonoTime, Origin, PathStatus, SocketView, Translation,
-        Vantage,
+        ForwardPath, InvalidSegment, Knowledge, MonoTime, Origin, OwnerKnowledge, PathStatus, SocketView, TrackedFlow,
+        Translation, Vantage,
     },
 };
 
-/// How often one that is reported is looked at: the longer it has lasted, the less often.
-const MOST_OFTEN: Duration = Duration::from_secs(1);
-const LEAST_OFTEN: Duration = Duration::from_secs(15);
 /// One of which nothing proves that it is missed waits so long for another copy. The gaps between copies double, so that this covers
 /// senders that have tried for half a minute already.
 const WAIT_FOR_A_COPY: Duration = Duration::from_secs(60);
@@ -115,10 +113,17 @@ pub(super) struct Flow {
 impl Flow {
     /// Of a case whose segment was for no socket of its network namespace. What was seen until now is evidence.
     pub(super) fn from_case(case: &Case, may_search: bool, now: MonoTime) -> Self {
-        let mut flow = Self {
-            number: case.number,
-            asked_as: case.key,
-            key: FlowKey::of_packet(&case.key),
+        let mut flow = Self { may_search, ..Self::new(case.number, case.key, now, case.lost_before) };
+        flow.take_evidence_of(case);
+        flow
+    }
+
+    /// One of which nothing is known yet.
+    fn new(number: u64, asked_as: ConnectionKey, now: MonoTime, lost_before: u64) -> Self {
+        Self {
+            number,
+            asked_as,
+            key: FlowKey::of_packet(&asked_as),
             is_direction_known: false,
             translation: None,
             evidence: EvidenceLog::default(),
@@ -135,13 +140,11 @@ impl Flow {
             held_until: None,
             wake: None,
             touched: now,
-            lost_before: case.lost_before,
+            lost_before,
             reported: None,
             is_resumed: false,
-            may_search,
-        };
-        flow.take_evidence_of(case);
-        flow
+            may_search: true,
+        }
     }
 
     /// As a run before has left it, in this tracker the `number`th; `None` where it is about no forwarded connection.
@@ -151,30 +154,18 @@ impl Flow {
         let (sender, receiver) = packet;
         let has_place = Evidence::place(&evidence).is_some();
         let inode = ends.receiver.as_ref().map_or(0, |end| u64::from(end.status.inode));
+        let asked_as = ConnectionKey { netns: key.netns, local: receiver, remote: sender };
         let mut flow = Self {
-            number,
-            asked_as: ConnectionKey { netns: key.netns, local: receiver, remote: sender },
             key,
             is_direction_known,
             translation,
             evidence: EvidenceLog::kept(evidence, evidence_left_out),
             path,
-            conntrack: Knowledge::NotAsked,
-            first_conntrack: None,
-            status: Knowledge::NotAsked,
             ends,
-            awaited: Awaited::default(),
-            function_asked: None,
             has_asked_place: has_place,
-            place_unknown: None,
             receiver_owner: (inode, receiver_owner),
-            held_until: None,
-            wake: None,
-            touched: now,
-            lost_before,
-            reported: None,
             is_resumed: true,
-            may_search: true,
+            ..Self::new(number, asked_as, now, lost_before)
         };
         flow.reported = Some(Reported { id, ruling, known: flow.known() });
         Some(flow)
@@ -223,10 +214,10 @@ impl Flow {
         self.reported.as_ref().map(|reported| reported.ruling.verdict)
     }
 
-    /// The socket of another network namespace of this host that is to receive what this end sends.
-    fn end_of(&self, sender: SocketAddr) -> Option<&HostEnd> {
-        let FlowEnds { receiver, sender: its_sender } = &self.ends;
-        if sender == self.asked_as.remote { receiver.as_ref() } else { its_sender.as_ref() }
+    /// Its ends as those of what this one sends.
+    fn ends_from(&self, sender: SocketAddr) -> FlowEnds {
+        let ends = self.ends.clone();
+        if sender == self.asked_as.remote { ends } else { FlowEnds { receiver: ends.sender, sender: ends.receiver } }
     }
 
     /// Whether it is more than a stray, as far as is known: then it is the last to be evicted.
@@ -238,7 +229,7 @@ impl Flow {
         FlowTuple::of(&self.asked_as)
     }
 
-    fn entries(&self) -> &[crate::model::TrackedFlow] {
+    fn entries(&self) -> &[TrackedFlow] {
         match &self.conntrack {
             Knowledge::Known(conntrack) => conntrack.entries(),
             Knowledge::NotAsked | Knowledge::Unavailable(_) => &[],
@@ -291,7 +282,7 @@ impl Flow {
         let waits = self.is_ending() && self.evidence.as_slice().last().is_some_and(is_waited_for);
         self.wake = Some(if self.has_finding() || waits {
             let since = self.evidence.as_slice().first().map_or(now, |first| first.at);
-            (now + (now.since(since) / 2).clamp(MOST_OFTEN, LEAST_OFTEN), FlowWake::Look)
+            (next_look_at_waiting(since, now), FlowWake::Look)
         } else {
             (self.touched + WAIT_FOR_A_COPY, FlowWake::Forget)
         });
@@ -346,12 +337,7 @@ impl Flow {
 
     fn finding(&self, id: FindingId, state: FindingState, at: MonoTime, ruling: Ruling) -> Option<Finding> {
         let sender = self.sender()?;
-        let FlowEnds { receiver, sender: its_sender } = self.ends.clone();
-        let ends = if sender == self.asked_as.remote {
-            FlowEnds { receiver, sender: its_sender }
-        } else {
-            FlowEnds { receiver: its_sender, sender: receiver }
-        };
+        let ConnectionKey { local, remote, .. } = self.asked_as;
         Some(Finding {
             id,
             state,
@@ -359,13 +345,10 @@ impl Flow {
             flow: Some(Box::new(FlowView {
                 key: self.key,
                 is_direction_known: self.is_direction_known,
-                packet: (
-                    sender,
-                    if sender == self.asked_as.remote { self.asked_as.local } else { self.asked_as.remote },
-                ),
+                packet: (sender, if sender == remote { local } else { remote }),
                 translation: self.translation,
                 path: self.path.clone(),
-                ends,
+                ends: self.ends_from(sender),
                 receiver_owner: self.receiver_owner.1.clone(),
             })),
             socket: SocketView::default(),

@@ -2,19 +2,14 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::Flow;
 use crate::{
+    case::wakes::with_slack,
     judge::{Evidence, EvidenceKind, Verdict},
     model::{
-        ConntrackState, ControlMessage, Direction, FlowConntrack, HostEnd, Knowledge, MonoTime, TcpState, TrackedFlow,
+        ConntrackState, ControlMessage, Direction, FlowConntrack, FlowEnds, HostEnd, Knowledge, MonoTime, RTO_MAX,
+        RTO_MIN, TcpState, TrackedFlow,
     },
 };
 
-/// A kernel timer may fire an eighth later than computed (`kernel/time/timer.c`), and events come in batches.
-const SLACK: Duration = Duration::from_millis(300);
-/// `TCP_RTO_MAX`.
-const RTO_MAX: Duration = Duration::from_secs(120);
-
-/// Segments that come closer together than the shortest RTO (`TCP_RTO_MIN`) are no copies of each other.
-const ONE_ROUND: Duration = Duration::from_millis(200);
 /// A handshake's segments come from two timers, which may fire together.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
 
@@ -38,8 +33,8 @@ impl Flow {
         }
         let dropped = Evidence::dropped_from(self.evidence.as_slice(), sender);
         let Some((latest_at, latest)) = dropped.last().copied() else { return Progress::Over };
-        let its_sender = if sender == self.asked_as.remote { &self.ends.sender } else { &self.ends.receiver };
-        if let Some(end) = self.end_of(sender) {
+        let FlowEnds { receiver, sender: its_sender } = self.ends_from(sender);
+        if let Some(end) = receiver {
             return if latest.is_missed_in(end.status.state) { Progress::None } else { Progress::GotThrough };
         }
         if latest.message == ControlMessage::Fin && its_sender.as_ref().is_some_and(is_acknowledged) {
@@ -83,8 +78,8 @@ impl Flow {
         let is_embryonic = |flow: &TrackedFlow| flow.entry.state.is_some_and(ConntrackState::is_embryonic);
         let was_embryonic = self.first_conntrack.as_ref().is_some_and(|first| first.entries().iter().any(is_embryonic));
         let entries = self.entries();
-        let waited_for = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender && is_request(end.state));
-        let waits = self.end_of(sender).map(|end| end.status.state);
+        let waited_for = |evidence: &Evidence| matches!(evidence.kind, EvidenceKind::EndWaits(end) if end.sender == sender && end.state.is_embryonic());
+        let waits = self.ends_from(sender).receiver.map(|end| end.status.state);
         let is_answered = waits.is_some_and(TcpState::is_synchronized)
             && (latest.message == ControlMessage::SynAck || self.evidence.as_slice().iter().any(waited_for));
         if is_answered {
@@ -94,7 +89,7 @@ impl Flow {
             return Progress::Over;
         }
         // What connection tracking accepts a later rule may drop.
-        if waits.is_some_and(is_request) {
+        if waits.is_some_and(TcpState::is_embryonic) {
             return Progress::None;
         }
         if was_embryonic && !entries.is_empty() && !entries.iter().any(is_embryonic) {
@@ -150,11 +145,11 @@ const fn is_acknowledged(end: &HostEnd) -> bool {
     matches!(end.status.state, TcpState::FinWait2 | TcpState::TimeWait)
 }
 
-/// When each round of segments began.
+/// When each round of segments began: those that come closer together than the shortest RTO are no copies of each other.
 fn rounds(times: &[MonoTime]) -> Vec<MonoTime> {
     let mut rounds: Vec<MonoTime> = Vec::new();
     for at in times {
-        if rounds.last().is_none_or(|before| at.since(*before) >= ONE_ROUND) {
+        if rounds.last().is_none_or(|before| at.since(*before) >= RTO_MIN) {
             rounds.push(*at);
         }
     }
@@ -169,9 +164,5 @@ fn time_for_two_more(copies: &[MonoTime]) -> Duration {
     };
     let next = gap.saturating_mul(2).min(RTO_MAX);
     let both = next.saturating_add(next.saturating_mul(2).min(RTO_MAX));
-    both.saturating_add(both / 8).saturating_add(SLACK)
-}
-
-const fn is_request(state: TcpState) -> bool {
-    matches!(state, TcpState::SynSent | TcpState::SynReceived | TcpState::NewSynReceived)
+    with_slack(both)
 }

@@ -2,10 +2,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    case::finding::OwnerKnowledge,
-    model::{FlowEnds, FlowKey, ForwardPath, Knowledge, Translation, Tuple},
-};
+use crate::model::{FlowEnds, FlowKey, ForwardPath, Knowledge, OwnerKnowledge, Translation, Tuple};
 
 /// What a finding tells of a connection that this host only forwards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

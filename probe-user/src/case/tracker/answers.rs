@@ -1,13 +1,8 @@
 //! What witnesses say.
 
-use super::{GRACE_FOR_LAST_EVENT, HOLD, Tracker};
+use super::{GRACE_FOR_LAST_EVENT, Tracker};
 use crate::{
-    case::{
-        finding::{Outcome, OwnerKnowledge},
-        open_case::Case,
-        recovery::next_look_in,
-        wakes::Wake,
-    },
+    case::{finding::Outcome, open_case::Case, recovery::next_look_in, wakes::Wake},
     judge::{Evidence, EvidenceKind},
     model::{Answer, MonoTime, SocketLookup, SocketStatus, TcpState},
 };
@@ -62,11 +57,7 @@ impl Tracker {
             Answer::Owner { key, owner } => {
                 let Some(owner) = self.take_flow_owner(&key, owner) else { return };
                 let Some(mut case) = self.take_case(&key) else { return };
-                case.owner = match owner {
-                    Ok(Some(owner)) => OwnerKnowledge::Process(owner),
-                    Ok(None) => OwnerKnowledge::NoProcess,
-                    Err(why) => OwnerKnowledge::Unavailable(why),
-                };
+                case.owner = owner.into();
                 case.asked_owner = false;
                 self.take_answer(case);
             }
@@ -163,9 +154,7 @@ impl Tracker {
             case.look_when_overdue(self.now, None);
             self.judge_and_keep(case);
         } else {
-            let until = *case.held_until.get_or_insert(self.now + HOLD);
-            case.wake = Some((until, Wake::Judge));
-            self.keep(case);
+            self.hold(case);
         }
     }
 

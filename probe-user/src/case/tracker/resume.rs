@@ -1,8 +1,8 @@
 //! Findings that a run before has left open.
 
-use super::{HOLD, Tracker};
+use super::Tracker;
 use crate::{
-    case::{finding::Finding, flow::Flow, open_case::Case, wakes::Wake},
+    case::{finding::Finding, flow::Flow, open_case::Case},
     judge::EvidenceKind,
     model::{ConnectionKey, MonoTime},
 };
@@ -39,10 +39,7 @@ impl Tracker {
         for question in case.questions() {
             self.ask(question);
         }
-        let until = self.now + HOLD;
-        case.held_until = Some(until);
-        case.wake = Some((until, Wake::Judge));
-        self.keep(case);
+        self.hold(case);
         self.cases.settle();
         true
     }

@@ -1,16 +1,13 @@
 //! Nothing is wrong yet: what keeps it so.
 
 use super::{MOST_REMEDIES, ONLY_LOOKS, Patient, Remedy, kernel, software};
-use crate::judge::risk::{Direction, Holder, LimitSource, Risk, RiskKind};
+use crate::judge::risk::{LimitSource, Risk, RiskKind, ServiceDirection};
 
 /// What to do about a risk, the most useful first.
 pub fn risk_remedies(risk: &Risk) -> Vec<Remedy> {
     // Every risk has an example; without one there would be nothing to do anything about.
     let Some(example) = risk.examples.first() else { return Vec::new() };
-    let owner = match &risk.holder {
-        Holder::Process(owner) => Some(&**owner),
-        Holder::NoProcess | Holder::Unknown(_) => None,
-    };
+    let owner = risk.holder.process();
     let (is_over, is_forwarded) = (false, false);
     let patient = Patient { key: &example.key, ruling: None, owner, mark: None, is_over, is_forwarded, evidence: &[] };
     let mut remedies = match risk.kind {
@@ -114,8 +111,8 @@ fn close_wait_leak(risk: &Risk, patient: &Patient<'_>) -> Vec<Remedy> {
 /// Shows the sockets.
 fn see(risk: &Risk, patient: &Patient<'_>, state: &str, text: &str) -> Remedy {
     let end = match risk.service.direction {
-        Direction::Outgoing => "dport",
-        Direction::Accepted => "sport",
+        ServiceDirection::Outgoing => "dport",
+        ServiceDirection::Accepted => "sport",
     };
     Remedy::new(text)
         .command(format!("{}ss -tnpoe state {state} {end} = :{}", patient.here(), risk.service.port))

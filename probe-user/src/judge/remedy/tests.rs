@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     judge::{Confidence, Deadline, KernelTimer, Verdict},
-    model::{MonoTime, Place},
+    model::{MonoTime, OwnerKnowledge, Place},
 };
 
 fn key(local_port: u16, remote_port: u16) -> ConnectionKey {
@@ -165,7 +165,7 @@ fn addresses_of_ipv6_are_written_as_ss_reads_them() {
 #[test]
 fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_without_what_it_costs() {
     use crate::judge::risk::{
-        Direction, Groups, Holder, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service,
+        Groups, Idle, Limit, LimitSource, LookedBy, Probing, RiskKind, Risks, Risky, Service, ServiceDirection,
     };
     let idle = |key| Idle {
         key,
@@ -176,13 +176,15 @@ fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_withou
         probing: Probing::AfterAtLeast(std::time::Duration::from_secs(7_200)),
     };
     let holders =
-        ["haproxy", "beam.smp", "nova-compute", "python3", "curl"].map(|comm| Holder::Process(Box::new(owner(comm))));
+        ["haproxy", "beam.smp", "nova-compute", "python3", "curl"].map(|comm| OwnerKnowledge::Process(owner(comm)));
     let mut groups = Groups::default();
-    for holder in holders.into_iter().chain([Holder::NoProcess, Holder::Unknown("hidden".to_owned())]) {
+    for holder in
+        holders.into_iter().chain([OwnerKnowledge::NoProcess, OwnerKnowledge::Unavailable("hidden".to_owned())])
+    {
         for (key, direction, port) in [
-            (key(40_000, 80), Direction::Outgoing, 80),
-            (key(40_000, 5672), Direction::Outgoing, 5672),
-            (key(5672, 40_000), Direction::Accepted, 5672),
+            (key(40_000, 80), ServiceDirection::Outgoing, 80),
+            (key(40_000, 5672), ServiceDirection::Outgoing, 5672),
+            (key(5672, 40_000), ServiceDirection::Accepted, 5672),
         ] {
             for kind in RiskKind::ALL {
                 for set_by in [LimitSource::IdleTimeout, LimitSource::Conntrack] {

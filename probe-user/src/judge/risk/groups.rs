@@ -3,33 +3,22 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::{Direction, Idle, KeepaliveTimes, Limit, Risk, RiskKind, Risks, Service};
-use crate::model::{ConnectionKey, LocalPorts, Owner};
+use super::{Idle, KeepaliveTimes, Limit, Risk, RiskKind, Risks, Service, ServiceDirection};
+use crate::model::{ConnectionKey, LocalPorts, Owner, OwnerKnowledge};
 
 /// Risks told in one look. More nobody reads; those with the fewest connections are left out, and counted.
 const MOST_RISKS: usize = 50;
 /// Connections named in a risk: enough to look one up, on this host and on the peer.
 const MOST_EXAMPLES: usize = 3;
 
-/// Who holds a socket.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holder {
-    /// This process.
-    Process(Box<Owner>),
-    /// None: it is not accepted yet, or the kernel's own.
-    NoProcess,
-    /// That is not known, because of this.
-    Unknown(String),
-}
-
 /// What the connection is for. Where its listener is gone, the kind of its two ports tells.
 pub fn service(ports: &LocalPorts, key: &ConnectionKey) -> Service {
     let (local, remote) = (key.local.port(), key.remote.port());
     let is_ephemeral = |port| ports.ephemeral.as_ref().is_some_and(|range| range.contains(&port));
     if ports.listening.contains(&local) || (!is_ephemeral(local) && is_ephemeral(remote)) {
-        Service { port: local, direction: Direction::Accepted }
+        Service { port: local, direction: ServiceDirection::Accepted }
     } else {
-        Service { port: remote, direction: Direction::Outgoing }
+        Service { port: remote, direction: ServiceDirection::Outgoing }
     }
 }
 
@@ -51,7 +40,7 @@ pub struct Risky {
 struct Common {
     kind: RiskKind,
     netns: u32,
-    holder: Holder,
+    holder: OwnerKnowledge,
     service: Service,
     limit: Limit,
 }
@@ -74,14 +63,14 @@ struct Group {
 
 impl Groups {
     /// Takes in a connection and who holds its socket.
-    pub fn add(&mut self, risky: &Risky, holder: Holder) {
+    pub fn add(&mut self, risky: &Risky, holder: OwnerKnowledge) {
         let Risky { kind, idle, limit, service } = *risky;
         let (holder, pid) = match holder {
-            Holder::Process(owner) => {
+            OwnerKnowledge::Process(owner) => {
                 let pid = owner.pid;
-                (Holder::Process(Box::new(Owner { pid: 0, ..*owner })), Some(pid))
+                (OwnerKnowledge::Process(Owner { pid: 0, ..owner }), Some(pid))
             }
-            Holder::NoProcess | Holder::Unknown(_) => (holder, None),
+            OwnerKnowledge::NoProcess | OwnerKnowledge::NotAsked | OwnerKnowledge::Unavailable(_) => (holder, None),
         };
         let group = self.groups.entry(Common { kind, netns: idle.key.netns, holder, service, limit }).or_default();
         group.pids.extend(pid);
@@ -118,7 +107,7 @@ impl Group {
     fn risk(self, common: Common) -> Risk {
         let Common { kind, netns, holder, service, limit } = common;
         let holder = match (holder, self.pids.first()) {
-            (Holder::Process(owner), Some(pid)) => Holder::Process(Box::new(Owner { pid: *pid, ..*owner })),
+            (OwnerKnowledge::Process(owner), Some(pid)) => OwnerKnowledge::Process(Owner { pid: *pid, ..owner }),
             (holder, _) => holder,
         };
         Risk {

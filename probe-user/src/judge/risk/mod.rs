@@ -11,11 +11,11 @@ mod tests;
 
 use std::time::Duration;
 
-pub use groups::{Groups, Holder, Risky, service};
+pub use groups::{Groups, Risky, service};
 pub use idle::{Idle, Probing};
 pub use limit::{Limit, LimitSource, idle_from, limit};
 
-use crate::model::MonoTime;
+use crate::model::{MonoTime, OwnerKnowledge};
 
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,14 +44,14 @@ impl RiskKind {
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
+pub enum ServiceDirection {
     /// This host's process, to a service of the peer's.
     Outgoing,
     /// The peer, to a service of this host's.
     Accepted,
 }
 
-impl Direction {
+impl ServiceDirection {
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ pub struct Service {
     /// The peer's port of an outgoing connection, this host's of an accepted one.
     pub port: u16,
     /// Who opened the connection.
-    pub direction: Direction,
+    pub direction: ServiceDirection,
 }
 
 /// One risk: connections of one owner, for one service, in one namespace.
@@ -78,7 +78,7 @@ pub struct Risk {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Who holds the sockets.
-    pub holder: Holder,
+    pub holder: OwnerKnowledge,
     /// How many processes alike do, of which the holder is the one with the lowest pid.
     pub processes: usize,
     /// What for.

@@ -2,7 +2,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::model::{
-    ConnectionEvent, ConnectionKey, EventKind, Keepalive, LocalConntrack, LocalPorts, Owner, SocketView, TcpState,
+    ConnectionEvent, ConnectionKey, EventKind, Keepalive, LocalConntrack, LocalPorts, Owner, OwnerKnowledge,
+    SocketView, TcpState,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -143,12 +144,12 @@ fn risky(idle: Idle) -> Risky {
         kind: idle.kind(LIMIT).unwrap(),
         idle,
         limit: LIMIT,
-        service: Service { port: 5672, direction: Direction::Outgoing },
+        service: Service { port: 5672, direction: ServiceDirection::Outgoing },
     }
 }
 
-fn process(pid: u32, comm: &str) -> Holder {
-    Holder::Process(Box::new(Owner { pid, comm: comm.to_owned(), ..Owner::default() }))
+fn process(pid: u32, comm: &str) -> OwnerKnowledge {
+    OwnerKnowledge::Process(Owner { pid, comm: comm.to_owned(), ..Owner::default() })
 }
 
 fn told(groups: Groups) -> Risks {
@@ -165,12 +166,14 @@ fn alike_connections_are_counted_together_and_the_longest_idle_are_the_examples(
             .add(&risky(idle(port, 1_000 + 200 * u64::from(port))), process(800 + u32::from(port % 2), "nova-compute"));
     }
     groups.add(&risky(idle(99, 400)), process(7, "curl"));
-    groups.add(&risky(idle(98, 400)), Holder::NoProcess);
+    groups.add(&risky(idle(98, 400)), OwnerKnowledge::NoProcess);
     let risks = told(groups);
     let counts: Vec<_> = risks.risks.iter().map(|risk| risk.count).collect();
     assert_eq!(counts, [20, 1, 1]);
     let first = &risks.risks[0];
-    assert!(matches!(&first.holder, Holder::Process(owner) if owner.pid == 800 && owner.comm == "nova-compute"));
+    assert!(
+        matches!(&first.holder, OwnerKnowledge::Process(owner) if owner.pid == 800 && owner.comm == "nova-compute")
+    );
     assert_eq!((first.processes, first.over_limit, first.longest_idle), (2, 8, seconds(5_000)));
     let ports: Vec<_> = first.examples.iter().map(|example| example.key.local.port()).collect();
     assert_eq!(ports, [20, 19, 18]);

@@ -15,7 +15,7 @@
 pub(in crate::judge) mod forwarded;
 
 use crate::{
-    judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, Verdict, deadline},
+    judge::{Cause, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, deadline},
     model::{ConntrackState, DropReason, DroppedSegment, Knowledge, MonoTime, SocketView, TcpState},
 };
 
@@ -37,26 +37,26 @@ pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
 /// A step of the handshake that this host itself drops.
 fn dropped(history: &History<'_>) -> Option<Ruling> {
     let of = |step| Evidence::dropped_steps(history.evidence, step);
-    let found = |step, cause| {
+    let found = |step, cause, missing| {
         let (since, _) = of(step).next()?;
         let (_, latest) = of(step).next_back()?;
-        Some(ruling(blamed(latest, cause), since, Vec::new()))
+        Some(Ruling::new(blamed(latest, cause), since, missing))
     };
     let repeats = Evidence::syn_ack_repeats(history.evidence).count();
     if of(Step::SynAckReceived).count() > 1 && Evidence::syn_timeouts(history.evidence).next().is_some() {
-        return found(Step::SynAckReceived, Cause::SynackLost);
+        return found(Step::SynAckReceived, Cause::SynackLost, Vec::new());
     }
     if of(Step::SynAckSent).count() >= SYN_ACKS_OF_A_REAL_CLIENT {
-        return found(Step::SynAckSent, Cause::SynackLost);
+        return found(Step::SynAckSent, Cause::SynackLost, Vec::new());
     }
     let acks = of(Step::AckReceived).count();
     if acks > 0 && repeats > 0 && !is_established(history) {
-        let ruling = found(Step::AckReceived, Cause::FinalAckLost)?;
         let is_repeated = acks > 1 || repeats > 1;
-        return Some(if is_repeated { ruling } else { ruled(ruling, vec![MissingEvidence::AnotherCopy]) });
+        let missing = if is_repeated { Vec::new() } else { vec![MissingEvidence::AnotherCopy] };
+        return found(Step::AckReceived, Cause::FinalAckLost, missing);
     }
     if of(Step::AckSent).next().is_some() && Evidence::syn_acks_received(history.evidence).next().is_some() {
-        return found(Step::AckSent, Cause::FinalAckLost);
+        return found(Step::AckSent, Cause::FinalAckLost, Vec::new());
     }
     // A listener on all addresses serves none of those that this host only forwards to.
     let is_served = matches!(history.service, Knowledge::Known(service) if service.listener_inode.is_some())
@@ -65,7 +65,7 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
         let (_, latest) = of(Step::SynReceived).next_back()?;
         // A firewall that keeps SYNs from a port is ordinary.
         return (latest.reason == DropReason::IpRpfilter)
-            .then(|| found(Step::SynReceived, Cause::ReversePathFiltered))
+            .then(|| found(Step::SynReceived, Cause::ReversePathFiltered, Vec::new()))
             .flatten();
     }
     None
@@ -116,7 +116,7 @@ fn client(history: &History<'_>) -> Option<Ruling> {
     }
     let deadline =
         Evidence::latest_sight(history.evidence).and_then(|sight| deadline::of_retransmission(&sight, false));
-    Some(Ruling { deadline, ..ruling(Cause::FinalAckLost, since, missing) })
+    Some(Ruling { deadline, ..Ruling::new(Cause::FinalAckLost, since, missing) })
 }
 
 /// This host has sent its SYN-ACK again and again, and drops nothing of the connection that was seen.
@@ -129,11 +129,11 @@ fn server(history: &History<'_>) -> Option<Ruling> {
     let missing = || vec![MissingEvidence::PeersEnd];
     // Who has got a SYN-ACK does not send its SYN again.
     if latest.syn_repeats()? >= SYNS_OF_A_REAL_CLIENT {
-        return Some(ruling(Cause::SynackLost, since, missing()));
+        return Some(Ruling::new(Cause::SynackLost, since, missing()));
     }
     let is_known = matches!(history.service, Knowledge::Known(service) if service.connections_with_peer > 0);
     (is_known && latest.timeouts? >= REQUEST_TIMEOUTS && latest.syn_repeats() == Some(0))
-        .then(|| ruling(Cause::FinalAckLost, since, missing()))
+        .then(|| Ruling::new(Cause::FinalAckLost, since, missing()))
 }
 
 /// Takes what another rule has found to be data without an answer for the consequence of a one-sided handshake or of different paths,
@@ -141,8 +141,7 @@ fn server(history: &History<'_>) -> Option<Ruling> {
 pub(in crate::judge) fn of_stalled(history: &History<'_>, stalled: Ruling) -> Ruling {
     let is_silent = stalled.cause == Cause::PeerSilent;
     let is_refused = stalled.cause == Cause::LocalSendFailure && !history.path.has_no_route();
-    let of =
-        |cause, missing| ruled(Ruling { verdict: Verdict::AsymmetricHandshake, cause, ..stalled.clone() }, missing);
+    let of = |cause, missing| Ruling { deadline: stalled.deadline, ..Ruling::new(cause, stalled.since, missing) };
     let received = Evidence::dropped_steps(history.evidence, Step::AckReceived).next_back();
     if is_silent && received.is_some_and(|(_, segment)| segment.reason == DropReason::IpRpfilter) {
         return of(Cause::ReversePathFiltered, Vec::new());
@@ -182,20 +181,6 @@ fn was_busy(history: &History<'_>) -> bool {
     }
 }
 
-fn ruling(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Ruling {
-    let verdict = Verdict::AsymmetricHandshake;
-    ruled(
-        Ruling { verdict, cause, confidence: Confidence::Suspected, since, deadline: None, missing: Vec::new() },
-        missing,
-    )
-}
-
-/// The same with this missing, and as sure as that makes it.
-fn ruled(ruling: Ruling, missing: Vec<MissingEvidence>) -> Ruling {
-    let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
-    Ruling { confidence, missing, ..ruling }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -203,7 +188,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{
-            Attempt, SynAckRepeat,
+            Attempt, Confidence, SynAckRepeat,
             rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
         },
         model::{ConntrackEntry, ControlMessage, Origin},

@@ -15,11 +15,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::{
-    judge::{
-        Attempt, Cause, Confidence, Deadline, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Sight, Verdict,
-        deadline,
-    },
-    model::{Knowledge, MonoTime, SocketView},
+    judge::{Attempt, Cause, Evidence, History, MissingEvidence, Ruling, Sight, deadline},
+    model::{COARSEST_TICK, Knowledge, SocketView},
 };
 
 /// Doublings of the persist timer that make a suspicion of data that cannot be sent: 1.4 s with the shortest RTO.
@@ -28,7 +25,7 @@ const SUSPECTED_AT_BACKOFF: u8 = 2;
 /// Judges the latest sight of the socket.
 pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     let sight = Evidence::latest_sight(history.evidence)?;
-    let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
+    let gave_up = gave_up(history, &sight);
     // Of a FIN that was seen to be dropped more is known.
     if sight.socket.only_fin_waits() && Evidence::dropped(history.evidence).is_some() {
         return None;
@@ -50,12 +47,9 @@ fn unsent(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Option<Rul
     if socket.backoff? < SUSPECTED_AT_BACKOFF && cause != Cause::SourceAddressLost && !gave_up {
         return None;
     }
-    Some(ruling(
-        cause,
-        sight.at.before(socket.probing_for.unwrap_or(Duration::ZERO)),
-        deadline::of_probes(sight, false),
-        missing_evidence(history, sight, cause, 0, gave_up),
-    ))
+    let since = sight.at.before(socket.probing_for.unwrap_or(Duration::ZERO));
+    let missing = missing_evidence(history, sight, cause, 0, gave_up);
+    Some(Ruling { deadline: deadline::of_probes(sight, false), ..Ruling::new(cause, since, missing) })
 }
 
 /// Data that was sent and is not acknowledged.
@@ -83,17 +77,9 @@ fn unacknowledged(history: &History<'_>, sight: &Sight<'_>, gave_up: bool) -> Op
     if retransmits < history.thresholds.retransmits_suspected && !is_settled {
         return None;
     }
-    Some(ruling(
-        cause,
-        sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO)),
-        deadline::of_retransmission(sight, false),
-        missing_evidence(history, sight, cause, retransmits, gave_up),
-    ))
-}
-
-fn ruling(cause: Cause, since: MonoTime, deadline: Option<Deadline>, missing: Vec<MissingEvidence>) -> Ruling {
-    let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
-    Ruling { verdict: Verdict::RetransmitStalled, cause, confidence, since, deadline, missing }
+    let since = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
+    let missing = missing_evidence(history, sight, cause, retransmits, gave_up);
+    Some(Ruling { deadline: deadline::of_retransmission(sight, false), ..Ruling::new(cause, since, missing) })
 }
 
 /// Why segments do not leave this host.
@@ -101,21 +87,20 @@ fn local_cause(history: &History<'_>) -> Cause {
     if history.path.address_is_gone() { Cause::SourceAddressLost } else { Cause::LocalSendFailure }
 }
 
-/// `tcp_write_err()` reports ETIMEDOUT, or the ICMP error remembered in `sk_err_soft` (RFC 1122 section 4.2.3.5).
-pub(super) fn is_giving_up(kind: &EvidenceKind) -> bool {
-    kind.error().is_some_and(|error| {
-        matches!(error, Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENOPROTOOPT)
-    })
+/// Whether the kernel has given the connection up since this sight: `tcp_write_err()` reports ETIMEDOUT, or the ICMP error remembered in
+/// `sk_err_soft` (RFC 1122 section 4.2.3.5).
+pub(super) fn gave_up(history: &History<'_>, sight: &Sight<'_>) -> bool {
+    let is_giving_up =
+        |error| matches!(error, Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENOPROTOOPT);
+    history.evidence.iter().any(|evidence| evidence.at >= sight.at && evidence.kind.error().is_some_and(is_giving_up))
 }
 
 /// Whether an ACK or data has come in since the first retransmission: then the peer is there, and what it lacks is our data. Its own
 /// data does not count as an ACK ([`SocketView::heard_ago`]).
 pub(super) fn peer_is_heard(socket: &SocketView) -> bool {
-    // The times are as coarse as the kernel's tick, at most 10 ms.
-    const TICK: Duration = Duration::from_millis(10);
     let heard = [socket.last_ack_ago, socket.last_data_ago].into_iter().flatten().min();
     match (heard, socket.retransmitting_for) {
-        (Some(heard_ago), Some(retransmitting_for)) => heard_ago + TICK < retransmitting_for,
+        (Some(heard_ago), Some(retransmitting_for)) => heard_ago + COARSEST_TICK < retransmitting_for,
         (None, _) | (_, None) => false,
     }
 }
@@ -136,10 +121,8 @@ fn missing_evidence(
     let mut missing = Vec::new();
     match cause {
         Cause::PeerSilent => {
-            if retransmits < history.thresholds.retransmits_confirmed && !gave_up {
-                missing.push(MissingEvidence::MoreTimeouts {
-                    count: history.thresholds.retransmits_confirmed - retransmits,
-                });
+            if !gave_up {
+                missing.extend(history.missing_timeouts(retransmits));
             }
             if sight.socket.heard_ago().is_none() {
                 missing.push(MissingEvidence::LastAckTime);
@@ -183,8 +166,8 @@ fn missing_evidence(
         | Cause::EmbryonicExpired
         | Cause::PeerWindowShut => {}
     }
-    if history.events_lost > 0 && !gave_up {
-        missing.push(MissingEvidence::LostEvents { count: history.events_lost });
+    if !gave_up {
+        missing.extend(history.missing_events());
     }
     missing
 }
@@ -193,7 +176,10 @@ fn missing_evidence(
 mod tests {
     use super::*;
     use crate::{
-        judge::rules::scene::{SEEN_AT, Scene, stalled},
+        judge::{
+            Confidence, EvidenceKind, Verdict,
+            rules::scene::{SEEN_AT, Scene, stalled},
+        },
         model::TcpState,
     };
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::{
     judge::{Attempt, Evidence, EvidenceKind, History, Ruling, Thresholds, judge},
     model::{
-        Checksum, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, ControlMessage,
-        DropReason, DroppedSegment, Interface, Knowledge, MonoTime, NeighbourState, Origin, PathStatus, Route,
-        ServiceStatus, SocketRouting, SocketView, Stack, TcpState, Vantage,
+        ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus, DroppedSegment, Interface,
+        Knowledge, MonoTime, NeighbourState, Origin, PathStatus, Route, ServiceStatus, SocketRouting, SocketView,
+        TcpState, Vantage, dropped_fin,
     },
 };
 
@@ -52,21 +52,7 @@ pub(super) fn stalled(retransmits: u8) -> SocketView {
 
 /// A FIN of the peer that a rule dropped, and to which connection tracking had given no connection.
 pub(in crate::judge) fn fin() -> DroppedSegment {
-    DroppedSegment {
-        message: ControlMessage::Fin,
-        origin: Origin::Received { ifindex: 2 },
-        sequence: 1,
-        reason: DropReason::NetfilterDrop,
-        location: 1,
-        stack: Stack::default(),
-        function: None,
-        stated_bytes: 40,
-        actual_bytes: 40,
-        data_bytes: 0,
-        checksum: Checksum::Right,
-        is_tracked: Some(false),
-        destination_mac: None,
-    }
+    DroppedSegment { is_tracked: Some(false), ..dropped_fin(Origin::Received { ifindex: 2 }) }
 }
 
 /// A connection's history, and what witnesses have said.

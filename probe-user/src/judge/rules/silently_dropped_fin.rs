@@ -12,13 +12,10 @@ pub(in crate::judge) mod forwarded;
 
 use std::time::Duration;
 
-use super::retransmit_stalled::is_giving_up;
+use super::retransmit_stalled::gave_up;
 use crate::{
-    judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict, deadline},
-    model::{
-        Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Site,
-        TcpState,
-    },
+    judge::{Cause, Evidence, EvidenceKind, History, MissingEvidence, Ruling, deadline},
+    model::{Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Site},
 };
 
 /// Judges what was dropped, or else our own FIN.
@@ -44,7 +41,7 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
         missing.push(MissingEvidence::AnotherCopy);
     }
     missing.extend(why);
-    Some(ruling(cause, since, missing))
+    Some(Ruling::new(cause, since, missing))
 }
 
 /// Who is to blame for a drop, and what is not known of that.
@@ -101,36 +98,35 @@ fn invalid(segment: &DroppedSegment, settings: &ConntrackSettings) -> (Cause, Op
 fn unacknowledged(history: &History<'_>) -> Option<Ruling> {
     let sight = Evidence::latest_sight(history.evidence)?;
     let socket = sight.socket;
-    let has_sent_fin = matches!(socket.state?, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing);
     let is_fin_alone = socket.unacknowledged_data() == Some(0) && socket.snd_nxt != socket.snd_una;
+    let waits_for_it = socket.state?.awaits_fin_ack() && is_fin_alone;
     let retransmits = socket.retransmits?;
-    let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
-    if !has_sent_fin || !is_fin_alone || retransmits < history.thresholds.retransmits_suspected && !gave_up {
+    let gave_up = gave_up(history, &sight);
+    if !waits_for_it || retransmits < history.thresholds.retransmits_suspected && !gave_up {
         return None;
     }
     let mut missing = Vec::new();
-    if retransmits < history.thresholds.retransmits_confirmed && !gave_up {
-        missing.push(MissingEvidence::MoreTimeouts { count: history.thresholds.retransmits_confirmed - retransmits });
-    }
-    if history.events_lost > 0 && !gave_up {
-        missing.push(MissingEvidence::LostEvents { count: history.events_lost });
+    if !gave_up {
+        missing.extend(history.missing_timeouts(retransmits));
+        missing.extend(history.missing_events());
     }
     let since = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
     let deadline = deadline::of_retransmission(&sight, false);
-    Some(Ruling { deadline, ..ruling(Cause::UnacknowledgedFin, since, missing) })
-}
-
-fn ruling(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Ruling {
-    let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
-    Ruling { verdict: Verdict::SilentlyDroppedFin, cause, confidence, since, deadline: None, missing }
+    Some(Ruling { deadline, ..Ruling::new(Cause::UnacknowledgedFin, since, missing) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        judge::rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
-        model::{DropPlace, DropReason, InvalidSegment, NetfilterHook, Origin, PendingTimer, SocketTimer, SocketView},
+        judge::{
+            Confidence, Verdict,
+            rules::scene::{SEEN_AT, Scene, fin, quiet, stalled},
+        },
+        model::{
+            DropPlace, DropReason, InvalidSegment, NetfilterHook, Origin, PendingTimer, SocketTimer, SocketView,
+            TcpState,
+        },
     };
 
     const STILL_OPEN: EvidenceKind = EvidenceKind::StillOpen { state: TcpState::Established };

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::{
-    judge::{Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Sight, Verdict, deadline},
+    judge::{Cause, Evidence, History, MissingEvidence, Ruling, Sight, deadline},
     model::{MonoTime, SocketView},
 };
 
@@ -27,14 +27,8 @@ pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     }
     let missing =
         if shut_for < history.thresholds.window_shut_confirmed { vec![MissingEvidence::MoreTime] } else { Vec::new() };
-    Some(Ruling {
-        verdict: Verdict::ZeroWindowStalled,
-        cause: Cause::PeerWindowShut,
-        confidence: if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected },
-        since,
-        deadline: deadline::of_probes(&sight, true),
-        missing,
-    })
+    let deadline = deadline::of_probes(&sight, true);
+    Some(Ruling { deadline, ..Ruling::new(Cause::PeerWindowShut, since, missing) })
 }
 
 /// Since when the window has been shut without a break: for as long as the backoff has not begun anew, as it does when the window
@@ -75,7 +69,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{
-            EvidenceKind,
+            Confidence, EvidenceKind, Verdict,
             rules::scene::{SEEN_AT, Scene, quiet},
         },
         model::{PendingTimer, SocketTimer},

@@ -2,10 +2,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::schema::one_of_or_null;
-use crate::{
-    case::OwnerKnowledge,
-    model::{ContainerRuntime, Owner, Place},
-};
+use crate::model::{ContainerRuntime, Owner, OwnerKnowledge, Place};
 
 /// The process that holds the socket.
 #[derive(Clone, Debug, Serialize, JsonSchema)]

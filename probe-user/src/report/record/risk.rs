@@ -3,13 +3,14 @@ use serde::Serialize;
 
 use super::{
     finding::{EndpointBody, RemedyBody, endpoint, remedy_body},
-    owner::OwnerBody,
+    owner::{OwnerBody, owner},
 };
 use crate::{
     judge::{
-        risk::{Holder, Idle, Risk, RiskKind, Risks},
+        risk::{Idle, Risk, RiskKind, Risks},
         risk_remedies,
     },
+    model::OwnerKnowledge,
     report::sentences,
 };
 
@@ -91,9 +92,10 @@ pub struct ExampleBody {
 impl RiskBody {
     pub(super) fn new(risks: &Risks, risk: &Risk) -> Self {
         let (owner, owner_unavailable) = match &risk.holder {
-            Holder::Process(owner) => (Some(OwnerBody::new(owner)), None),
-            Holder::NoProcess => (None, Some("no process holds the sockets".to_owned())),
-            Holder::Unknown(why) => (None, Some(why.clone())),
+            OwnerKnowledge::NoProcess => (None, Some("no process holds the sockets".to_owned())),
+            OwnerKnowledge::NotAsked | OwnerKnowledge::Process(_) | OwnerKnowledge::Unavailable(_) => {
+                owner(&risk.holder)
+            }
         };
         Self {
             kind: risk.kind.name(),

@@ -4,23 +4,23 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{owner, span};
 use crate::{
-    case::OwnerKnowledge,
-    judge::risk::{Direction, Holder, KeepaliveTimes, LimitSource, Risk, RiskKind},
+    judge::risk::{KeepaliveTimes, LimitSource, Risk, RiskKind, ServiceDirection},
+    model::OwnerKnowledge,
 };
 
 /// `37 connections of nova-compute to :5672`
 pub(in crate::report) fn heading(risk: &Risk) -> String {
     let mut text = connections(risk.count);
     match &risk.holder {
-        Holder::Process(owner) => {
+        OwnerKnowledge::Process(owner) => {
             let _ = write!(text, " of {}", owner.comm);
         }
-        Holder::NoProcess => text.push_str(" of no process"),
-        Holder::Unknown(_) => text.push_str(" of an unknown owner"),
+        OwnerKnowledge::NoProcess => text.push_str(" of no process"),
+        OwnerKnowledge::NotAsked | OwnerKnowledge::Unavailable(_) => text.push_str(" of an unknown owner"),
     }
     let _ = match risk.service.direction {
-        Direction::Outgoing => write!(text, " to :{}", risk.service.port),
-        Direction::Accepted => write!(text, " from clients at :{}", risk.service.port),
+        ServiceDirection::Outgoing => write!(text, " to :{}", risk.service.port),
+        ServiceDirection::Accepted => write!(text, " from clients at :{}", risk.service.port),
     };
     text
 }
@@ -31,11 +31,10 @@ fn connections(count: usize) -> String {
 
 /// Who holds the sockets.
 pub(in crate::report) fn holder(risk: &Risk) -> String {
-    let mut text = owner(&match &risk.holder {
-        Holder::Process(owner) => OwnerKnowledge::Process((**owner).clone()),
-        Holder::NoProcess => return "held by no process: not accepted yet, or the kernel's own".to_owned(),
-        Holder::Unknown(why) => OwnerKnowledge::Unavailable(why.clone()),
-    });
+    if risk.holder == OwnerKnowledge::NoProcess {
+        return "held by no process: not accepted yet, or the kernel's own".to_owned();
+    }
+    let mut text = owner(&risk.holder);
     match risk.processes {
         0 | 1 => {}
         2 => text.push_str(" and another process like it"),

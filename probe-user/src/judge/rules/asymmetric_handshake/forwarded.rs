@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 
-use super::{blamed, is_embryonic_to_conntrack, ruling};
+use super::{blamed, is_embryonic_to_conntrack};
 use crate::{
     judge::{Cause, Evidence, History, MissingEvidence, Ruling},
     model::{ControlMessage, DroppedSegment, MonoTime, TcpState},
@@ -35,7 +35,7 @@ fn syn_acks_dropped(history: &History<'_>, sender: SocketAddr) -> Option<Ruling>
     let is_waited_for = receiver.is_some_and(|(_, state)| state == TcpState::SynSent);
     // Somebody may have put its address into the SYN.
     let missing = if is_waited_for { Vec::new() } else { vec![MissingEvidence::Receiver] };
-    (is_known || is_waited_for).then(|| ruling(blamed(latest, Cause::SynackLost), since, missing))
+    (is_known || is_waited_for).then(|| Ruling::new(blamed(latest, Cause::SynackLost), since, missing))
 }
 
 fn acks_dropped(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
@@ -46,14 +46,14 @@ fn acks_dropped(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let dropped: Vec<_> = Evidence::segments_from(history.evidence, sender).filter(follows).collect();
     let ((since, _), (_, latest)) = (*dropped.first()?, *dropped.last()?);
     let receiver = Evidence::receiver_waits(history.evidence, sender).map(|(_, state)| state);
-    let waits_for_ack = receiver.is_some_and(|state| matches!(state, TcpState::SynReceived | TcpState::NewSynReceived));
+    let waits_for_ack = receiver.is_some_and(TcpState::awaits_final_ack);
     if !waits_for_ack && !is_embryonic_to_conntrack(history) {
         return None;
     }
     let missing = if dropped.len() > 1 { Vec::new() } else { vec![MissingEvidence::AnotherCopy] };
     // A receiver that is established has got the final ACK, and what followed until then.
     let cause = if receiver == Some(TcpState::Established) { Cause::EmbryonicExpired } else { Cause::FinalAckLost };
-    Some(ruling(blamed(latest, cause), since, missing))
+    Some(Ruling::new(blamed(latest, cause), since, missing))
 }
 
 #[cfg(test)]

@@ -8,10 +8,7 @@
 
 use super::unanswered;
 use crate::{
-    judge::{
-        Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, Verdict,
-        rules::retransmit_stalled,
-    },
+    judge::{Cause, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Step, rules::retransmit_stalled},
     model::{ConntrackSettings, ConntrackStatus, Knowledge, MonoTime},
 };
 
@@ -53,13 +50,7 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     if may_have_been_forgotten_since(waiting.since, history, settings) {
         missing.push(MissingEvidence::WhenForgotten);
     }
-    Some(Ruling {
-        verdict: Verdict::HalfOpen,
-        cause: Cause::ConntrackExpired,
-        confidence: if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected },
-        missing,
-        ..waiting
-    })
+    Some(Ruling { deadline: waiting.deadline, ..Ruling::new(Cause::ConntrackExpired, waiting.since, missing) })
 }
 
 /// Whether the connection had waited so long when conntrack was first asked that it may have forgotten it because of that.
@@ -82,7 +73,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        judge::rules::scene::{Scene, stalled},
+        judge::{
+            Confidence, Verdict,
+            rules::scene::{Scene, stalled},
+        },
         model::{ConntrackEntry, SocketView},
     };
 

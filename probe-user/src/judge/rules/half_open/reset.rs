@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use crate::{
-    judge::{Cause, Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling, Verdict},
-    model::{MonoTime, TcpState},
+    judge::{Cause, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
+    model::TcpState,
 };
 
 /// A client whose SYN is not answered sends it again; a stray one comes alone.
@@ -35,7 +35,7 @@ fn restarted(history: &History<'_>) -> Option<Ruling> {
     }
     // Since when the peer has not known it, only the peer could say; until then it was there.
     let silence = reset.map_or(history.socket, |reset| reset.socket).heard_ago().unwrap_or(Duration::ZERO);
-    Some(ruling(
+    Some(Ruling::new(
         Cause::PeerRestarted,
         reset.map_or(first.at, |reset| reset.at).before(silence),
         if was_reset { Vec::new() } else { vec![MissingEvidence::ResetAfterSyn] },
@@ -51,19 +51,17 @@ fn reset(history: &History<'_>) -> Option<Ruling> {
     let silence = socket.heard_ago()?;
     let was_asked = socket.unacknowledged()? > 0 || socket.probes_out? > 0;
     (was_asked && silence >= history.thresholds.silence_before_reset)
-        .then(|| ruling(Cause::PeerReset, reset.at.before(silence), Vec::new()))
-}
-
-fn ruling(cause: Cause, since: MonoTime, missing: Vec<MissingEvidence>) -> Ruling {
-    let confidence = if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected };
-    Ruling { verdict: Verdict::HalfOpen, cause, confidence, since, deadline: None, missing }
+        .then(|| Ruling::new(Cause::PeerReset, reset.at.before(silence), Vec::new()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        judge::rules::scene::{SEEN_AT, Scene, quiet},
+        judge::{
+            Confidence,
+            rules::scene::{SEEN_AT, Scene, quiet},
+        },
         model::SocketView,
     };
 

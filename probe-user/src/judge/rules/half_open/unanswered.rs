@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use std::time::Duration;
 
 use crate::{
-    judge::{Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Sight, Verdict, deadline},
+    judge::{Cause, Evidence, History, MissingEvidence, Ruling, Sight, deadline},
     model::{MonoTime, SocketView},
 };
 
@@ -44,17 +44,10 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
     if probes < history.thresholds.probes_confirmed && !gave_up {
         missing.push(MissingEvidence::MoreProbes { count: history.thresholds.probes_confirmed - probes });
     }
-    if history.events_lost > 0 && !gave_up {
-        missing.push(MissingEvidence::LostEvents { count: history.events_lost });
+    if !gave_up {
+        missing.extend(history.missing_events());
     }
-    Some(Ruling {
-        verdict: Verdict::HalfOpen,
-        cause,
-        confidence: if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected },
-        since,
-        deadline,
-        missing,
-    })
+    Some(Ruling { deadline, ..Ruling::new(cause, since, missing) })
 }
 
 /// Whether the socket is idle and only keepalive waits for the peer.
@@ -76,7 +69,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{
-            EvidenceKind,
+            Confidence, EvidenceKind, Verdict,
             rules::scene::{SEEN_AT, Scene, quiet},
         },
         model::{Keepalive, PendingTimer, SocketTimer, TcpState},

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 
 use crate::{
     judge::{
-        Attempt, Cause, Confidence, Evidence, History, MissingEvidence, Ruling, Verdict, deadline,
-        rules::retransmit_stalled::{is_giving_up, peer_is_heard},
+        Attempt, Cause, Evidence, History, Ruling, deadline,
+        rules::retransmit_stalled::{gave_up, peer_is_heard},
     },
     model::SocketView,
 };
@@ -25,22 +25,14 @@ pub(super) fn assess(history: &History<'_>) -> Option<Ruling> {
         return None;
     }
     let retransmits = socket.retransmits?;
-    let gave_up = history.evidence.iter().any(|evidence| evidence.at >= sight.at && is_giving_up(&evidence.kind));
+    let gave_up = gave_up(history, &sight);
     if retransmits < history.thresholds.retransmits_suspected && !gave_up {
         return None;
     }
-    let mut missing = Vec::new();
-    if retransmits < history.thresholds.retransmits_confirmed && !gave_up {
-        missing.push(MissingEvidence::MoreTimeouts { count: history.thresholds.retransmits_confirmed - retransmits });
-    }
-    Some(Ruling {
-        verdict: Verdict::HalfOpen,
-        cause: Cause::PeerUnreachable,
-        confidence: if missing.is_empty() { Confidence::Confirmed } else { Confidence::Suspected },
-        since: sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO)),
-        deadline: deadline::of_retransmission(&sight, is_refused(socket)),
-        missing,
-    })
+    let missing = history.missing_timeouts(retransmits).filter(|_| !gave_up);
+    let since = sight.at.before(socket.retransmitting_for.unwrap_or(Duration::ZERO));
+    let deadline = deadline::of_retransmission(&sight, is_refused(socket));
+    Some(Ruling { deadline, ..Ruling::new(Cause::PeerUnreachable, since, missing.into_iter().collect()) })
 }
 
 /// Whether the kernel remembers an error that `icmp_err_convert` (`net/ipv4/icmp.c`) makes of destination unreachable.

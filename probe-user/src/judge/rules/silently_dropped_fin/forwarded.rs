@@ -12,9 +12,9 @@
 
 use std::net::SocketAddr;
 
-use super::{cause, ruling};
+use super::cause;
 use crate::{
-    judge::{Confidence, Evidence, EvidenceKind, History, MissingEvidence, Ruling},
+    judge::{Evidence, EvidenceKind, History, MissingEvidence, Ruling},
     model::{
         ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, InvalidSegment, Knowledge,
         MonoTime,
@@ -26,15 +26,11 @@ pub(in crate::judge) fn assess(history: &History<'_>) -> Option<Ruling> {
     let mut best: Option<Ruling> = None;
     for sender in Evidence::senders(history.evidence) {
         let Some(ruling) = assess_from(history, sender) else { continue };
-        if best.as_ref().is_none_or(|best| rank(&ruling) > rank(best)) {
+        if best.as_ref().is_none_or(|best| ruling.confidence > best.confidence) {
             best = Some(ruling);
         }
     }
     best
-}
-
-const fn rank(ruling: &Ruling) -> Confidence {
-    ruling.confidence
 }
 
 fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
@@ -55,7 +51,7 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     }
     let (cause, why) = cause(latest, latest_at, history);
     missing.extend(why);
-    Some(ruling(cause, since, missing))
+    Some(Ruling::new(cause, since, missing))
 }
 
 /// What is missing to be sure of a dropped FIN; `None` when it is no finding.
@@ -158,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{
         judge::{
-            Cause, Verdict,
+            Cause, Confidence, Verdict,
             rules::scene::{self, SEEN_AT, Scene},
         },
         model::{Checksum, DropReason, InvalidSegment, Origin, TcpState, WaitingEnd},

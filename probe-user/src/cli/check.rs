@@ -14,7 +14,7 @@ use crate::{
     app::{clock, self_test, this_host},
     kernel::{LoadOptions, Privileges},
     model::{COST_OF_SOCK_DIAG, Coverage, Filter, Hook, HookStatus, RunCost, ScanStatus, cost_of_missing, runs_for},
-    report::record::Recorder,
+    report::{Printable, record::Recorder},
     sink::Stdout,
 };
 
@@ -49,7 +49,7 @@ pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
     let coverage = runtime()?.block_on(self_test(&prepared.facts, &prepared.plan, &options))?;
     let full = coverage.is_full() && privileges.enter_namespaces && privileges.see_owners;
     match own.format {
-        Format::Text => Stdout.text(&text(&coverage, privileges, prepared.facts.hz, full))?,
+        Format::Text => Stdout.text(&Printable::lines(&text(&coverage, privileges, prepared.facts.hz, full)))?,
         Format::Json => {
             let mut recorder = Recorder::new(this_host()?, clock::wall_clock());
             Stdout.record(&recorder.coverage(clock::now(), &coverage))?;

@@ -35,7 +35,7 @@ pub(super) fn run(args: &ManArgs) -> anyhow::Result<Exit> {
         let known: Vec<_> = pages.iter().filter_map(|page| page.name.strip_prefix("connprobe-")).collect();
         format!("there is no such subcommand; there are {}", known.join(", "))
     })?;
-    Stdout.text(&page.text)?;
+    Stdout.document(&page.text)?;
     Ok(Exit::Clean)
 }
 

@@ -18,14 +18,18 @@ pub use daemon::check_settings;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
 use connprobe_common::fields::Field;
+use tracing_subscriber::{field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     kernel::{Faults, Names, field_named},
     model::{Hook, Mechanism},
-    report::text::{Layout, WIDEST},
+    report::{
+        Printable,
+        text::{Layout, WIDEST},
+    },
 };
 
 /// Tells which TCP connections of this host are in limbo, why, since when, how long the kernel will go on waiting, and what to
@@ -163,12 +167,13 @@ fn terminal_width() -> usize {
 
 /// How to lay text out on standard output.
 fn layout() -> Layout {
-    Layout { width: terminal_width(), color: std::io::stdout().is_terminal() && !wants_no_color() }
+    Layout { width: terminal_width(), color: wants_color(&std::io::stdout()) }
 }
 
-/// What everybody's programs understand (<https://no-color.org>).
-fn wants_no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+/// Whether this is a terminal that shows colours, or everything is asked to have them: by `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and
+/// `TERM`, as everybody's programs understand them.
+fn wants_color(stream: &impl RawStream) -> bool {
+    AutoStream::choice(stream) != ColorChoice::Never
 }
 
 /// How the program ended.
@@ -217,7 +222,7 @@ pub fn run() -> Exit {
 
 #[expect(clippy::print_stderr, reason = "the one place where trouble is told")]
 fn complain(text: &str) {
-    eprintln!("connprobe: {text}");
+    eprintln!("connprobe: {}", Printable::lines(text.trim_end()));
 }
 
 fn start_logging(verbose: u8) {
@@ -228,6 +233,18 @@ fn start_logging(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CONNPROBE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let is_colored = std::io::stderr().is_terminal() && !wants_no_color();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(std::io::stderr).init();
+    // What is logged of errors comes from outside, too, and only colours of the log's own may stay.
+    let fields = debug_fn(|writer, field, value| {
+        let value = Printable::from(format!("{value:?}"));
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(wants_color(&std::io::stderr()))
+        .fmt_fields(fields.delimited(" "))
+        .with_writer(std::io::stderr)
+        .init();
 }

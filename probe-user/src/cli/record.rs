@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     app::{Ended, Recorded, RecordingOptions, Watch, WatchOptions},
+    report::Printable,
     sink::Stdout,
 };
 
@@ -77,7 +78,7 @@ pub(super) fn run(kernel: &KernelArgs, args: RecordArgs) -> anyhow::Result<Exit>
             // A report on standard output stays by itself.
             match format {
                 Some(_) => complain(&line),
-                None => Stdout.text(&format!("{line}\n"))?,
+                None => Stdout.text(&Printable::lines(&format!("{line}\n")))?,
             }
             Ok(exit(&ended.summary, fail_on))
         }

@@ -30,7 +30,7 @@ use crate::{
     case::FindingState,
     kernel::LoadOptions,
     report::{
-        Heartbeat, SinkHealth, Summary,
+        Heartbeat, Printable, SinkHealth, Summary,
         record::{Record, Recorder},
     },
     sink::{SinkError, Sinks, Stdout},
@@ -81,7 +81,7 @@ pub fn check_settings(text: &str) -> anyhow::Result<String> {
 pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit> {
     let resolved = args.resolve()?;
     if args.check_config {
-        Stdout.text(&format!("the settings are right\n{resolved}"))?;
+        Stdout.text(&Printable::lines(&format!("the settings are right\n{resolved}")))?;
         return Ok(Exit::Clean);
     }
     service::give_up_privileges()?;

@@ -20,10 +20,8 @@ use crate::{
 
 /// What was typed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code: 0 everything is observed (what is not loaded has nothing to be observed), 1 degraded, 2 nothing can be \
-    observed."
-)]
+#[command(after_help = "Examples:\n  connprobe check\n  connprobe check --lifecycle --format json\n\n\
+    Exit codes:\n  0  everything is observed; what is not loaded has nothing to be observed\n  1  degraded\n  2  nothing can be observed")]
 pub(super) struct CheckArgs {
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -31,6 +29,8 @@ pub(super) struct CheckArgs {
     /// Attach also what tells a daemon of every connection that ends (`lifecycle`), which is off otherwise
     #[arg(long)]
     lifecycle: bool,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,13 +42,13 @@ enum Format {
 }
 
 /// Attaches everything for a moment, lets a connection of its own fail, and says what became of it.
-pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
-    let prepared = prepare(args)?;
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
+    let prepared = prepare(&args.kernel)?;
     let privileges = privileges()?;
-    let options = LoadOptions { lifecycle: own.lifecycle, ..load_options(args, Filter::default(), false) };
+    let options = LoadOptions { lifecycle: args.lifecycle, ..load_options(&args.kernel, Filter::default(), false) };
     let coverage = runtime()?.block_on(self_test(&prepared.facts, &prepared.plan, &options))?;
     let full = coverage.is_full() && privileges.enter_namespaces && privileges.see_owners;
-    match own.format {
+    match args.format {
         Format::Text => Stdout.text(&Printable::lines(&text(&coverage, privileges, prepared.facts.hz, full)))?,
         Format::Json => {
             let mut recorder = Recorder::new(this_host()?, clock::wall_clock());

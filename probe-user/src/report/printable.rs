@@ -8,6 +8,7 @@
 use std::{borrow::Cow, fmt, ops::Deref};
 
 use anstyle::Style;
+use textwrap::core::Word;
 
 /// Text in which nothing acts on a terminal but line ends and the styles it was given here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,14 +54,16 @@ impl Printable {
     }
 
     /// Adds `text`, wrapped, with the first line and the rest indented. Nothing is broken but at spaces: names of files, options and
-    /// addresses stay whole.
+    /// addresses stay whole, and so does a number with its unit.
     pub(crate) fn hanging(&mut self, width: usize, first: &str, rest: &str, text: impl Into<Self>) {
         let (first, rest) = (visible(first), visible(rest));
         let options = textwrap::Options::new(width)
             .initial_indent(&first)
             .subsequent_indent(&rest)
             .break_words(false)
-            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .word_separator(textwrap::WordSeparator::Custom(words))
+            // The other algorithm makes lines too long to make them even.
+            .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit)
             .word_splitter(textwrap::WordSplitter::NoHyphenation);
         for line in textwrap::wrap(&text.into(), options) {
             self.0.push_str(&line);
@@ -94,6 +97,24 @@ impl fmt::Display for Printable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What lies between the places where a line may end.
+fn words(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+    const UNITS: [&str; 5] = ["s", "ms", "min", "h", "bytes"];
+    let is_unit = |word: &str| UNITS.contains(&word.trim_end_matches(|end: char| end.is_ascii_punctuation()));
+    let ends_in_digit = |text: &str| text.trim_end().ends_with(|end: char| end.is_ascii_digit());
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    let mut end = 0;
+    for word in textwrap::WordSeparator::AsciiSpace.find_words(line) {
+        let start = end;
+        end += word.word.len() + word.whitespace.len();
+        match parts.last_mut() {
+            Some(last) if is_unit(&word) && line.get(last.0..start).is_some_and(ends_in_digit) => last.1 = end,
+            Some(_) | None => parts.push((start, end)),
+        }
+    }
+    Box::new(parts.into_iter().filter_map(move |(start, end)| line.get(start..end).map(Word::from)))
 }
 
 /// The text with every character that is not seen as what it is written out: `\u{1b}`, `\n`, `\u{202e}`.
@@ -147,6 +168,13 @@ mod tests {
     fn a_style_is_that_of_the_program_and_none_that_came_with_the_text() {
         let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
         assert_eq!(&*Printable::styled(red, "a\x1b[0m"), "\u{1b}[31ma\\u{1b}[0m\u{1b}[0m");
+    }
+
+    #[test]
+    fn a_number_stays_with_its_unit() {
+        let mut out = Printable::default();
+        out.hanging(22, "", "", "waited for 15 min 24 s, in 100 bytes at 10.0.0.1 s");
+        assert_eq!(&*out, "waited for 15 min\n24 s, in 100 bytes at\n10.0.0.1 s\n");
     }
 
     #[test]

@@ -198,8 +198,8 @@ fn while_watching_only_the_first_of_a_kind_is_told_in_full() {
     assert!(change("10.3.0.50:40000").contains("what to do"));
     assert_eq!(
         &*change("10.3.0.50:40001"),
-        "21:24:12.600  10.3.0.50:40001 -> 10.3.0.100:5672  retransmit_stalled,\npeer_silent (confirmed), held by \
-         nova-compute (pid 812) in nova-compute.service\n"
+        "21:24:12.600  10.3.0.50:40001 -> 10.3.0.100:5672  retransmit_stalled,\n              peer_silent (confirmed), \
+         held by nova-compute (pid 812) in\n              nova-compute.service\n"
     );
 }
 

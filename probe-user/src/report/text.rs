@@ -32,6 +32,13 @@ pub struct Layout {
     pub color: bool,
 }
 
+impl Layout {
+    /// Text in this style, where there are colours.
+    pub(crate) fn styled(self, style: Style, text: &str) -> Printable {
+        if self.color { Printable::styled(style, text) } else { text.into() }
+    }
+}
+
 /// Text is not set wider than this, however wide the terminal: longer lines are hard to read.
 pub const WIDEST: usize = 110;
 
@@ -50,11 +57,12 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
     let mut out = Writer::new(layout);
     let unresolved = Vantages::of(summary.unresolved());
     let watched = format!("watched for {} until {} UTC", span(summary.watched), time_of_day(clock.at(now)));
-    match unresolved.first.len() {
-        0 => out.line("", out.bold(&format!("No connection in limbo ({watched})."))),
-        1 => out.line("", out.bold(&format!("1 connection in limbo ({watched})."))),
-        count => out.line("", out.bold(&format!("{count} connections in limbo ({watched})."))),
-    }
+    let headline = match unresolved.first.len() {
+        0 => "No connection in limbo".to_owned(),
+        1 => "1 connection in limbo".to_owned(),
+        count => format!("{count} connections in limbo"),
+    };
+    out.line("", out.bold(&format!("{headline} ({watched}).")));
     let groups = groups(unresolved.first.iter().copied());
     if unresolved.first.len() > 1 {
         out.counts(&groups);
@@ -70,13 +78,19 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
         out.blank();
         out.line("", "Over while watching:");
         for finding in resolved.iter().take(MOST_LISTED) {
-            out.line("  ", one_line(finding, clock));
+            out.hanging("  ", "                ", one_line(finding, clock));
         }
         out.left_out("  ", resolved.len());
     }
     out.risks(summary.risks.as_ref());
     out.loss(summary);
     out.coverage(coverage);
+    // By then the top has scrolled away.
+    if groups.len() > 1 {
+        out.blank();
+        let end = format!("{headline}, of {} kinds, which are listed at the top.", groups.len());
+        out.line("", out.bold(&end));
+    }
     out.text
 }
 
@@ -106,7 +120,7 @@ pub fn change(finding: &Finding, told: &mut Told, clock: &WallClock, layout: Lay
             out.blank();
         }
         FindingState::Opened | FindingState::Updated | FindingState::Closed(_) => {
-            out.line("", one_line(finding, clock));
+            out.hanging("", "              ", one_line(finding, clock));
         }
     }
     out.text
@@ -122,16 +136,12 @@ impl Writer {
         Self { layout: Layout { width: layout.width.clamp(40, WIDEST), ..layout }, text: Printable::default() }
     }
 
-    fn styled(&self, style: Style, text: &str) -> Printable {
-        if self.layout.color { Printable::styled(style, text) } else { text.into() }
-    }
-
     fn bold(&self, text: &str) -> Printable {
-        self.styled(Style::new().bold(), text)
+        self.layout.styled(Style::new().bold(), text)
     }
 
     fn dim(&self, text: &str) -> Printable {
-        self.styled(Style::new().dimmed(), text)
+        self.layout.styled(Style::new().dimmed(), text)
     }
 
     fn blank(&mut self) {
@@ -156,17 +166,18 @@ impl Writer {
 
     fn finding(&mut self, number: &str, finding: &Finding, clock: &WallClock, now: MonoTime) {
         let ruling = &finding.ruling;
+        // Both are read well on light and on dark ground; yellow and cyan are not.
         let color = match ruling.confidence {
-            Confidence::Suspected => AnsiColor::Yellow,
+            Confidence::Suspected => AnsiColor::Magenta,
             Confidence::Confirmed => AnsiColor::Red,
         };
-        let verdict = self.styled(
+        let verdict = self.layout.styled(
             Style::new().bold().fg_color(Some(color.into())),
             &format!("{}, {} ({})", ruling.verdict.name(), ruling.cause.name(), ruling.confidence.name()),
         );
         self.verbatim(&format!("{number:<2} "), verdict);
         let key = &finding.id.key;
-        self.verbatim(BODY, self.bold(&finding.ends()));
+        self.hanging(BODY, ITEM, self.bold(&finding.ends()));
         let state = match finding.vantage() {
             Vantage::Endpoint => {
                 finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.name()))
@@ -186,7 +197,7 @@ impl Writer {
         self.line(BODY, self.dim("seen"));
         for evidence in &finding.evidence {
             let at = time_of_day(clock.at(evidence.at));
-            self.hanging(ITEM, "                    ", format!("{at}  {}", evidence.kind));
+            self.hanging(ITEM, "                   ", format!("{at}  {}", evidence.kind));
         }
         if finding.evidence_left_out > 0 {
             self.line(ITEM, format!("({} more in between are left out)", finding.evidence_left_out));
@@ -256,7 +267,7 @@ impl Writer {
             } else {
                 format!(", {}", ruling.confidence.name())
             };
-            self.verbatim(ITEM, format!("{}{end}{sure}", finding.ends()));
+            self.hanging(ITEM, "       ", format!("{}{end}{sure}", finding.ends()));
         }
         self.left_out(ITEM, group.others.len());
     }

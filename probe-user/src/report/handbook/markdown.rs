@@ -188,7 +188,7 @@ impl Renderer {
     fn code_block(&mut self, text: &str) {
         for line in text.lines() {
             self.out.push(format!("{BODY}  "));
-            self.out.push(if self.layout.color { Printable::styled(CODE, line) } else { line.into() });
+            self.out.push(self.layout.styled(CODE, line));
             self.out.end_line();
         }
     }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn styles_end_with_their_words_and_are_not_counted_as_columns() {
         let text = rendered("An `ss -K` **b**.", 14, true);
-        assert_eq!(text, "    An \u{1b}[1mss\u{1b}[0m\n    \u{1b}[1m-K\u{1b}[0m \u{1b}[1mb\u{1b}[0m.\n");
+        assert_eq!(text, "    An \u{1b}[1mss\u{1b}[0m \u{1b}[1m-K\u{1b}[0m\n    \u{1b}[1mb\u{1b}[0m.\n");
     }
 
     #[test]

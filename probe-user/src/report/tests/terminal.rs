@@ -103,3 +103,73 @@ proptest! {
         prop_assert_eq!(escapes(&plain), 0);
     }
 }
+
+/// Addresses of full length, and names as long as file systems and Kubernetes allow.
+fn long() -> Summary {
+    let mut findings = Vec::new();
+    for (number, cause) in [(0, Cause::PeerSilent), (1, Cause::PeerSilent), (2, Cause::UnacknowledgedFin)] {
+        let mut finding =
+            finding(&format!("[2001:db8:85a3:1234:5678:8a2e:1370:733{number}]:5000{number}"), FindingState::Opened);
+        finding.id.key.remote = "[2001:db8:85a3:1234:9abc:def0:1370:7fff]:5672".parse().unwrap();
+        finding.ruling.cause = cause;
+        let unit = Some(format!("{}.service", "very-long-name-".repeat(8)));
+        if let OwnerKnowledge::Process(owner) = &mut finding.owner {
+            owner.place = Place { unit, ..Place::default() };
+        }
+        if number == 2 {
+            finding.owner = OwnerKnowledge::Process(Owner {
+                pid: 4_194_304,
+                comm: "fifteen-letters".to_owned(),
+                place: Place {
+                    container_id: Some("container-".repeat(13)),
+                    pod_uid: Some("0d6b3b3a-58a8-4a4e-9f0e-2f0d1c6f7a11".to_owned()),
+                    ..Place::default()
+                },
+                ..Owner::default()
+            });
+            finding.ruling.verdict = Verdict::SilentlyDroppedFin;
+            finding.ruling.confidence = Confidence::Suspected;
+        }
+        findings.push(finding);
+    }
+    findings.push(Finding { state: FindingState::Closed(Outcome::Recovered), ..findings[0].clone() });
+    summary(findings)
+}
+
+fn long_report(width: usize, color: bool) -> Printable {
+    text::report(&long(), &coverage(), &clock(), at(15_000), Layout { width, color })
+}
+
+#[test]
+fn long_names_and_addresses_break_nothing_in_eighty_columns() {
+    insta::assert_snapshot!(long_report(80, false));
+}
+
+#[test]
+fn long_names_and_addresses_break_nothing_in_two_hundred_columns() {
+    insta::assert_snapshot!(long_report(200, false));
+}
+
+#[test]
+fn hundreds_are_told_by_their_kinds_in_two_hundred_columns() {
+    let layout = Layout { width: 200, color: false };
+    insta::assert_snapshot!(text::report(&summary(many(300)), &coverage(), &clock(), at(15_000), layout));
+}
+
+#[test]
+fn colours_say_how_sure_it_is_and_what_can_be_copied() {
+    // With a name for the character that no editor shows.
+    insta::assert_snapshot!(long_report(80, true).replace('\x1b', "ESC"));
+}
+
+#[test]
+fn only_what_is_to_be_copied_and_single_names_are_wider_than_the_terminal() {
+    for width in [60, 80, 110] {
+        let text = long_report(width, false);
+        let wide = text.lines().filter(|line| line.chars().count() > width);
+        for line in wide.filter(|line| !line.trim_start().starts_with("$ ")) {
+            // A name that leaves no room for an indent and a time before it.
+            assert!(line.split(' ').any(|word| word.len() + 16 > width), "{width}: {line}");
+        }
+    }
+}

@@ -49,7 +49,11 @@ impl Writer {
         self.line(BODY, format!("network namespace {}, {}", risk.netns, sentences::holder(risk)));
         self.line(BODY, sentences::risk(risk));
         for example in &risk.examples {
-            self.verbatim("     ", format!("{}, idle for {}", example.key, sentences::span(example.idle_for)));
+            self.hanging(
+                "     ",
+                "       ",
+                format!("{}, idle for {}", example.key, sentences::span(example.idle_for)),
+            );
         }
         let left_out = risk.count.saturating_sub(risk.examples.len());
         if left_out > 0 {

@@ -42,7 +42,7 @@ use crate::{
     after_help = "Examples:\n  connprobe check\n  connprobe diagnose\n  connprobe diagnose --port 5672 --duration 5m\n  connprobe snapshot\n  \
     connprobe explain half_open/peer_reset\n\n\
     Exit codes:\n  0  nothing found\n  1  found; check: degraded\n  2  trouble, or wrong arguments\n\n\
-    Environment:\n  CONNPROBE_LOG   which of its own log lines are written: warn, debug, connprobe::sink=debug\n  \
+    Environment:\n  CONNPROBE_LOG   which of its own log lines are written, such as debug\n  \
     NO_COLOR        no colours\n  CLICOLOR_FORCE  colours also where the output is no terminal"
 )]
 struct Cli {

@@ -75,6 +75,16 @@ fn wrong_arguments_are_answered_with_what_is_right() {
 }
 
 #[test]
+fn what_was_typed_does_not_act_on_the_terminal_that_it_is_told_on() {
+    for arguments in [&["explain", "\x1b[2Jx"][..], &["\u{202e}x"], &["replay", "/\x1b[2J/x"]] {
+        let told = run_with(arguments, &[("CLICOLOR_FORCE", "1")]).unwrap();
+        assert_eq!((told.code, told.stdout.as_str()), (Some(2), ""), "{}", told.stderr);
+        let acts = |character: char| character == '\u{202e}' || character.is_control() && character != '\n';
+        assert!(told.stderr.contains('x') && !told.stderr.contains(acts), "{:?}", told.stderr);
+    }
+}
+
+#[test]
 fn colours_come_and_go_as_the_environment_asks() {
     let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/retransmit_stalled-endpoint.rec");
     let has_colours = |variables: &[_]| run_with(&["replay", recording], variables).unwrap().stdout.contains('\x1b');

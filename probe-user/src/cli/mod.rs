@@ -16,7 +16,7 @@ mod values;
 
 pub use daemon::check_settings;
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{ffi::OsStr, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -209,8 +209,16 @@ impl From<Exit> for ExitCode {
 
 /// Runs the program with the arguments of this process.
 pub fn run() -> Exit {
-    // Wrong arguments end here, with a message and exit code 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap repeats what was typed, and a script may have typed a name that it has found.
+        Err(error) if std::env::args_os().any(|argument| acts_on_terminal(&argument)) => {
+            complain(&error.render().to_string());
+            return Exit::Trouble;
+        }
+        // Help, or wrong arguments: a message and exit code 2.
+        Err(error) => error.exit(),
+    };
     start_logging(cli.verbose);
     let result = match cli.command {
         Command::Diagnose(args) => diagnose::run(args),
@@ -228,6 +236,11 @@ pub fn run() -> Exit {
         complain(&format!("{error:#}"));
         Exit::Trouble
     })
+}
+
+fn acts_on_terminal(text: &OsStr) -> bool {
+    let text = text.to_string_lossy();
+    *Printable::from(&*text) != *text
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where trouble is told")]

@@ -74,6 +74,8 @@ pub struct Options {
     pub fast_open: bool,
     /// SO_BINDTODEVICE: the name of an interface.
     pub device: Option<&'static str>,
+    /// For a connecting peer: what the process calls itself, if not connprobe-peer.
+    pub comm: Option<&'static str>,
     /// For a listener: keeps a connection open after the other end has closed its half. A connecting peer always does.
     pub keep_open: bool,
     /// For a listener: no events for single connections except errors.
@@ -95,6 +97,7 @@ impl Options {
         defer_accept_s: None,
         fast_open: false,
         device: None,
+        comm: None,
         keep_open: false,
         quiet: false,
     };
@@ -312,6 +315,7 @@ impl Options {
             |keepalive: Keepalive| format!("{},{},{}", keepalive.time_s, keepalive.interval_s, keepalive.probes);
         add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
+        add("--comm", self.comm.map(str::to_owned));
         add("--device", self.device.map(str::to_owned));
         add("--defer-accept-s", self.defer_accept_s.map(|seconds| seconds.to_string()));
         add("--mark", self.mark.map(|mark| mark.to_string()));

@@ -1,7 +1,8 @@
 //! `cargo xtask package`: the Debian package, made of a release build.
 //!
 //! The tree is laid out here and packed by `dpkg-deb`, which is on every Debian system: a packaging crate would take longer to
-//! compile than this takes to run, and knows nothing of pages that the program itself writes.
+//! compile than this takes to run. Manual pages and completions are the committed files, which `cargo xtask generate --check` holds against
+//! the program: what was read is what is packed, also of a binary that does not run on this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,6 +14,7 @@ mod notices;
 mod try_out;
 
 use crate::debs;
+use crate::generate;
 use crate::packages::{self, Tool};
 use crate::project::Project;
 use crate::run;
@@ -22,11 +24,15 @@ const TOOLS: [Tool; 4] =
     [("dpkg-deb", "dpkg"), ("dpkg-shlibdeps", "dpkg-dev"), ("strip", "binutils"), ("gzip", "gzip")];
 
 /// Files as they are: where they are in the repository, and where they go.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 7] = [
     ("probe-user/service/connprobe.service", "usr/lib/systemd/system/connprobe.service"),
     ("probe-user/service/connprobe.toml", "etc/connprobe/connprobe.toml"),
     ("probe-user/service/debian/copyright", "usr/share/doc/connprobe/copyright"),
     ("README.md", "usr/share/doc/connprobe/README.md"),
+    // Where each shell looks for what packages let it complete.
+    ("docs/completions/connprobe.bash", "usr/share/bash-completion/completions/connprobe"),
+    ("docs/completions/_connprobe", "usr/share/zsh/vendor-completions/_connprobe"),
+    ("docs/completions/connprobe.fish", "usr/share/fish/vendor_completions.d/connprobe.fish"),
 ];
 
 const DOCUMENTS: &str = "usr/share/doc/connprobe";
@@ -34,13 +40,6 @@ const DOCUMENTS: &str = "usr/share/doc/connprobe";
 /// What in the handbook's folder only makes other things of it, by the ends of names: `docs/kernels.md`, or pages for a browser.
 const NO_DOCUMENTS: [&str; 2] = ["toml", "css"];
 const MANUAL: &str = "usr/share/man/man1";
-
-/// Where each shell looks for what packages let it complete.
-const COMPLETIONS: [(&str, &str); 3] = [
-    ("bash", "usr/share/bash-completion/completions/connprobe"),
-    ("zsh", "usr/share/zsh/vendor-completions/_connprobe"),
-    ("fish", "usr/share/fish/vendor_completions.d/connprobe.fish"),
-];
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -102,14 +101,13 @@ fn lay_out(project: &Project, binary: &Path, control: &Control) -> Result<PathBu
             copy(&project.path(from), &tree.join(to))?;
         }
         documents(project, tree, control)?;
-        for (shell, to) in COMPLETIONS {
-            let script = run::output(Command::new(&program).args(["completions", shell]))?;
-            write(&tree.join(to), script.as_bytes())?;
+        for page in entries(&project.path(generate::MANUAL))? {
+            let name = page.file_name().context("a manual page without a name")?;
+            let to = tree.join(MANUAL).join(name);
+            copy(&page, &to)?;
+            compress(&to)?;
         }
-        let manual = tree.join(MANUAL);
-        std::fs::create_dir_all(&manual).with_context(|| format!("cannot create {}", manual.display()))?;
-        run::run(Command::new(&program).args(["man", "--directory"]).arg(&manual))?;
-        entries(&manual)?.iter().try_for_each(|page| compress(page))
+        Ok(())
     })?;
     Ok(tree)
 }

@@ -1,29 +1,25 @@
 //! `connprobe check`: what can be observed here.
 
-use std::fmt::Write as _;
-
+use anstyle::Style;
 use clap::{Args, ValueEnum};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::{
-    Exit, KernelArgs,
+    Exit, KernelArgs, layout,
     prepare::{load_options, prepare, privileges, runtime},
-    terminal_width,
 };
 use crate::{
     app::{clock, self_test, this_host},
     kernel::{LoadOptions, Privileges},
     model::{COST_OF_SOCK_DIAG, Coverage, Filter, Hook, HookStatus, RunCost, ScanStatus, cost_of_missing, runs_for},
-    report::record::Recorder,
+    report::{Printable, record::Recorder},
     sink::Stdout,
 };
 
 /// What was typed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code: 0 everything is observed (what is not loaded has nothing to be observed), 1 degraded, 2 nothing can be \
-    observed."
-)]
+#[command(after_help = "Examples:\n  connprobe check\n  connprobe check --lifecycle --format json\n\n\
+    Exit codes:\n  0  everything is observed; what is not loaded has nothing to be observed\n  1  degraded\n  2  nothing can be observed")]
 pub(super) struct CheckArgs {
     /// How to report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -31,6 +27,8 @@ pub(super) struct CheckArgs {
     /// Attach also what tells a daemon of every connection that ends (`lifecycle`), which is off otherwise
     #[arg(long)]
     lifecycle: bool,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,13 +40,13 @@ enum Format {
 }
 
 /// Attaches everything for a moment, lets a connection of its own fail, and says what became of it.
-pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
-    let prepared = prepare(args)?;
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
+    let prepared = prepare(&args.kernel)?;
     let privileges = privileges()?;
-    let options = LoadOptions { lifecycle: own.lifecycle, ..load_options(args, Filter::default(), false) };
+    let options = LoadOptions { lifecycle: args.lifecycle, ..load_options(&args.kernel, Filter::default(), false) };
     let coverage = runtime()?.block_on(self_test(&prepared.facts, &prepared.plan, &options))?;
     let full = coverage.is_full() && privileges.enter_namespaces && privileges.see_owners;
-    match own.format {
+    match args.format {
         Format::Text => Stdout.text(&text(&coverage, privileges, prepared.facts.hz, full))?,
         Format::Json => {
             let mut recorder = Recorder::new(this_host()?, clock::wall_clock());
@@ -58,10 +56,21 @@ pub(super) fn run(args: &KernelArgs, own: &CheckArgs) -> anyhow::Result<Exit> {
     Ok(if full { Exit::Clean } else { Exit::Found })
 }
 
-fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> String {
-    let mut out = format!("Linux {}, {hz} ticks a second\n\n", coverage.kernel_release);
+fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Printable {
+    let layout = layout();
+    let mut out = Printable::default();
+    let absent: Vec<_> = coverage.modules.iter().map(|(module, _)| module.name()).collect();
+    let headline = match (full, absent.is_empty()) {
+        (true, true) => "Everything connprobe can observe is observed here.",
+        (true, false) => "Everything connprobe can observe of what is loaded is observed here.",
+        (false, _) => "Degraded: some verdicts are not possible here, as said below.",
+    };
+    out.hanging(layout.width, "", "", layout.styled(Style::new().bold(), headline));
+    let kernel = format!("Linux {}, {hz} ticks a second", coverage.kernel_release);
+    out.hanging(layout.width, "", "", kernel);
+    out.end_line();
     let mut table = Table::new();
-    let width = u16::try_from(terminal_width()).unwrap_or(u16::MAX);
+    let width = u16::try_from(layout.width).unwrap_or(u16::MAX);
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     let mut row = |what: &str, state: &str, means: String| {
         table.add_row([what.to_owned(), state.to_owned(), means]);
@@ -109,28 +118,16 @@ fn text(coverage: &Coverage, privileges: Privileges, hz: u32, full: bool) -> Str
     for column in table.column_iter_mut().take(2) {
         column.set_constraint(ColumnConstraint::ContentWidth);
     }
-    let _ = writeln!(out, "{table}\n");
-    let paragraph = |out: &mut String, text: &str| {
-        for line in textwrap::wrap(text, usize::from(width)) {
-            out.push_str(&line);
-            out.push('\n');
-        }
-    };
-    paragraph(&mut out, COSTS);
-    let absent: Vec<_> = coverage.modules.iter().map(|(module, _)| module.name()).collect();
+    out.push(Printable::lines(&format!("{table}\n\n")));
+    out.hanging(layout.width, "", "", COSTS);
     if !absent.is_empty() {
         let text = format!(
             "Not loaded: {}. As long as that is so, nothing is missed. When it is loaded while connprobe watches, connprobe says so, and \
              is to be started anew.",
             absent.join(", ")
         );
-        paragraph(&mut out, &text);
+        out.hanging(layout.width, "", "", text);
     }
-    out.push_str(match (full, absent.is_empty()) {
-        (true, true) => "Everything connprobe can observe is observed here.\n",
-        (true, false) => "Everything connprobe can observe of what is loaded is observed here.\n",
-        (false, _) => "Degraded: some verdicts are not possible here, as said above.\n",
-    });
     out
 }
 

@@ -17,7 +17,7 @@ pub(super) struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs) -> anyhow::Result<Exit> {
-    Stdout.text(&script(args.shell)?)?;
+    Stdout.document(&script(args.shell)?)?;
     Ok(Exit::Clean)
 }
 

@@ -16,9 +16,8 @@ use crate::app::{Watch, WatchOptions};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  connprobe diagnose --port 5672\n  connprobe diagnose --netns qrouter-1 --duration 2m\n  \
-    connprobe diagnose --follow --format ndjson --peer 10.3.0.0/24\n\n\
-    Exit code: 0 nothing found, 1 found at or above --fail-on, 2 trouble. A connection that recovered or was closed while \
-    watching is reported, but does not count as found."
+    connprobe diagnose --risks --idle-timeout 1h\n  connprobe diagnose --follow --format ndjson --peer 10.3.0.0/24\n\n\
+    Exit codes:\n  0  nothing found, or only what recovered or was closed meanwhile\n  1  found, at or above --fail-on\n  2  trouble"
 )]
 pub(super) struct DiagnoseArgs {
     /// How long to watch, for example 30s or 5m
@@ -32,9 +31,12 @@ pub(super) struct DiagnoseArgs {
     scan_every: ScanEvery,
     #[command(flatten)]
     observe: ObserveArgs,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
-pub(super) fn run(kernel: &KernelArgs, args: DiagnoseArgs) -> anyhow::Result<Exit> {
+pub(super) fn run(args: DiagnoseArgs) -> anyhow::Result<Exit> {
+    let kernel = &args.kernel;
     let observation = Observation::resolve(args.observe, (!args.follow).then_some(args.duration))?;
     let prepared = prepare(kernel)?;
     let options = WatchOptions {

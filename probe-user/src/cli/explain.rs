@@ -11,7 +11,9 @@ use crate::{
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  connprobe explain\n  connprobe explain half_open\n  connprobe explain half_open/peer_reset\n  connprobe explain risk"
+    after_help = "Examples:\n  connprobe explain\n  connprobe explain half_open\n  connprobe explain half_open/peer_reset\n  \
+    connprobe explain risk\n\n\
+    Exit codes:\n  0  explained\n  2  there is no such verdict or cause"
 )]
 pub(super) struct ExplainArgs {
     /// A verdict, or one of its causes, or risk, as the report names them; without it all are listed, each with a sentence

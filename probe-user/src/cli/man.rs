@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _};
+use clap::{Args, CommandFactory as _, builder::Resettable};
 use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
@@ -35,7 +35,7 @@ pub(super) fn run(args: &ManArgs) -> anyhow::Result<Exit> {
         let known: Vec<_> = pages.iter().filter_map(|page| page.name.strip_prefix("connprobe-")).collect();
         format!("there is no such subcommand; there are {}", known.join(", "))
     })?;
-    Stdout.text(&page.text)?;
+    Stdout.document(&page.text)?;
     Ok(Exit::Clean)
 }
 
@@ -70,24 +70,40 @@ fn full_name(command: &clap::Command) -> String {
 
 fn page(command: clap::Command, names: &[String]) -> anyhow::Result<Page> {
     let name = full_name(&command);
-    let man = Man::new(command)
+    let after_help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let man = Man::new(command.after_help(Resettable::Reset))
         .title(name.to_uppercase())
         .source(concat!("connprobe ", env!("CARGO_PKG_VERSION")))
         .manual("User Commands");
     let mut text = Vec::new();
     man.render(&mut text)?;
-    let mut see_also = Roff::new();
-    see_also.control("SH", ["SEE ALSO"]);
+    let mut rest = Roff::new();
+    for paragraph in after_help.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+        let (heading, paragraph) = section(paragraph);
+        rest.control("SH", [heading]);
+        rest.text([roman(paragraph)]);
+    }
+    rest.control("SH", ["SEE ALSO"]);
     let others: Vec<_> = names.iter().filter(|other| **other != name).collect();
     let mut line = Vec::new();
     for (number, other) in others.iter().enumerate() {
         line.extend([bold(other.as_str()), roman(if number + 1 < others.len() { "(1), " } else { "(1)" })]);
     }
-    see_also.text(line);
-    see_also.to_writer(&mut text)?;
-    // What a command says after its options: examples and exit codes.
-    let text = String::from_utf8(text)?.replace(".SH EXTRA\n", ".SH NOTES\n");
-    Ok(Page { name, text })
+    rest.text(line);
+    rest.to_writer(&mut text)?;
+    Ok(Page { name, text: String::from_utf8(text)? })
+}
+
+/// A paragraph of what a command says after its options, below the heading that manual pages have for it (`man-pages(7)`).
+fn section(paragraph: &str) -> (&'static str, &str) {
+    for (begin, heading) in
+        [("Examples:\n", "EXAMPLES"), ("Exit codes:\n", "EXIT STATUS"), ("Environment:\n", "ENVIRONMENT")]
+    {
+        if let Some(rest) = paragraph.strip_prefix(begin) {
+            return (heading, rest);
+        }
+    }
+    ("NOTES", paragraph)
 }
 
 #[cfg(test)]
@@ -107,8 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn examples_have_a_heading_of_their_own() {
-        let page = pages().unwrap().into_iter().find(|page| page.name == "connprobe-diagnose").unwrap();
-        assert!(page.text.contains(".SH NOTES\n") && !page.text.contains("EXTRA"), "{}", page.text);
+    fn examples_and_exit_codes_have_headings_of_their_own() {
+        let page = pages().unwrap().into_iter().find(|page| page.name == "connprobe-record").unwrap();
+        for heading in [".SH NOTES\nWhat ", ".SH EXAMPLES\n  connprobe record", ".SH \"EXIT STATUS\"\n  0  nothing"] {
+            assert!(page.text.contains(heading), "no {heading:?} in:\n{}", page.text);
+        }
+        assert!(!page.text.contains("EXTRA"));
     }
 }

@@ -16,29 +16,41 @@ mod values;
 
 pub use daemon::check_settings;
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{ffi::OsStr, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
 use connprobe_common::fields::Field;
+use tracing_subscriber::{field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     kernel::{Faults, Names, field_named},
     model::{Hook, Mechanism},
-    report::text::{Layout, WIDEST},
+    report::{
+        Printable,
+        text::{Layout, WIDEST},
+    },
 };
 
 /// Tells which TCP connections of this host are in limbo, why, since when, how long the kernel will go on waiting, and what to
 /// do about it.
 #[derive(Debug, Parser)]
-#[command(name = "connprobe", version, max_term_width = 110)]
+#[command(
+    name = "connprobe",
+    version,
+    max_term_width = WIDEST,
+    after_help = "Examples:\n  connprobe check\n  connprobe diagnose\n  connprobe diagnose --port 5672 --duration 5m\n  connprobe snapshot\n  \
+    connprobe explain half_open/peer_reset\n\n\
+    Exit codes:\n  0  nothing found\n  1  found; check: degraded\n  2  trouble, or wrong arguments\n\n\
+    Environment:\n  CONNPROBE_LOG   which of its own log lines are written, such as debug\n  \
+    NO_COLOR        no colours\n  CLICOLOR_FORCE  colours also where the output is no terminal"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    #[command(flatten)]
-    kernel: KernelArgs,
     /// Say more about what connprobe itself does, on standard error (twice for every event)
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    // Below the options of any subcommand.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 100)]
     verbose: u8,
 }
 
@@ -59,6 +71,7 @@ enum Command {
     /// Report once more what a recorded run found
     Replay(replay::ReplayArgs),
     /// Print the JSON Schema of the records
+    #[command(after_help = "Examples:\n  connprobe schema > connprobe-1.schema.json")]
     Schema,
     /// Print what makes a shell complete connprobe's commands and options
     Completions(completions::CompletionsArgs),
@@ -68,30 +81,31 @@ enum Command {
 
 /// How to meet this kernel.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kernel")]
 struct KernelArgs {
     /// Read the kernel's type information from this file instead of /sys/kernel/btf/vmlinux
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH")]
     btf: Option<PathBuf>,
     /// Attach by this mechanism only, to try a fallback where it is not needed
-    #[arg(long, value_name = "MECHANISM", global = true)]
+    #[arg(long, value_name = "MECHANISM")]
     force_mechanism: Option<MechanismArg>,
     /// Load the kernel programs from this object file instead of the built-in one
-    #[arg(long, value_name = "PATH", global = true, hide = true, env = "CONNPROBE_BPF_OBJECT")]
+    #[arg(long, value_name = "PATH", hide = true, env = "CONNPROBE_BPF_OBJECT")]
     bpf_object: Option<PathBuf>,
     /// Tests: look for everything this hook can be attached to under this name
-    #[arg(long, value_name = "HOOK=NAME", global = true, hide = true, value_parser = renamed_hook)]
+    #[arg(long, value_name = "HOOK=NAME", hide = true, value_parser = renamed_hook)]
     test_rename_hook: Option<(Hook, String)>,
     /// Tests: read this kernel field so many bytes from where it is
-    #[arg(long, value_name = "FIELD=BYTES", global = true, hide = true, value_parser = shifted_field)]
+    #[arg(long, value_name = "FIELD=BYTES", hide = true, value_parser = shifted_field)]
     test_shift_field: Option<(Field, u32)>,
     /// Tests: scan through NETLINK_SOCK_DIAG, as where there are no iterators
-    #[arg(long, global = true, hide = true)]
+    #[arg(long, hide = true)]
     test_scan_by_sock_diag: bool,
     /// Tests: tell any dropped segment of so many established connections at most
-    #[arg(long, value_name = "COUNT", global = true, hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     test_suspects: Option<u32>,
     /// Size of the ring between kernel and user space, in bytes
-    #[arg(long, value_name = "BYTES", global = true, hide = true, value_parser = ring_bytes)]
+    #[arg(long, value_name = "BYTES", hide = true, value_parser = ring_bytes)]
     ring_bytes: Option<u32>,
 }
 
@@ -163,12 +177,13 @@ fn terminal_width() -> usize {
 
 /// How to lay text out on standard output.
 fn layout() -> Layout {
-    Layout { width: terminal_width(), color: std::io::stdout().is_terminal() && !wants_no_color() }
+    Layout { width: terminal_width(), color: wants_color(&std::io::stdout()) }
 }
 
-/// What everybody's programs understand (<https://no-color.org>).
-fn wants_no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+/// Whether this is a terminal that shows colours, or everything is asked to have them: by `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and
+/// `TERM`, as everybody's programs understand them.
+fn wants_color(stream: &impl RawStream) -> bool {
+    AutoStream::choice(stream) != ColorChoice::Never
 }
 
 /// How the program ended.
@@ -194,16 +209,24 @@ impl From<Exit> for ExitCode {
 
 /// Runs the program with the arguments of this process.
 pub fn run() -> Exit {
-    // Wrong arguments end here, with a message and exit code 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap repeats what was typed, and a script may have typed a name that it has found.
+        Err(error) if std::env::args_os().any(|argument| acts_on_terminal(&argument)) => {
+            complain(&error.render().to_string());
+            return Exit::Trouble;
+        }
+        // Help, or wrong arguments: a message and exit code 2.
+        Err(error) => error.exit(),
+    };
     start_logging(cli.verbose);
     let result = match cli.command {
-        Command::Diagnose(args) => diagnose::run(&cli.kernel, args),
-        Command::Daemon(args) => daemon::run(&cli.kernel, &args),
+        Command::Diagnose(args) => diagnose::run(args),
+        Command::Daemon(args) => daemon::run(&args),
         Command::Snapshot(args) => snapshot::run(args),
-        Command::Check(args) => check::run(&cli.kernel, &args),
+        Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Record(args) => record::run(&cli.kernel, args),
+        Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(&args),
         Command::Schema => schema::run(),
         Command::Completions(args) => completions::run(&args),
@@ -215,9 +238,14 @@ pub fn run() -> Exit {
     })
 }
 
+fn acts_on_terminal(text: &OsStr) -> bool {
+    let text = text.to_string_lossy();
+    *Printable::from(&*text) != *text
+}
+
 #[expect(clippy::print_stderr, reason = "the one place where trouble is told")]
 fn complain(text: &str) {
-    eprintln!("connprobe: {text}");
+    eprintln!("connprobe: {}", Printable::lines(text.trim_end()));
 }
 
 fn start_logging(verbose: u8) {
@@ -228,6 +256,18 @@ fn start_logging(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CONNPROBE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let is_colored = std::io::stderr().is_terminal() && !wants_no_color();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(std::io::stderr).init();
+    // What is logged of errors comes from outside, too, and only colours of the log's own may stay.
+    let fields = debug_fn(|writer, field, value| {
+        let value = Printable::from(format!("{value:?}"));
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(wants_color(&std::io::stderr()))
+        .fmt_fields(fields.delimited(" "))
+        .with_writer(std::io::stderr)
+        .init();
 }

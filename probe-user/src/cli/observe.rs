@@ -24,7 +24,7 @@ use crate::{
     model::{Coverage, Filter, MonoTime},
     recording::{Opening, SameMoment},
     report::{
-        Summary, WallClock,
+        Printable, Summary, WallClock,
         record::{Record, Recorder},
         text::{self, Layout, Told},
     },
@@ -336,10 +336,14 @@ impl Output {
         self.record(record)?;
         match self.format {
             Format::Text => {
-                let report = text::report(summary, coverage, self.recorder.clock(), now, self.layout);
+                let mut text = Printable::default();
                 // What was told while it happened is set apart from the whole.
-                let gap = if self.follow && !summary.findings.is_empty() { "\n" } else { "" };
-                self.stdout.text(&format!("{gap}{report}{}", self.only))
+                if self.follow && !summary.findings.is_empty() {
+                    text.end_line();
+                }
+                text.push(text::report(summary, coverage, self.recorder.clock(), now, self.layout));
+                text.push(Printable::lines(&self.only));
+                self.stdout.text(&text)
             }
             Format::Json => self.stdout.array(&self.collected),
             Format::Ndjson | Format::Silent => Ok(()),

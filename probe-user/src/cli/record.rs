@@ -13,20 +13,21 @@ use super::{
 };
 use crate::{
     app::{Ended, Recorded, RecordingOptions, Watch, WatchOptions},
+    report::Printable,
     sink::Stdout,
 };
 
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  connprobe record -o stuck.rec --port 5672 --duration 5m\n  connprobe replay stuck.rec\n  \
-    connprobe record -o report.rec --anonymize\n\n\
-    What --anonymize hides: IP and Ethernet addresses (the same address is replaced by the same one, and common prefixes stay \
+    after_help = "What --anonymize hides: IP and Ethernet addresses (the same address is replaced by the same one, and common prefixes stay \
     common; loopback, unspecified, multicast and reserved addresses stay), the host's name, machine id and boot id, cgroups, \
     containers, pods, units, virtual machines, folders of programs, the texts of nftables' rules, and where the kernel lies in memory. \
     What stays: ports, names of interfaces and programs, process ids, inode numbers, the kernel's release, names of tables and chains, \
     times and sequence numbers.\n\n\
-    Exit code: 0 nothing found, 1 found at or above --fail-on, 2 trouble; also when the recording could not be written to its end."
+    Examples:\n  connprobe record -o stuck.rec --port 5672 --duration 5m\n  connprobe replay stuck.rec\n  \
+    connprobe record -o report.rec --anonymize\n\n\
+    Exit codes:\n  0  nothing found\n  1  found, at or above --fail-on\n  2  trouble; also when the recording could not be written to its end"
 )]
 pub(super) struct RecordArgs {
     /// The file to write; only its owner may read it
@@ -55,16 +56,18 @@ pub(super) struct RecordArgs {
     /// From which confidence on a finding makes the exit code 1
     #[arg(long, value_name = "CONFIDENCE", default_value = "suspected")]
     fail_on: FailOn,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
-pub(super) fn run(kernel: &KernelArgs, args: RecordArgs) -> anyhow::Result<Exit> {
-    let RecordArgs { output: file, force: overwrite, anonymize, format, fail_on, .. } = args;
+pub(super) fn run(args: RecordArgs) -> anyhow::Result<Exit> {
+    let RecordArgs { output: file, force: overwrite, anonymize, format, fail_on, kernel, .. } = args;
     let recording = RecordingOptions { file: file.clone(), overwrite, anonymize };
     let duration = (!args.follow).then_some(args.duration);
     let observation = Observation::recorded(args.select, duration, format, fail_on, recording)?;
-    let prepared = prepare(kernel)?;
+    let prepared = prepare(&kernel)?;
     let options =
-        WatchOptions { load: load_options(kernel, observation.filter.clone(), false), scan_every: args.scan_every.0 };
+        WatchOptions { load: load_options(&kernel, observation.filter.clone(), false), scan_every: args.scan_every.0 };
     let ended = runtime()?.block_on(watch(&observation, || Watch::start(&prepared.facts, &prepared.plan, &options)))?;
     let Some(recorded) = &ended.recorded else { return Ok(Exit::Trouble) };
     let line = line(recorded, &ended, &file.display().to_string());
@@ -77,7 +80,7 @@ pub(super) fn run(kernel: &KernelArgs, args: RecordArgs) -> anyhow::Result<Exit>
             // A report on standard output stays by itself.
             match format {
                 Some(_) => complain(&line),
-                None => Stdout.text(&format!("{line}\n"))?,
+                None => Stdout.text(&Printable::lines(&format!("{line}\n")))?,
             }
             Ok(exit(&ended.summary, fail_on))
         }

@@ -19,9 +19,10 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "The findings, their times and their ids are those of the recorded run; nothing is observed, and no privileges are \
-    needed.\n\n\
-    Exit code: 0 nothing found, 1 found at or above --fail-on, 2 trouble. A recording that breaks off is replayed as far as it \
-    can be read, with a warning."
+    needed. A recording that breaks off is replayed as far as it can be read, with a warning.\n\n\
+    Examples:\n  connprobe replay stuck.rec\n  connprobe replay stuck.rec --follow --speed 10x\n  \
+    connprobe replay stuck.rec --format ndjson --verdict half_open\n\n\
+    Exit codes:\n  0  nothing found, or only what recovered or was closed meanwhile\n  1  found, at or above --fail-on\n  2  trouble"
 )]
 pub(super) struct ReplayArgs {
     /// The recording

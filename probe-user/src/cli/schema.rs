@@ -4,6 +4,6 @@ use super::Exit;
 use crate::{report::record, sink::Stdout};
 
 pub(super) fn run() -> anyhow::Result<Exit> {
-    Stdout.text(&format!("{:#}\n", record::schema()))?;
+    Stdout.document(&format!("{:#}\n", record::schema()))?;
     Ok(Exit::Clean)
 }

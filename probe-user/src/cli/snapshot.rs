@@ -22,7 +22,8 @@ const OWN: &str = "/proc/self/ns/net";
     after_help = "Loads nothing into the kernel and needs no privileges: it looks at the sockets through NETLINK_SOCK_DIAG, as ss \
     does. Without root it sees only its own network namespace, and only its own user's processes as owners. It sees no ICMP \
     error, no reset and no deadline; `connprobe diagnose` does.\n\n\
-    Exit code: 0 nothing found, 1 found at or above --fail-on, 2 trouble."
+    Examples:\n  connprobe snapshot\n  connprobe snapshot --port 5672 --duration 10s\n  connprobe snapshot --format json --fail-on confirmed\n\n\
+    Exit codes:\n  0  nothing found, or only what recovered or was closed meanwhile\n  1  found, at or above --fail-on\n  2  trouble"
 )]
 pub(super) struct SnapshotArgs {
     /// How long to look: what only hesitates makes progress meanwhile

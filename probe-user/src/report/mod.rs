@@ -9,16 +9,17 @@ mod groups;
 pub mod handbook;
 mod heartbeat;
 mod host;
+mod printable;
 pub mod record;
 mod sentences;
 mod summary;
 pub mod text;
 mod vantages;
 mod wall_clock;
-mod wrap;
 
 pub use heartbeat::{ConnectionCounts, Cost, Heartbeat, SinkHealth};
 pub use host::Host;
+pub use printable::Printable;
 pub use summary::{Forgotten, HookCount, Summary};
 pub use wall_clock::WallClock;
 

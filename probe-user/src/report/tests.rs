@@ -1,4 +1,5 @@
 mod forwarded;
+mod terminal;
 
 use std::time::Duration;
 
@@ -196,9 +197,9 @@ fn while_watching_only_the_first_of_a_kind_is_told_in_full() {
     let mut change = |local| text::change(&finding(local, FindingState::Opened), &mut told, &clock(), layout);
     assert!(change("10.3.0.50:40000").contains("what to do"));
     assert_eq!(
-        change("10.3.0.50:40001"),
-        "21:24:12.600  10.3.0.50:40001 -> 10.3.0.100:5672  retransmit_stalled,\npeer_silent (confirmed), held by \
-         nova-compute (pid 812) in nova-compute.service\n"
+        &*change("10.3.0.50:40001"),
+        "21:24:12.600  10.3.0.50:40001 -> 10.3.0.100:5672  retransmit_stalled,\n              peer_silent (confirmed), \
+         held by nova-compute (pid 812) in\n              nova-compute.service\n"
     );
 }
 
@@ -236,7 +237,7 @@ fn a_report_of_nothing_is_one_line() {
         HookCount { hook: Hook::TcpRetransmitSkb, seen: 9, emitted: 9, lost: 0, suppressed: 0, missed: 0 };
     let layout = Layout { width: 80, color: false };
     let text = text::report(&summary, &coverage, &clock(), at(30_000), layout);
-    assert_eq!(text, "No connection in limbo (watched for 30.0 s until 21:24:30.000 UTC).\n");
+    assert_eq!(&*text, "No connection in limbo (watched for 30.0 s until 21:24:30.000 UTC).\n");
 }
 
 #[test]
@@ -311,10 +312,10 @@ fn a_look_that_sees_no_risk_is_a_line_and_one_that_failed_says_so() {
         text::report(&summary, &coverage, &clock(), at(15_000), Layout { width: 80, color: false })
     };
     let first = "No connection in limbo (watched for 30.0 s until 21:24:15.000 UTC).\n\n";
-    assert_eq!(text(Vec::new()), format!("{first}No risk seen among the idle connections.\n"));
+    assert_eq!(*text(Vec::new()), format!("{first}No risk seen among the idle connections.\n"));
     let failed = text(vec!["the look for risks has failed".to_owned()]);
     assert_eq!(
-        failed,
+        *failed,
         format!("{first}No risk seen, but not everything could be looked at:\n  - the look for risks has failed\n")
     );
 }

@@ -11,9 +11,9 @@ use super::{
     Summary, WallClock,
     groups::{Group, groups},
     handbook::Topic,
+    printable::Printable,
     sentences::{ended, held, keepalive, span, time_of_day, until, what},
     vantages::Vantages,
-    wrap,
 };
 use crate::{
     case::{Finding, FindingState},
@@ -32,6 +32,13 @@ pub struct Layout {
     pub color: bool,
 }
 
+impl Layout {
+    /// Text in this style, where there are colours.
+    pub(crate) fn styled(self, style: Style, text: &str) -> Printable {
+        if self.color { Printable::styled(style, text) } else { text.into() }
+    }
+}
+
 /// Text is not set wider than this, however wide the terminal: longer lines are hard to read.
 pub const WIDEST: usize = 110;
 
@@ -46,15 +53,16 @@ const MOST_IN_FULL: usize = 10;
 const MOST_COUNTED: usize = 30;
 
 /// Writes the report of a whole watch, which ended at `now`.
-pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: MonoTime, layout: Layout) -> String {
+pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: MonoTime, layout: Layout) -> Printable {
     let mut out = Writer::new(layout);
     let unresolved = Vantages::of(summary.unresolved());
     let watched = format!("watched for {} until {} UTC", span(summary.watched), time_of_day(clock.at(now)));
-    match unresolved.first.len() {
-        0 => out.line("", &out.bold(&format!("No connection in limbo ({watched})."))),
-        1 => out.line("", &out.bold(&format!("1 connection in limbo ({watched})."))),
-        count => out.line("", &out.bold(&format!("{count} connections in limbo ({watched})."))),
-    }
+    let headline = match unresolved.first.len() {
+        0 => "No connection in limbo".to_owned(),
+        1 => "1 connection in limbo".to_owned(),
+        count => format!("{count} connections in limbo"),
+    };
+    out.line("", out.bold(&format!("{headline} ({watched}).")));
     let groups = groups(unresolved.first.iter().copied());
     if unresolved.first.len() > 1 {
         out.counts(&groups);
@@ -70,13 +78,19 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
         out.blank();
         out.line("", "Over while watching:");
         for finding in resolved.iter().take(MOST_LISTED) {
-            out.line("  ", &one_line(finding, clock));
+            out.hanging("  ", "                ", one_line(finding, clock));
         }
         out.left_out("  ", resolved.len());
     }
     out.risks(summary.risks.as_ref());
     out.loss(summary);
     out.coverage(coverage);
+    // By then the top has scrolled away.
+    if groups.len() > 1 {
+        out.blank();
+        let end = format!("{headline}, of {} kinds, which are listed at the top.", groups.len());
+        out.line("", out.bold(&end));
+    }
     out.text
 }
 
@@ -98,7 +112,7 @@ impl Told {
 }
 
 /// Writes one change of a finding as it happens: whole when it is opened and the first of its kind, else in a line.
-pub fn change(finding: &Finding, told: &mut Told, clock: &WallClock, layout: Layout) -> String {
+pub fn change(finding: &Finding, told: &mut Told, clock: &WallClock, layout: Layout) -> Printable {
     let mut out = Writer::new(layout);
     match finding.state {
         FindingState::Opened if told.is_new(finding) => {
@@ -106,7 +120,7 @@ pub fn change(finding: &Finding, told: &mut Told, clock: &WallClock, layout: Lay
             out.blank();
         }
         FindingState::Opened | FindingState::Updated | FindingState::Closed(_) => {
-            out.line("", &one_line(finding, clock));
+            out.hanging("", "              ", one_line(finding, clock));
         }
     }
     out.text
@@ -114,108 +128,105 @@ pub fn change(finding: &Finding, told: &mut Told, clock: &WallClock, layout: Lay
 
 struct Writer {
     layout: Layout,
-    text: String,
+    text: Printable,
 }
 
 impl Writer {
     fn new(layout: Layout) -> Self {
-        Self { layout: Layout { width: layout.width.clamp(40, WIDEST), ..layout }, text: String::new() }
+        Self { layout: Layout { width: layout.width.clamp(40, WIDEST), ..layout }, text: Printable::default() }
     }
 
-    fn styled(&self, style: Style, text: &str) -> String {
-        if self.layout.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    fn bold(&self, text: &str) -> Printable {
+        self.layout.styled(Style::new().bold(), text)
     }
 
-    fn bold(&self, text: &str) -> String {
-        self.styled(Style::new().bold(), text)
-    }
-
-    fn dim(&self, text: &str) -> String {
-        self.styled(Style::new().dimmed(), text)
+    fn dim(&self, text: &str) -> Printable {
+        self.layout.styled(Style::new().dimmed(), text)
     }
 
     fn blank(&mut self) {
-        self.text.push('\n');
+        self.text.end_line();
     }
 
     /// Writes `text` wrapped, each line after the first indented as deep as the first one's text.
-    fn line(&mut self, indent: &str, text: &str) {
+    fn line(&mut self, indent: &str, text: impl Into<Printable>) {
         self.hanging(indent, indent, text);
     }
 
-    fn hanging(&mut self, first: &str, rest: &str, text: &str) {
-        wrap::hanging(&mut self.text, self.layout.width, first, rest, text);
+    fn hanging(&mut self, first: &str, rest: &str, text: impl Into<Printable>) {
+        self.text.hanging(self.layout.width, first, rest, text);
     }
 
     /// Writes something that must be copied whole: never wrapped.
-    fn verbatim(&mut self, indent: &str, text: &str) {
-        self.text.push_str(indent);
-        self.text.push_str(text);
-        self.text.push('\n');
+    fn verbatim(&mut self, indent: &str, text: impl Into<Printable>) {
+        self.text.push(indent);
+        self.text.push(text);
+        self.text.end_line();
     }
 
     fn finding(&mut self, number: &str, finding: &Finding, clock: &WallClock, now: MonoTime) {
         let ruling = &finding.ruling;
+        // Both are read well on light and on dark ground; yellow and cyan are not.
         let color = match ruling.confidence {
-            Confidence::Suspected => AnsiColor::Yellow,
+            Confidence::Suspected => AnsiColor::Magenta,
             Confidence::Confirmed => AnsiColor::Red,
         };
-        let verdict = self.styled(
+        let verdict = self.layout.styled(
             Style::new().bold().fg_color(Some(color.into())),
             &format!("{}, {} ({})", ruling.verdict.name(), ruling.cause.name(), ruling.confidence.name()),
         );
-        self.verbatim("", &format!("{number:<2} {verdict}"));
+        self.verbatim(&format!("{number:<2} "), verdict);
         let key = &finding.id.key;
-        self.verbatim(BODY, &self.bold(&finding.ends()));
+        self.hanging(BODY, ITEM, self.bold(&finding.ends()));
         let state = match finding.vantage() {
             Vantage::Endpoint => {
                 finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.name()))
             }
             Vantage::Forwarder => String::new(),
         };
-        self.line(BODY, &format!("{state}network namespace {}, {}", key.netns, held(finding)));
+        self.line(BODY, format!("{state}network namespace {}, {}", key.netns, held(finding)));
         self.blank();
-        self.line(BODY, &what(finding, clock, now));
+        self.line(BODY, what(finding, clock, now));
         if let Some(text) = until(finding, clock, now) {
-            self.line(BODY, &text);
+            self.line(BODY, text);
         }
         if let Some(text) = keepalive(finding) {
             self.line(BODY, text);
         }
         self.blank();
-        self.line(BODY, &self.dim("seen"));
+        self.line(BODY, self.dim("seen"));
         for evidence in &finding.evidence {
             let at = time_of_day(clock.at(evidence.at));
-            self.hanging(ITEM, "                    ", &format!("{at}  {}", evidence.kind));
+            self.hanging(ITEM, "                   ", format!("{at}  {}", evidence.kind));
         }
         if finding.evidence_left_out > 0 {
-            self.line(ITEM, &format!("({} more in between are left out)", finding.evidence_left_out));
+            self.line(ITEM, format!("({} more in between are left out)", finding.evidence_left_out));
         }
         if !ruling.missing.is_empty() {
-            self.line(BODY, &self.dim("not seen"));
+            self.line(BODY, self.dim("not seen"));
             for missing in &ruling.missing {
-                self.hanging("     - ", "       ", &missing.to_string());
+                self.hanging("     - ", "       ", missing.to_string());
             }
         }
-        self.line(BODY, &self.dim("what to do"));
+        self.line(BODY, self.dim("what to do"));
         self.remedies(finding.remedies());
-        self.line(BODY, &self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
+        self.line(BODY, self.dim(&format!("more: connprobe explain {}", Topic::Cause(ruling.cause))));
     }
 
     fn remedies(&mut self, remedies: Vec<Remedy>) {
         for remedy in remedies {
-            self.hanging("     - ", "       ", &remedy.text);
+            self.hanging("     - ", "       ", remedy.text);
             if let Some(command) = &remedy.command {
-                self.verbatim("         ", &self.bold(&format!("$ {command}")));
+                self.verbatim("         ", self.bold(&format!("$ {command}")));
             }
             if let Some(place) = &remedy.place {
-                self.hanging("         ", "         ", &format!("where: {place}"));
+                self.hanging("         ", "         ", format!("where: {place}"));
             }
             if let Some(risk) = &remedy.risk {
-                self.hanging("         ", "         ", &format!("risk: {risk}"));
+                self.hanging("         ", "         ", format!("risk: {risk}"));
             }
             if let Some(lasting) = &remedy.lasting {
-                self.hanging("         ", "         ", &format!("lasting: {lasting}"));
+                self.hanging("         ", "         ", format!("lasting: {lasting}"));
             }
         }
     }
@@ -225,7 +236,7 @@ impl Writer {
         self.blank();
         for (index, group) in groups.iter().take(MOST_COUNTED).enumerate() {
             let number = if index < MOST_IN_FULL { format!("{}.", index + 1) } else { String::new() };
-            self.hanging(&format!("{number:<3} {:>5} x ", group.count()), "            ", &group.title());
+            self.hanging(&format!("{number:<3} {:>5} x ", group.count()), "            ", group.title());
         }
         let more: usize = groups.iter().skip(MOST_COUNTED).map(Group::count).sum();
         if more > 0 {
@@ -243,7 +254,7 @@ impl Writer {
             return;
         }
         self.blank();
-        self.line(BODY, &self.dim(&format!("the same for {} more", group.others.len())));
+        self.line(BODY, self.dim(&format!("the same for {} more", group.others.len())));
         for finding in group.others.iter().take(MOST_LISTED) {
             let ruling = &finding.ruling;
             let end = match (finding.state, ruling.deadline) {
@@ -256,14 +267,14 @@ impl Writer {
             } else {
                 format!(", {}", ruling.confidence.name())
             };
-            self.verbatim(ITEM, &format!("{}{end}{sure}", finding.ends()));
+            self.hanging(ITEM, "       ", format!("{}{end}{sure}", finding.ends()));
         }
         self.left_out(ITEM, group.others.len());
     }
 
     fn left_out(&mut self, indent: &str, count: usize) {
         if count > MOST_LISTED {
-            self.line(indent, &format!("and {} more; --format json has them all", count - MOST_LISTED));
+            self.line(indent, format!("and {} more; --format json has them all", count - MOST_LISTED));
         }
     }
 
@@ -287,16 +298,16 @@ impl Writer {
                 let _ = write!(text, " {} records could not be decoded.", summary.undecodable);
             }
             text.push_str(" A connection that is in limbo may be missing above.");
-            self.line("", &text);
+            self.line("", text);
         }
         let suppressed: u64 = summary.hooks.iter().map(|hook| hook.suppressed).sum();
         if suppressed > 0 {
             self.blank();
-            self.line("", &format!("{suppressed} events were held back by the limits on handshake repeats, resets and dropped segments."));
+            self.line("", format!("{suppressed} events were held back by the limits on handshake repeats, resets and dropped segments."));
         }
         if summary.unasked > 0 {
             self.blank();
-            self.line("", &format!("{} questions about sockets could not be asked in time.", summary.unasked));
+            self.line("", format!("{} questions about sockets could not be asked in time.", summary.unasked));
         }
     }
 
@@ -312,24 +323,24 @@ impl Writer {
                 HookStatus::Unsupported(_) => "unsupported",
                 HookStatus::Broken(_) => "broken",
             };
-            self.hanging("  - ", "    ", &format!("{} is {why}: {}", hook.name(), cost_of_missing(*hook)));
+            self.hanging("  - ", "    ", format!("{} is {why}: {}", hook.name(), cost_of_missing(*hook)));
         }
         for missing in coverage.missing_fields.iter().filter(|missing| !missing.harmless) {
-            self.hanging("  - ", "    ", &format!("{} is unavailable: {}", missing.field, missing.why));
+            self.hanging("  - ", "    ", format!("{} is unavailable: {}", missing.field, missing.why));
         }
         for (module, _) in coverage.modules.iter().filter(|(_, status)| *status == ModuleStatus::LoadedSince) {
             let (name, cost) = (module.name(), module.cost_of_loading_late());
             self.hanging(
                 "  - ",
                 "    ",
-                &format!("{name} was loaded after connprobe was started; start it anew: {cost}"),
+                format!("{name} was loaded after connprobe was started; start it anew: {cost}"),
             );
         }
         if let ScanStatus::SockDiag(why) = &coverage.scan {
-            self.hanging("  - ", "    ", &format!("sockets are scanned by sock_diag ({why}): {COST_OF_SOCK_DIAG}"));
+            self.hanging("  - ", "    ", format!("sockets are scanned by sock_diag ({why}): {COST_OF_SOCK_DIAG}"));
         }
         if let Some(test) = coverage.self_test.as_ref().filter(|test| !matches!(test, SelfTest::Passed { .. })) {
-            self.hanging("  - ", "    ", &format!("the self-test is {}: {test}", test.status()));
+            self.hanging("  - ", "    ", format!("the self-test is {}: {test}", test.status()));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A record in a sentence, and how urgent it is: for sinks whose readers have a line for each.
 
-use crate::report::record::{Body, EndpointBody, FindingBody, Record, SeenConnectionBody};
+use crate::report::{
+    Printable,
+    record::{Body, EndpointBody, FindingBody, Record, SeenConnectionBody},
+};
 
 /// How urgent a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +28,9 @@ pub(super) fn urgency(record: &Record) -> Urgency {
     }
 }
 
-/// A sentence.
+/// A sentence, as a terminal may show it: `journalctl` prints one with control characters as a blob.
 pub(super) fn message(record: &Record) -> String {
-    match &record.body {
+    let message = match &record.body {
         Body::Finding(finding) => {
             let (from, to) = ends(finding);
             let owner =
@@ -53,7 +56,8 @@ pub(super) fn message(record: &Record) -> String {
         Body::Summary(summary) => {
             format!("stopped watching: {} findings, {} of them unresolved", summary.findings, summary.unresolved)
         }
-    }
+    };
+    Printable::from(message).into_string()
 }
 
 /// Whose ends: this host's first, or who began it.
@@ -74,5 +78,26 @@ pub(super) fn community_id(finding: &FindingBody) -> &str {
     match &finding.connection {
         SeenConnectionBody::Endpoint(connection) => &connection.community_id,
         SeenConnectionBody::Forwarder(connection) => &connection.community_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::records_of_every_type;
+
+    #[test]
+    fn no_name_acts_on_the_terminal_of_who_reads_the_journal() {
+        let records = records_of_every_type().into_iter().map(|mut record| {
+            if let Body::Finding(finding) = &mut record.body
+                && let Some(owner) = &mut finding.owner
+            {
+                owner.comm = "\x1b[2J\nx".to_owned();
+            }
+            message(&record)
+        });
+        let messages: Vec<_> = records.collect();
+        assert!(messages.iter().any(|message| message.ends_with(r", \u{1b}[2J\nx (pid 812)")), "{messages:?}");
+        assert!(!messages.iter().any(|message| message.contains(char::is_control)), "{messages:?}");
     }
 }

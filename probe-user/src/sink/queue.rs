@@ -10,7 +10,10 @@ use tokio::sync::broadcast::{
     error::{RecvError, TryRecvError},
 };
 
-use crate::report::record::{Body, Record};
+use crate::report::{
+    Printable,
+    record::{Body, Record},
+};
 
 /// Records kept for sinks that are behind, some 4 kB each. A sink that falls behind by more loses the oldest.
 const CAPACITY: usize = 4_096;
@@ -26,6 +29,12 @@ pub(super) struct Entry {
     pub(super) line: String,
     /// The `seq` of the record before it of the same kind: connections that are over, or all others.
     previous: Option<u64>,
+}
+
+fn line(record: &Record) -> serde_json::Result<String> {
+    let mut line = Printable::json(&serde_json::to_string(record)?).into_string();
+    line.push('\n');
+    Ok(line)
 }
 
 /// The probe's end: writing never waits.
@@ -55,8 +64,7 @@ impl Queue {
 
     /// Hands a record to all sinks. Without any it goes nowhere.
     pub(super) fn publish(&self, record: Record) -> serde_json::Result<()> {
-        let mut line = serde_json::to_string(&record)?;
-        line.push('\n');
+        let line = line(&record)?;
         let Sender { sender, sent } =
             if matches!(record.body, Body::Connection(_)) { &self.connections } else { &self.records };
         let previous = sent.swap(record.envelope.seq.saturating_add(1), Ordering::Relaxed).checked_sub(1);
@@ -244,7 +252,7 @@ impl Next {
             return None;
         }
         let record = self.entry.record.sink_loss(self.entry.previous?, self.lost);
-        let line = serde_json::to_string(&record).ok()? + "\n";
+        let line = line(&record).ok()?;
         Some((record, line))
     }
 }

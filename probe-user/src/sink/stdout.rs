@@ -1,6 +1,6 @@
 use std::io::{self, Write as _};
 
-use crate::report::record::Record;
+use crate::report::{Printable, record::Record};
 
 /// Why something could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +33,9 @@ impl Stdout {
     ///
     /// When the line could not be written whole.
     pub fn record(&mut self, record: &Record) -> Result<(), SinkError> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.bytes(&line)
+        let mut line = serde_json::to_string(record)?;
+        line.push('\n');
+        self.text(&Printable::json(&line))
     }
 
     /// Writes records as one JSON array.
@@ -44,17 +44,26 @@ impl Stdout {
     ///
     /// When the array could not be written whole.
     pub fn array(&mut self, records: &[Record]) -> Result<(), SinkError> {
-        let mut text = serde_json::to_vec_pretty(records)?;
-        text.push(b'\n');
-        self.bytes(&text)
+        let mut text = serde_json::to_string_pretty(records)?;
+        text.push('\n');
+        self.text(&Printable::json(&text))
     }
 
-    /// Writes text.
+    /// Writes text for people.
     ///
     /// # Errors
     ///
     /// When it could not be written whole.
-    pub fn text(&mut self, text: &str) -> Result<(), SinkError> {
+    pub fn text(&mut self, text: &Printable) -> Result<(), SinkError> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes a file for other programs as it is: none holds a name that is not the program's own.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be written whole.
+    pub fn document(&mut self, text: &str) -> Result<(), SinkError> {
         self.bytes(text.as_bytes())
     }
 

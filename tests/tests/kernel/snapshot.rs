@@ -19,6 +19,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a snapshot finds a silent peer, a lost address and a shut window", everything),
         test("a snapshot without privileges finds what waits in its own namespace, and says what it cannot know", bare),
         test("a snapshot of healthy traffic and idle connections is empty", healthy).not_shared(),
+        test("a process that is named by an escape sequence is told by its letters, and in records by its name", named)
+            .not_shared(),
         test("diagnose scans through sock_diag where there is no iterator", fallback),
     ]
 }
@@ -106,6 +108,32 @@ fn bare(test: &TestContext) -> Result<()> {
     let coverage = serde_json::from_str(records.lines().next().context("no record")?)?;
     let Body::Coverage(coverage) = wire::read(&coverage)?.body else { anyhow::bail!("no coverage: {records}") };
     ensure!(coverage.degraded && coverage.scan.by == "sock_diag", "{coverage:?}");
+    Ok(())
+}
+
+fn named(test: &TestContext) -> Result<()> {
+    /// Clears the screen, turns what follows around, colours it, and begins a line of its own.
+    const NAME: &str = "\x1b[2J\u{202e}\x1b[31mx\ny";
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (_server, client) = connect(&lab, &Options { comm: Some(NAME), ..Options::default() })?;
+    cut_and_write(&lab, &client)?;
+    sleep(Duration::from_secs(4));
+    let inode = lab.client.inode().to_string();
+    let mut command = Command::new(probe::program()?);
+    command.args(["snapshot", "--netns", &inode]).env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR");
+    let text = Probe::start_command(command)?.finish(SOON)?.stdout;
+    let shown = r"held by \u{1b}[2J\u{202e}\u{1b}[31mx\ny (pid ";
+    // Wherever the line was broken.
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(words.contains(shown), "no {shown:?} in:\n{text}");
+    ensure!(text.contains("\x1b[1m"), "no colours: {text}");
+    ensure!(!text.contains("\x1b[2J") && !text.contains('\u{202e}'), "{text:?}");
+    let finished = snapshot(&lab.client)?;
+    ensure!(finished.stdout.contains("\\u202e") && !finished.stdout.contains('\u{202e}'), "{}", finished.stdout);
+    let findings = findings(&finished)?;
+    let owner = findings.first().and_then(|finding| finding.owner.as_ref()).context("no owner")?;
+    ensure!(owner.comm == NAME, "{owner:?}");
     Ok(())
 }
 

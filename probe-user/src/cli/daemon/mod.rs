@@ -30,7 +30,7 @@ use crate::{
     case::FindingState,
     kernel::LoadOptions,
     report::{
-        Heartbeat, SinkHealth, Summary,
+        Heartbeat, Printable, SinkHealth, Summary,
         record::{Record, Recorder},
     },
     sink::{SinkError, Sinks, Stdout},
@@ -40,11 +40,13 @@ use settings::{Resolved, Settings};
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  connprobe daemon --file /var/log/connprobe/events.ndjson\n  connprobe daemon --config /etc/connprobe/connprobe.toml\n  \
+    // `[env: NAME]`, whatever it holds where the help is read.
+    mut_args(|argument| argument.hide_env_values(true)),
+    after_help = "Every setting may also be a key of the configuration file, with underscores (`ports` and `peers` are lists there). SIGHUP reads \
+    the file again, and opens files anew for logrotate; cases stay. SIGTERM ends the watch: findings that are open are written as left_open.\n\n\
+    Examples:\n  connprobe daemon --file /var/log/connprobe/events.ndjson\n  connprobe daemon --config /etc/connprobe/connprobe.toml\n  \
     connprobe daemon --config /etc/connprobe/connprobe.toml --check-config\n\n\
-    Every setting may also be a key of the configuration file, with underscores (`ports` and `peers` are lists there). SIGHUP reads the file \
-    again, and opens files anew for logrotate; cases stay. SIGTERM ends the watch: findings that are open are written as left_open.\n\n\
-    Exit code: 0 ended by a signal, 2 trouble."
+    Exit codes:\n  0  ended by a signal, or --check-config finds the settings right\n  2  trouble"
 )]
 pub(super) struct DaemonArgs {
     /// Read settings from this TOML file
@@ -55,6 +57,8 @@ pub(super) struct DaemonArgs {
     check_config: bool,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 impl DaemonArgs {
@@ -78,10 +82,11 @@ pub fn check_settings(text: &str) -> anyhow::Result<String> {
     Ok(Settings::parse(text)?.resolve()?.to_string())
 }
 
-pub(super) fn run(kernel: &KernelArgs, args: &DaemonArgs) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
+    let kernel = &args.kernel;
     let resolved = args.resolve()?;
     if args.check_config {
-        Stdout.text(&format!("the settings are right\n{resolved}"))?;
+        Stdout.text(&Printable::lines(&format!("the settings are right\n{resolved}")))?;
         return Ok(Exit::Clean);
     }
     service::give_up_privileges()?;

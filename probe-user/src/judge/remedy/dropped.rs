@@ -107,19 +107,27 @@ fn except(patient: &Patient<'_>) -> Option<Remedy> {
         Some(handle) => ("insert", format!(" position {handle}")),
         None => ("add", String::new()),
     };
-    Some(
-        Remedy::new(format!("Let the ends of connections between these hosts pass before {rule}."))
-            .command(format!(
-                "{}nft '{verb} rule {family} {table} {chain}{position} {version} saddr {} {version} daddr {} tcp flags & (fin|rst) != 0 \
-                 accept'",
-                patient.here(),
-                source.ip(),
-                destination.ip()
-            ))
-            .place(patient.place())
+    let statement = format!(
+        "{verb} rule {family} {table} {chain}{position} {version} saddr {} {version} daddr {} tcp flags & (fin|rst) != 0 accept",
+        source.ip(),
+        destination.ip()
+    );
+    let can_be_named = [family, table, chain].into_iter().all(|name| is_identifier(name));
+    let command = can_be_named.then(|| format!("{}nft '{statement}'", patient.here()));
+    Some(Remedy {
+        place: command.as_ref().map(|_| patient.place()),
+        command,
+        ..Remedy::new(format!("Let the ends of connections between these hosts pass before {rule}."))
             .risk("forged FINs and RSTs from that address pass this chain, too; TCP itself takes only those that fit its window")
-            .lasting("in the file or by the program that sets this table up, else it is gone at its next start"),
-    )
+            .lasting("in the file or by the program that sets this table up, else it is gone at its next start")
+    })
+}
+
+/// Whether `nft` takes this for a name (`string` in its `src/scanner.l`). The kernel takes anything: a container that makes a table in its
+/// own network namespace could otherwise write into the command what it wants to be run.
+fn is_identifier(name: &str) -> bool {
+    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || matches!(first, '_' | '.'));
+    begins && name.chars().all(|other| other.is_ascii_alphanumeric() || matches!(other, '/' | '-' | '_' | '.'))
 }
 
 pub(super) fn firewall_drop(patient: &Patient<'_>) -> Vec<Remedy> {

@@ -144,7 +144,9 @@ fn haproxy_keepalive(patient: &Patient<'_>) -> Remedy {
 }
 
 fn reload(patient: &Patient<'_>) -> String {
-    service(patient).map_or("reload it".to_owned(), |unit| format!("`systemctl reload {unit}`"))
+    // The name is that of a folder below /sys/fs/cgroup, and one that systemd has escaped has backslashes.
+    let unit = service(patient).and_then(|unit| shlex::try_quote(unit).ok());
+    unit.map_or("reload it".to_owned(), |unit| format!("`systemctl reload {unit}`"))
 }
 
 /// The service that systemd runs.

@@ -238,3 +238,46 @@ fn a_flow_of_open_vswitch_is_looked_for_where_it_has_dropped_it_or_can_have() {
     assert!(command(vec![dropped(DropReason::Unseen), place(Site::TrafficControl)]).is_none());
     assert!(command(vec![dropped(DropReason::NetfilterDrop), place(Site::OpenVswitch)]).is_none());
 }
+
+#[test]
+fn a_unit_is_named_in_a_command_as_the_shell_takes_it() {
+    let reload = |unit: &str| {
+        let place = Place { unit: Some(unit.to_owned()), ..Place::default() };
+        let haproxy = Owner { place, ..owner("haproxy") };
+        let ruling = ruling(Cause::SourceAddressLost, DEFAULT);
+        let remedies = remedies(&key(5672, 40_000), &ruling, Some(&haproxy), None, false, &[]);
+        let lasting: Vec<_> = remedies.into_iter().filter_map(|remedy| remedy.lasting).collect();
+        let command = lasting.iter().find_map(|text| text.split_once("`systemctl reload ")).unwrap().1;
+        command.split_once('`').unwrap().0.to_owned()
+    };
+    assert_eq!(reload("haproxy@blue.service"), "haproxy@blue.service");
+    assert_eq!(reload(r"ha\x2dproxy.service"), r#""ha\\x2dproxy.service""#);
+    assert_eq!(reload("$(reboot);.service"), "'$(reboot);.service'");
+}
+
+#[test]
+fn a_rule_is_put_only_where_nft_takes_the_names_and_no_name_writes_into_the_command() {
+    use crate::{
+        judge::{EvidenceKind, rules::scene},
+        model::{DropPlace, FilterRule, FilterRules, Knowledge, NetfilterHook, Site},
+    };
+    let command = |table: &str, chain: &str| {
+        let [family, table, chain] = ["inet", table, chain].map(str::to_owned);
+        let rule = FilterRule { family, table, chain, handle: Some(9), text: "drop".to_owned() };
+        let rules = Knowledge::Known(FilterRules { candidates: vec![rule], left_out: 0 });
+        let site = Some(Site::Netfilter(NetfilterHook::Input));
+        let place = EvidenceKind::DropPlace(Box::new(DropPlace { site, functions: Vec::new(), rules }));
+        let evidence = [EvidenceKind::SegmentDropped(Box::new(scene::fin())), place]
+            .map(|kind| Evidence { at: MonoTime::from_ns(1), kind });
+        let ruling = ruling(Cause::FirewallDrop, DEFAULT);
+        let remedies = remedies(&key(40_000, 80), &ruling, None, None, false, &evidence);
+        let except = remedies.into_iter().find(|remedy| remedy.text.contains("pass before the rule")).unwrap();
+        assert_eq!(except.command.is_some(), except.place.is_some());
+        except.command
+    };
+    let told = command("filter", "cali-from.host_1").unwrap();
+    assert!(told.starts_with("nft 'insert rule inet filter cali-from.host_1 position 9 ip saddr "), "{told}");
+    for name in ["x'; reboot; '", "x; flush ruleset", "a b", "a\nb", "$(reboot)", "9", ""] {
+        assert_eq!((command(name, "input"), command("filter", name)), (None, None), "{name:?}");
+    }
+}

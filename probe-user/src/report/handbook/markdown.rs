@@ -1,26 +1,29 @@
 //! Markdown for the terminal, as much of it as the pages use: headings, paragraphs, lists, code, emphasis.
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use pulldown_cmark::{Event, HeadingLevel, Parser, Tag, TagEnd};
 
 use super::super::{
+    Printable,
     text::{Layout, WIDEST},
-    wrap,
 };
 
 const BODY: &str = "    ";
 
+/// Code is bold, as in manual pages: no colour of its own is read well on light and dark ground alike.
+const CODE: Style = Style::new().bold();
+
 /// Adds a page to `out`: without styles it has no escape sequences, and code keeps its backticks.
-pub(super) fn render(out: &mut String, page: &str, layout: Layout) {
+pub(super) fn render(out: &mut Printable, page: &str, layout: Layout) {
     let mut renderer = Renderer::new(layout);
     for event in Parser::new(page) {
         renderer.take(event);
     }
-    out.push_str(renderer.out.trim_start_matches('\n'));
+    out.push(renderer.out);
 }
 
 /// A line of text with emphasis and code, not wrapped.
-pub(super) fn inline(line: &str, layout: Layout) -> String {
+pub(super) fn inline(line: &str, layout: Layout) -> Printable {
     let mut renderer = Renderer::new(layout);
     for event in Parser::new(line).filter(|event| !is_paragraph(event)) {
         renderer.take(event);
@@ -34,9 +37,9 @@ fn is_paragraph(event: &Event<'_>) -> bool {
 
 struct Renderer {
     layout: Layout,
-    out: String,
+    out: Printable,
     /// The paragraph, heading or item so far.
-    line: String,
+    line: Printable,
     /// Styles in force, the innermost last.
     styles: Vec<Style>,
     /// Lists that are open: the next number, or `None` for bullets.
@@ -50,8 +53,8 @@ impl Renderer {
     fn new(layout: Layout) -> Self {
         Self {
             layout: Layout { width: layout.width.min(WIDEST), ..layout },
-            out: String::new(),
-            line: String::new(),
+            out: Printable::default(),
+            line: Printable::default(),
             styles: Vec::new(),
             lists: Vec::new(),
             mark: None,
@@ -66,7 +69,7 @@ impl Renderer {
             Event::Text(text) if self.in_code_block => self.code_block(&text),
             Event::Text(text) => self.text(&text),
             Event::Code(code) if self.layout.color => {
-                self.styles.push(Style::new().fg_color(Some(AnsiColor::Cyan.into())));
+                self.styles.push(CODE);
                 self.text(&code);
                 self.styles.pop();
             }
@@ -133,7 +136,7 @@ impl Renderer {
                     HeadingLevel::H1 | HeadingLevel::H2 => "",
                     HeadingLevel::H3 | HeadingLevel::H4 | HeadingLevel::H5 | HeadingLevel::H6 => "  ",
                 };
-                wrap::hanging(&mut self.out, self.layout.width, indent, indent, &heading);
+                self.out.hanging(self.layout.width, indent, indent, heading);
             }
             TagEnd::Paragraph | TagEnd::Item => self.flush(),
             TagEnd::List(_) => {
@@ -151,10 +154,16 @@ impl Renderer {
     fn text(&mut self, text: &str) {
         match self.styles.last() {
             Some(style) if self.layout.color => {
-                let words: Vec<_> = text.split(' ').map(|word| styled(*style, word)).collect();
-                self.line.push_str(&words.join(" "));
+                for (index, word) in text.split(' ').enumerate() {
+                    if index > 0 {
+                        self.line.push(" ");
+                    }
+                    if !word.is_empty() {
+                        self.line.push(Printable::styled(*style, word));
+                    }
+                }
             }
-            Some(_) | None => self.line.push_str(text),
+            Some(_) | None => self.line.push(text),
         }
     }
 
@@ -172,24 +181,24 @@ impl Renderer {
             (Some(_), None) => format!("{BODY}{depth}  "),
         };
         let first = mark.map_or_else(|| rest.clone(), |mark| format!("{BODY}{depth}{mark}"));
-        wrap::hanging(&mut self.out, self.layout.width, &first, &rest, &line);
+        self.out.hanging(self.layout.width, &first, &rest, line);
     }
 
     /// Lines to be copied whole: never wrapped.
     fn code_block(&mut self, text: &str) {
         for line in text.lines() {
-            let line = if self.layout.color { styled(Style::new().bold(), line) } else { line.to_owned() };
-            self.out.push_str(&format!("{BODY}  {line}\n"));
+            self.out.push(format!("{BODY}  "));
+            self.out.push(self.layout.styled(CODE, line));
+            self.out.end_line();
         }
     }
 
+    /// An empty line, but at the top of the page.
     fn blank(&mut self) {
-        self.out.push('\n');
+        if !self.out.is_empty() {
+            self.out.end_line();
+        }
     }
-}
-
-fn styled(style: Style, text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("{style}{text}{style:#}") }
 }
 
 /// What a page has that is not rendered as it should be.
@@ -225,9 +234,9 @@ mod tests {
     use super::*;
 
     fn rendered(page: &str, width: usize, color: bool) -> String {
-        let mut out = String::new();
+        let mut out = Printable::default();
         render(&mut out, page, Layout { width, color });
-        out
+        out.into_string()
     }
 
     #[test]
@@ -242,7 +251,7 @@ mod tests {
     #[test]
     fn styles_end_with_their_words_and_are_not_counted_as_columns() {
         let text = rendered("An `ss -K` **b**.", 14, true);
-        assert_eq!(text, "    An \u{1b}[36mss\u{1b}[0m\n    \u{1b}[36m-K\u{1b}[0m \u{1b}[1mb\u{1b}[0m.\n");
+        assert_eq!(text, "    An \u{1b}[1mss\u{1b}[0m \u{1b}[1m-K\u{1b}[0m\n    \u{1b}[1mb\u{1b}[0m.\n");
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod markdown;
 
 use std::{fmt, str::FromStr};
 
-use super::{text::Layout, wrap};
+use super::{Printable, text::Layout};
 use crate::judge::{Cause, Verdict, risk::RiskKind};
 
 /// What can be looked up.
@@ -147,19 +147,19 @@ fn summary(text: &str) -> String {
 }
 
 /// Lists every verdict and every cause with a sentence.
-pub fn overview(layout: Layout) -> String {
-    let mut out = String::new();
+pub fn overview(layout: Layout) -> Printable {
+    let mut out = Printable::default();
     let width = layout.width;
     let mut add = |name: &str, general: &str, sections: Vec<(&str, &str)>| {
         markdown::render(&mut out, &format!("# {name}\n\n{}", summary(general)), layout);
-        out.push('\n');
+        out.end_line();
         for (name, section) in sections {
             let name = markdown::inline(&format!("**{name}**"), layout);
-            wrap::hanging(&mut out, width, "    ", "        ", &name);
+            out.hanging(width, "    ", "        ", name);
             let text = markdown::inline(&summary(section), layout);
-            wrap::hanging(&mut out, width, "        ", "        ", &text);
+            out.hanging(width, "        ", "        ", text);
         }
-        out.push('\n');
+        out.end_line();
     };
     for verdict in Verdict::ALL {
         let sections = causes(verdict).map(|cause| (cause.name(), section(cause))).collect();
@@ -167,19 +167,19 @@ pub fn overview(layout: Layout) -> String {
     }
     let risks = RiskKind::ALL.map(|kind| (kind.name(), risk_section(kind))).to_vec();
     add(RISK, general(RISKS, RISK_SECTION), risks);
-    wrap::hanging(&mut out, width, "", "", "More: connprobe explain VERDICT, or connprobe explain VERDICT/CAUSE");
+    out.hanging(width, "", "", "More: connprobe explain VERDICT, or connprobe explain VERDICT/CAUSE");
     out
 }
 
 /// The page of a verdict, or the section of a cause.
-pub fn explain(topic: Topic, layout: Layout) -> String {
+pub fn explain(topic: Topic, layout: Layout) -> Printable {
     let text = match topic {
         Topic::Verdict(verdict) => page(verdict).to_owned(),
         Topic::Cause(cause) => format!("# {topic}\n{}", section(cause)),
         Topic::Risks => RISKS.to_owned(),
         Topic::Risk(kind) => format!("# {topic}\n{}", risk_section(kind)),
     };
-    let mut out = String::new();
+    let mut out = Printable::default();
     markdown::render(&mut out, &text, layout);
     out
 }

@@ -24,7 +24,7 @@ impl Writer {
             1 => "1 connection at risk: nothing is wrong with it yet.".to_owned(),
             _ => format!("{connections} connections at risk: nothing is wrong with them yet."),
         };
-        self.line("", &self.bold(&heading));
+        self.line("", self.bold(&heading));
         let mut told = HashSet::new();
         for risk in &risks.risks {
             self.blank();
@@ -34,26 +34,32 @@ impl Writer {
             self.blank();
         }
         for remark in remarks {
-            self.hanging("  - ", "    ", &remark);
+            self.hanging("  - ", "    ", remark);
         }
         if !risks.risks.is_empty() {
-            self.line("  ", &self.dim(&format!("more: connprobe explain {}", Topic::Risks)));
+            self.line("  ", self.dim(&format!("more: connprobe explain {}", Topic::Risks)));
         }
     }
 
     /// What was `told` to be done about another risk is not repeated.
     fn risk(&mut self, risk: &Risk, told: &mut HashSet<String>) {
-        self.line(" * ", &format!("{} ({})", self.bold(&sentences::heading(risk)), risk.kind.name()));
-        self.line(BODY, &format!("network namespace {}, {}", risk.netns, sentences::holder(risk)));
-        self.line(BODY, &sentences::risk(risk));
+        let mut heading = self.bold(&sentences::heading(risk));
+        heading.push(format!(" ({})", risk.kind.name()));
+        self.line(" * ", heading);
+        self.line(BODY, format!("network namespace {}, {}", risk.netns, sentences::holder(risk)));
+        self.line(BODY, sentences::risk(risk));
         for example in &risk.examples {
-            self.verbatim("     ", &format!("{}, idle for {}", example.key, sentences::span(example.idle_for)));
+            self.hanging(
+                "     ",
+                "       ",
+                format!("{}, idle for {}", example.key, sentences::span(example.idle_for)),
+            );
         }
         let left_out = risk.count.saturating_sub(risk.examples.len());
         if left_out > 0 {
-            self.line("     ", &format!("({left_out} more)"));
+            self.line("     ", format!("({left_out} more)"));
         }
-        self.line(BODY, &self.dim("what to do"));
+        self.line(BODY, self.dim("what to do"));
         let mut remedies = risk_remedies(risk);
         let all = remedies.len();
         remedies.retain(|remedy| told.insert(remedy.text.clone()));

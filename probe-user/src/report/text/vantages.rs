@@ -15,7 +15,7 @@ impl Writer {
             return;
         }
         self.blank();
-        self.line(BODY, &self.dim("the same connection, seen from elsewhere on this host"));
+        self.line(BODY, self.dim("the same connection, seen from elsewhere on this host"));
         for finding in others {
             let place = match finding.vantage() {
                 Vantage::Endpoint => format!("at its end {}", finding.id.key.local),
@@ -31,7 +31,7 @@ impl Writer {
                 ruling.confidence.name(),
                 what(finding, clock, now)
             );
-            self.hanging("     - ", "       ", &text);
+            self.hanging("     - ", "       ", text);
         }
     }
 }

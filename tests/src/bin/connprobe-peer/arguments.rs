@@ -53,6 +53,9 @@ pub(crate) struct Connect {
     /// Local address, with or without a port
     #[arg(long, value_parser = parse_bind)]
     pub(crate) bind: Option<SocketAddr>,
+    /// What the process calls itself, at most 15 bytes
+    #[arg(long)]
+    pub(crate) comm: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -28,6 +28,9 @@ pub(crate) fn listen(arguments: &Listen) -> Result<()> {
 
 /// Makes connections and obeys until standard input ends.
 pub(crate) fn connect(arguments: &Connect) -> Result<()> {
+    if let Some(name) = &arguments.comm {
+        std::fs::write("/proc/self/comm", name).context("cannot take this name")?;
+    }
     let mut peer = Peer::new(arguments.traffic);
     for _ in 0..arguments.count {
         let stream = socket::connecting(arguments)?;

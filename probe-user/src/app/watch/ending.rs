@@ -13,8 +13,7 @@ use crate::{
     sink::SinkError,
 };
 
-/// How long answers that are on their way are waited for at the end.
-/// Searches for owners and entries rest for half a second at most.
+/// How long answers that are on their way are waited for at the end: searches for owners and entries rest for half a second at most.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the

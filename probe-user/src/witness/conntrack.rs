@@ -50,15 +50,7 @@ pub(super) fn look_up_all(
     netns: u32,
     keys: &[ConnectionKey],
 ) -> Vec<Result<ConntrackStatus, String>> {
-    let all = |why: String| vec![Err(why); keys.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    match namespaces.open(netns).map(|netns| netns.run(|| query_all(keys)).flatten()) {
-        Ok(Ok(found)) => found.into_iter().map(Ok).collect(),
-        Ok(Err(error)) => all(format!("ctnetlink in network namespace {netns}: {error}")),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "ctnetlink", keys, |keys| Ok(query_all(keys)?.into_iter().map(Ok)))
 }
 
 /// Looks up in the namespace this thread is in.

@@ -28,16 +28,7 @@ pub(super) fn look_up_all(
     netns: u32,
     asked: &[(ConnectionKey, Option<u32>)],
 ) -> Vec<Result<PathStatus, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
-    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
-        Ok(Ok(found)) => found.into_iter().map(|path| path.map_err(failed)).collect(),
-        Ok(Err(error)) => all(failed(error)),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "rtnetlink", asked, query_all)
 }
 
 /// Looks up in the namespace this thread is in.

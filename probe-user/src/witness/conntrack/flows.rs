@@ -33,16 +33,7 @@ pub(in crate::witness) fn look_up_flows(
     netns: u32,
     asked: &[(ConnectionKey, InZone)],
 ) -> Vec<Result<FlowConntrack, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    let failed = |error: io::Error| format!("ctnetlink in network namespace {netns}: {error}");
-    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
-        Ok(Ok(found)) => found.into_iter().map(Ok).collect(),
-        Ok(Err(error)) => all(failed(error)),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "ctnetlink", asked, |asked| Ok(query_all(asked)?.into_iter().map(Ok)))
 }
 
 /// Looks up in the namespace this thread is in.

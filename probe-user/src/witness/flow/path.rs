@@ -40,23 +40,13 @@ pub(in crate::witness) fn look_up_all(
     netns: u32,
     asked: &[(ConnectionKey, Arrival)],
 ) -> Vec<Result<ForwardPath, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
-    let query_all = || {
+    let found = namespaces.ask_about(netns, "rtnetlink", asked, |asked| {
         let (mut machines, mut ports) = (Machines::default(), Ports::default());
-        asked.iter().map(|(key, arrival)| query(key, *arrival, &mut machines, &mut ports)).collect::<Vec<_>>()
-    };
-    let found = match namespaces.open(netns).map(|netns| netns.run(query_all)) {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => return all(failed(error)),
-        Err(error) => return all(error.to_string()),
-    };
+        Ok(asked.iter().map(|(key, arrival)| query(key, *arrival, &mut machines, &mut ports)).collect::<Vec<_>>())
+    });
     let peers: HashSet<i32> = found.iter().flatten().flat_map(Found::peers).collect();
     let peers = if peers.is_empty() { HashMap::new() } else { peer::resolve(namespaces, roster, netns, &peers) };
-    found.into_iter().map(|path| path.map(|path| path.resolved(&peers)).map_err(failed)).collect()
+    found.into_iter().map(|path| path.map(|path| path.resolved(&peers))).collect()
 }
 
 /// A way of which the network namespaces behind veth pairs have only the numbers that this namespace gives them.

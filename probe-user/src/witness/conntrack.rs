@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NetlinkPayload, Nla};
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
     conntrack::{
@@ -206,12 +206,9 @@ impl Ctnetlink {
         }
         let question = NetfilterMessage::new(self.header(), ConntrackMessage::Get(wanted));
         match self.socket.ask(question)? {
-            NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
-            NetlinkPayload::Error(error) => match error.to_io().raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENOENT) => Ok(None),
-                Some(_) | None => Err(error.to_io()),
-            },
-            _ => Err(io::Error::other("an answer of another kind")),
+            Ok(message) => Ok(Some(message)),
+            Err(errno) if Errno::from_raw(errno) == Errno::ENOENT => Ok(None),
+            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 

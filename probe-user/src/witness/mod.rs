@@ -17,6 +17,7 @@ pub mod netns;
 mod path;
 mod place;
 mod process;
+mod rtnetlink;
 mod ruleset;
 mod service;
 mod socket;

@@ -19,6 +19,7 @@ use failure::TryError;
 use switch::Switch;
 
 use super::{
+    channel::RingError,
     facts::Facts,
     fields::spelled,
     function::{Function, Point},
@@ -27,7 +28,7 @@ use super::{
     missing::{missing_fields, missing_indispensable},
     object::{LoadOptions, OpenError, open},
     plan::{HookPlan, Plan},
-    ring::{Ring, RingError},
+    ring::Ring,
     scan::{IdleScanner, Scanner},
 };
 use crate::model::{Coverage, Hook, HookStatus, KernelModule, LifecycleStatus, Mechanism, ModuleStatus, ScanStatus};

@@ -6,6 +6,7 @@
 
 mod attach;
 mod btf;
+mod channel;
 mod facts;
 mod fields;
 mod filter;
@@ -23,6 +24,7 @@ mod tracepoint_format;
 
 pub use attach::{AttachError, Probes};
 pub use btf::{BtfError, Layout, TracepointArguments};
+pub use channel::{HookTotals, RingError};
 pub use facts::{Facts, FactsError, Faults, Privileges};
 pub use fields::field_named;
 pub use filter::{FilterError, check_filter};
@@ -32,6 +34,6 @@ pub use modules::{ConntrackLayout, Modules, is_loaded};
 pub use names::Names;
 pub use object::{LoadOptions, OpenError};
 pub use plan::{HookPlan, Plan, PlanFacts, plan};
-pub use ring::{HookTotals, Ring, RingError, Statistics, Totals};
+pub use ring::{Ring, Statistics, Totals};
 pub use scan::{IdleScanner, Scanner};
 pub use tracepoint_format::{FormatError, TracepointFormat};

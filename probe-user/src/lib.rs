@@ -21,6 +21,7 @@ pub mod app;
 pub mod case;
 pub mod cli;
 pub mod decode;
+mod error;
 pub mod judge;
 pub mod kernel;
 pub mod model;

@@ -1,9 +1,9 @@
 //! The one event loop and the one clock.
 
 pub mod clock;
+mod closed;
 mod findings;
 mod host;
-mod lifecycle;
 mod losses;
 mod recording;
 mod replay;

@@ -11,8 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
     clock,
+    closed::ClosedConnections,
     findings::Findings,
-    lifecycle::Closings,
     losses::Losses,
     recording::Intake,
     risks::{self, RiskLook},
@@ -168,7 +168,7 @@ pub struct Watch {
     tracker: Intake,
     witnesses: Witnesses,
     losses: Losses,
-    closings: Closings,
+    closed: ClosedConnections,
     findings: Findings,
     attention: Attention,
     started: MonoTime,
@@ -220,7 +220,7 @@ impl Watch {
             tracker: Intake::default(),
             witnesses,
             losses: Losses::default(),
-            closings: Closings::default(),
+            closed: ClosedConnections::default(),
             findings: Findings::default(),
             attention: Attention::default(),
             started: clock::now(),
@@ -333,7 +333,7 @@ impl Watch {
             }
             self.tracker.handle_event(event);
         }
-        self.count_lost_closings(tell)
+        self.count_lost_closed(tell)
     }
 
     /// Takes what the tracker has to say to where it belongs.
@@ -351,7 +351,7 @@ impl Watch {
                         // One that is over may come behind its connection's own record.
                         let is_over = matches!(finding.state, FindingState::Closed(_));
                         if self.coverage.lifecycle.is_some() && !is_over {
-                            self.closings.note(finding.id);
+                            self.closed.note(finding.id);
                         }
                         tell(Change::Finding(&finding))?;
                         if let Some(state) = &mut self.long.state {

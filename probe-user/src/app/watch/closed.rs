@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Change, Programs, Watch, WatchError};
 use crate::{
     app::clock,
-    decode::decode_connection,
+    decode::decode_closed,
     kernel::{HookTotals, Lifecycle, Probes},
     model::MonoTime,
     sink::SinkError,
@@ -43,10 +43,10 @@ impl Watch {
     ) -> Result<(), WatchError> {
         let Some(Programs { probes, units }) = &mut self.programs else { return Ok(()) };
         let Some(lifecycle) = probes.lifecycle() else { return Ok(()) };
-        let (closings, losses) = (&mut self.closings, &mut self.losses);
+        let (connections, losses) = (&mut self.closed, &mut self.losses);
         let mut result = Ok(());
         lifecycle.drain(most, |bytes| {
-            let closed = match decode_connection(bytes, *units) {
+            let closed = match decode_closed(bytes, *units) {
                 Ok(closed) => closed,
                 Err(error) => {
                     tracing::warn!(%error, "a record of a connection could not be decoded");
@@ -57,8 +57,8 @@ impl Watch {
             if result.is_err() || before.is_some_and(|before| closed.at >= before) {
                 return;
             }
-            if let Some(findings) = closings.take(&closed) {
-                let cgroup = closed.cgroup_id.and_then(|id| closings.cgroups.of(id, Instant::now()));
+            if let Some(findings) = connections.take(&closed) {
+                let cgroup = closed.cgroup_id.and_then(|id| connections.cgroups.of(id, Instant::now()));
                 result = tell(Change::Closed { closed: &closed, cgroup, findings: &findings });
             }
         });
@@ -78,12 +78,12 @@ impl Watch {
         }
         let now = clock::now();
         self.read_closed_before(Some(now), ALL, tell)?;
-        self.count_lost_closings(tell)?;
-        self.closings.begin_anew(now);
+        self.count_lost_closed(tell)?;
+        self.closed.begin_anew(now);
         Ok(())
     }
 
-    pub(super) fn count_lost_closings(
+    pub(super) fn count_lost_closed(
         &mut self,
         tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
     ) -> Result<(), WatchError> {
@@ -92,7 +92,7 @@ impl Watch {
         let Some(totals) = self.programs.as_mut().and_then(totals) else { return Ok(()) };
         let totals: HookTotals = totals.map_err(|error| WatchError::Kernel(error.to_string()))?;
         let at = clock::now();
-        for (place, count) in self.closings.new_losses(totals) {
+        for (place, count) in self.closed.new_losses(totals) {
             tell(Change::Lost { at, place, count })?;
         }
         Ok(())

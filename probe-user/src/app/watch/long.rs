@@ -158,7 +158,7 @@ impl Watch {
             questions_waiting: self.tracker.questions_waiting(),
             hooks,
             cost: Cost { bpf: self.programs.as_ref().and_then(Programs::run_time), ..cost() },
-            connections: self.coverage.lifecycle.as_ref().map(|_| self.closings.counts()),
+            connections: self.coverage.lifecycle.as_ref().map(|_| self.closed.counts()),
             sinks: Vec::new(),
         })
     }

@@ -18,7 +18,7 @@ const MOST_OF_ONE: usize = 16;
 
 /// What is needed to tell of connections that are over.
 #[derive(Debug, Default)]
-pub(super) struct Closings {
+pub(super) struct ClosedConnections {
     pub(super) cgroups: Cgroups,
     findings: Remembered,
     counts: ConnectionCounts,
@@ -36,7 +36,7 @@ struct Remembered {
     order: VecDeque<ConnectionKey>,
 }
 
-impl Closings {
+impl ClosedConnections {
     /// Remembers a finding until its connection is over.
     pub(super) fn note(&mut self, finding: FindingId) {
         self.findings.note(finding);
@@ -136,23 +136,23 @@ mod tests {
 
     #[test]
     fn a_connection_names_its_own_findings_and_none_of_an_earlier_one() {
-        let mut closings = Closings::default();
-        closings.note(finding(1, 10, 5));
-        closings.note(finding(1, 10, 5));
-        closings.note(finding(2, 10, 5));
-        closings.note(finding(3, 10, 6));
-        assert_eq!(closings.take(&closed(1, 5, 5)), Some(vec![finding(1, 10, 5)]));
-        assert_eq!(closings.take(&closed(1, 5, 5)), Some(Vec::new()), "told once");
-        assert_eq!(closings.take(&closed(2, 50, 5)), Some(Vec::new()), "of one before it");
-        assert_eq!(closings.take(&closed(3, 5, 5)), Some(Vec::new()), "of another socket");
+        let mut connections = ClosedConnections::default();
+        connections.note(finding(1, 10, 5));
+        connections.note(finding(1, 10, 5));
+        connections.note(finding(2, 10, 5));
+        connections.note(finding(3, 10, 6));
+        assert_eq!(connections.take(&closed(1, 5, 5)), Some(vec![finding(1, 10, 5)]));
+        assert_eq!(connections.take(&closed(1, 5, 5)), Some(Vec::new()), "told once");
+        assert_eq!(connections.take(&closed(2, 50, 5)), Some(Vec::new()), "of one before it");
+        assert_eq!(connections.take(&closed(3, 5, 5)), Some(Vec::new()), "of another socket");
     }
 
     #[test]
     fn what_other_programs_have_told_is_not_told_again() {
-        let mut closings = Closings::default();
-        closings.begin_anew(MonoTime::from_ns(101));
-        assert_eq!(closings.take(&closed(1, 5, 5)), None);
-        assert_eq!(closings.counts(), ConnectionCounts::default());
+        let mut connections = ClosedConnections::default();
+        connections.begin_anew(MonoTime::from_ns(101));
+        assert_eq!(connections.take(&closed(1, 5, 5)), None);
+        assert_eq!(connections.counts(), ConnectionCounts::default());
     }
 
     #[test]
@@ -166,13 +166,13 @@ mod tests {
 
     #[test]
     fn each_loss_is_told_once() {
-        let mut closings = Closings::default();
+        let mut connections = ClosedConnections::default();
         let now = HookTotals { lost: 3, missed: 1, ..HookTotals::default() };
         let expected = [(LossPlace::ConnectionRing, 3), (LossPlace::ConnectionRecursion, 1)];
-        assert_eq!(closings.new_losses(now), expected);
-        assert_eq!(closings.new_losses(now), []);
-        closings.begin_anew(MonoTime::from_ns(1));
-        assert_eq!(closings.new_losses(HookTotals { lost: 1, ..now }).len(), 2);
-        assert_eq!(closings.counts().lost, 4);
+        assert_eq!(connections.new_losses(now), expected);
+        assert_eq!(connections.new_losses(now), []);
+        connections.begin_anew(MonoTime::from_ns(1));
+        assert_eq!(connections.new_losses(HookTotals { lost: 1, ..now }).len(), 2);
+        assert_eq!(connections.counts().lost, 4);
     }
 }

@@ -4,6 +4,7 @@ pub mod clock;
 mod closed;
 mod findings;
 mod host;
+mod intake;
 mod losses;
 mod recording;
 mod replay;

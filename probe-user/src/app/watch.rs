@@ -13,8 +13,8 @@ use super::{
     clock,
     closed::ClosedConnections,
     findings::Findings,
+    intake::Intake,
     losses::Losses,
-    recording::Intake,
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };

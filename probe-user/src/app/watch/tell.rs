@@ -18,9 +18,8 @@ impl Watch {
 
     /// Records everything from here on that what is told follows from.
     #[must_use]
-    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
-        recording.put(Input::Opening(Box::new(opening)));
-        self.tracker.recording = Some(recording);
+    pub fn with_recording(mut self, recording: Recording, opening: Opening) -> Self {
+        self.tracker.record_to(recording, opening);
         self
     }
 

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use super::{Change, Programs, Watch, WatchError};
+use super::{Change, Programs, Tell, Watch, WatchError};
 use crate::{
     app::clock,
     decode::decode_closed,
     kernel::{HookTotals, Lifecycle, Probes},
     model::MonoTime,
-    sink::SinkError,
 };
 
 /// Told at once; the rest when the ring is read next, 50 ms later: events, timers and signals must not wait for a host that closes
@@ -19,18 +18,12 @@ const ALL: usize = 32_768;
 
 impl Watch {
     /// Tells of those that are on their ring.
-    pub(super) fn read_closed(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn read_closed(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         self.read_closed_before(None, MOST_AT_ONCE, tell)
     }
 
     /// Tells of all that are on their ring.
-    pub(super) fn read_all_closed(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn read_all_closed(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         self.read_closed_before(None, ALL, tell)
     }
 
@@ -39,7 +32,7 @@ impl Watch {
         &mut self,
         before: Option<MonoTime>,
         most: usize,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+        tell: &mut impl Tell,
     ) -> Result<(), WatchError> {
         let Some(Programs { probes, units }) = &mut self.programs else { return Ok(()) };
         let Some(lifecycle) = probes.lifecycle() else { return Ok(()) };
@@ -66,11 +59,7 @@ impl Watch {
     }
 
     /// Other programs tell from now on, and both are attached: each connection is told by one of them.
-    pub(super) fn hand_over_closed(
-        &mut self,
-        to: &mut Probes,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn hand_over_closed(&mut self, to: &mut Probes, tell: &mut impl Tell) -> Result<(), WatchError> {
         if let Some(from) = self.programs.as_mut().and_then(|programs| programs.probes.lifecycle())
             && let Some(to) = to.lifecycle()
         {
@@ -83,10 +72,7 @@ impl Watch {
         Ok(())
     }
 
-    pub(super) fn count_lost_closed(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn count_lost_closed(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         let totals =
             |programs: &mut Programs| programs.probes.lifecycle().map(|lifecycle| Lifecycle::totals(lifecycle));
         let Some(totals) = self.programs.as_mut().and_then(totals) else { return Ok(()) };

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     case::FindingId,
-    kernel::HookTotals,
-    model::{ClosedConnection, ConnectionKey, LossPlace, MonoTime},
+    model::{ClosedConnection, ConnectionKey, HookCount, LossPlace, MonoTime},
     report::ConnectionCounts,
     witness::Cgroups,
 };
@@ -23,7 +22,7 @@ pub(super) struct ClosedConnections {
     findings: Remembered,
     counts: ConnectionCounts,
     /// What the kernel's counters stood at when losses were last told, and where programs before these had got to.
-    told: HookTotals,
+    told: Option<HookCount>,
     /// From when on the attached programs tell; what they told before, others have told, too.
     from: MonoTime,
 }
@@ -54,14 +53,13 @@ impl ClosedConnections {
 
     /// New programs tell from now on, and count from 0.
     pub(super) fn begin_anew(&mut self, at: MonoTime) {
-        (self.from, self.told) = (at, HookTotals::default());
+        (self.from, self.told) = (at, None);
     }
 
     /// What has been lost since the last call.
-    pub(super) fn new_losses(&mut self, now: HookTotals) -> Vec<(LossPlace, u64)> {
-        let lost = now.lost.saturating_sub(self.told.lost);
-        let missed = now.missed.saturating_sub(self.told.missed);
-        self.told = now;
+    pub(super) fn new_losses(&mut self, now: HookCount) -> Vec<(LossPlace, u64)> {
+        let (lost, missed) = now.lost_since(self.told.as_ref());
+        self.told = Some(now);
         self.counts.lost += lost;
         self.counts.missed += missed;
         let places = [(LossPlace::ConnectionRing, lost), (LossPlace::ConnectionRecursion, missed)];
@@ -115,7 +113,7 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{SocketCookie, TcpState};
+    use crate::model::{Hook, SocketCookie, TcpState};
 
     fn key(port: u16) -> ConnectionKey {
         ConnectionKey { netns: 7, local: ([10, 0, 0, 1], port).into(), remote: ([10, 0, 0, 2], 80).into() }
@@ -167,12 +165,12 @@ mod tests {
     #[test]
     fn each_loss_is_told_once() {
         let mut connections = ClosedConnections::default();
-        let now = HookTotals { lost: 3, missed: 1, ..HookTotals::default() };
+        let now = HookCount { lost: 3, missed: 1, ..HookCount::none(Hook::InetSockSetState) };
         let expected = [(LossPlace::ConnectionRing, 3), (LossPlace::ConnectionRecursion, 1)];
         assert_eq!(connections.new_losses(now), expected);
         assert_eq!(connections.new_losses(now), []);
         connections.begin_anew(MonoTime::from_ns(1));
-        assert_eq!(connections.new_losses(HookTotals { lost: 1, ..now }).len(), 2);
+        assert_eq!(connections.new_losses(HookCount { lost: 1, ..now }).len(), 2);
         assert_eq!(connections.counts().lost, 4);
     }
 }

@@ -13,7 +13,7 @@ use aya::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::model::{Hook, RunCost};
+use crate::model::{Hook, HookCount, RunCost};
 
 /// Why ring and counters could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -32,21 +32,6 @@ pub enum RingError {
     /// The ring cannot be waited for.
     #[error("the ring cannot be waited for: {0}")]
     Wait(#[from] io::Error),
-}
-
-/// What one hook did on all CPUs together. `seen == emitted + lost`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HookTotals {
-    /// Suspicious events that asked for a place on the ring.
-    pub seen: u64,
-    /// Those that got it.
-    pub emitted: u64,
-    /// Those that found the ring full.
-    pub lost: u64,
-    /// Suspicious events held back by a limit.
-    pub suppressed: u64,
-    /// Firings at which the kernel did not run the program, because it was running on that CPU already.
-    pub missed: u64,
 }
 
 /// Ring, counters, and the attached programs that write there.
@@ -85,8 +70,8 @@ impl Channel {
     }
 
     /// What this hook did: the counters with this index, summed over the CPUs. Misses are counted from Linux 5.12 on; before, they are 0.
-    pub(super) fn totals(&self, index: u32, hook: Hook) -> Result<HookTotals, MapError> {
-        let mut totals = HookTotals::default();
+    pub(super) fn totals(&self, index: u32, hook: Hook) -> Result<HookCount, MapError> {
+        let mut totals = HookCount::none(hook);
         for [seen, emitted, lost, suppressed] in self.counters.get(&index, 0)?.iter().copied() {
             totals.seen += seen;
             totals.emitted += emitted;

@@ -8,8 +8,8 @@ use aya::{
 };
 use connprobe_common::connection::{LIFE_BUCKET_WORDS, LIFE_BUCKETS, LIFE_WAYS, LIFE_WORDS};
 
-use super::channel::{Channel, HookTotals, RingError, take_map};
-use crate::model::{Hook, RunCost};
+use super::channel::{Channel, RingError, take_map};
+use crate::model::{Hook, HookCount, RunCost};
 
 /// Bytes of the ring: 21,000 records, which a host that closes 10,000 connections a second fills in two.
 pub(super) const RING_BYTES: u32 = 4 << 20;
@@ -60,7 +60,7 @@ impl Lifecycle {
     /// # Errors
     ///
     /// When the kernel refuses the map look-up.
-    pub fn totals(&self) -> Result<HookTotals, MapError> {
+    pub fn totals(&self) -> Result<HookCount, MapError> {
         self.channel.totals(0, HOOK)
     }
 

@@ -24,7 +24,7 @@ mod tracepoint_format;
 
 pub use attach::{AttachError, Probes};
 pub use btf::{BtfError, Layout, TracepointArguments};
-pub use channel::{HookTotals, RingError};
+pub use channel::RingError;
 pub use facts::{Facts, FactsError, Faults, Privileges};
 pub use fields::field_named;
 pub use filter::{FilterError, check_filter};

@@ -14,11 +14,11 @@ use aya::{
 };
 use connprobe_common::abi::hook;
 
-use super::channel::{Channel, HookTotals, RingError, take_map};
-use crate::model::{Hook, RunCost};
+use super::channel::{Channel, RingError, take_map};
+use crate::model::{Hook, HookCount, RunCost};
 
 /// The totals of every hook, in the order of [`Hook::ALL`].
-pub type Totals = [(Hook, HookTotals); hook::COUNT];
+pub type Totals = [HookCount; hook::COUNT];
 
 /// So long without a record, and the reader sleeps.
 const QUIET_FOR: Duration = Duration::from_secs(1);
@@ -99,9 +99,9 @@ impl Ring {
     ///
     /// When the kernel refuses the map look-up. Misses are counted from Linux 5.12 on; before, they are 0.
     pub fn totals(&self) -> Result<Totals, MapError> {
-        let mut totals = Hook::ALL.map(|hook| (hook, HookTotals::default()));
-        for (index, (hook, sum)) in (0u32..).zip(&mut totals) {
-            *sum = self.channel.totals(index, *hook)?;
+        let mut totals = Hook::ALL.map(HookCount::none);
+        for (index, count) in (0u32..).zip(&mut totals) {
+            *count = self.channel.totals(index, count.hook)?;
         }
         Ok(totals)
     }

@@ -14,13 +14,13 @@ use crate::{
     model::{
         Answer, Behind, Checksum, ConnectionEvent, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState,
         ConntrackStatus, ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind,
-        Filter, FilterRule, FilterRules, FlowConntrack, FlowEnds, ForwardPath, Hook, HookStatus, HostEnd, Interface,
-        InvalidSegment, Keepalive, KernelModule, Knowledge, LossPlace, Machine, Mechanism, MissingField, ModuleStatus,
-        MonoTime, NeighbourState, NetfilterHook, Origin, Owner, PathStatus, PendingTimer, Place, Port, Route, RunCost,
-        SelfTest, ServiceStatus, Site, SocketCookie, SocketLookup, SocketRouting, SocketStatus, SocketTimer,
-        SocketView, TcpState, Ticks, TrackedFlow,
+        Filter, FilterRule, FilterRules, FlowConntrack, FlowEnds, ForwardPath, Hook, HookCount, HookStatus, HostEnd,
+        Interface, InvalidSegment, Keepalive, KernelModule, Knowledge, LossPlace, Machine, Mechanism, MissingField,
+        ModuleStatus, MonoTime, NeighbourState, NetfilterHook, Origin, Owner, PathStatus, PendingTimer, Place, Port,
+        Route, RunCost, SelfTest, ServiceStatus, Site, SocketCookie, SocketLookup, SocketRouting, SocketStatus,
+        SocketTimer, SocketView, TcpState, Ticks, TrackedFlow,
     },
-    report::{HookCount, Host},
+    report::Host,
 };
 
 /// Names that must be hidden hold this.

@@ -6,8 +6,8 @@ use super::{Change, Programs, Tell, Watch, WatchError};
 use crate::{
     app::clock,
     decode::decode_closed,
-    kernel::{HookTotals, Lifecycle, Probes},
-    model::MonoTime,
+    kernel::{Lifecycle, Probes},
+    model::{HookCount, MonoTime},
 };
 
 /// Told at once; the rest when the ring is read next, 50 ms later: events, timers and signals must not wait for a host that closes
@@ -76,7 +76,7 @@ impl Watch {
         let totals =
             |programs: &mut Programs| programs.probes.lifecycle().map(|lifecycle| Lifecycle::totals(lifecycle));
         let Some(totals) = self.programs.as_mut().and_then(totals) else { return Ok(()) };
-        let totals: HookTotals = totals.map_err(|error| WatchError::Kernel(error.to_string()))?;
+        let totals: HookCount = totals.map_err(|error| WatchError::Kernel(error.to_string()))?;
         let at = clock::now();
         for (place, count) in self.closed.new_losses(totals) {
             tell(Change::Lost { at, place, count })?;

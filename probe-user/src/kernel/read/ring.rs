@@ -35,14 +35,14 @@ pub struct Ring {
 
 impl Ring {
     /// Takes them out of the loaded object. Must be called within a tokio runtime.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
+    pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
         let channel = Channel::take(ebpf, "EVENTS", "COUNTERS")?;
         let sleeps = take_map(ebpf, "READER_SLEEPS")?;
         Ok(Self { channel, sleeps, is_asleep: false, busy_at: Instant::now() })
     }
 
     /// Counts what the kernel does not let this hook's program see.
-    pub(super) fn count_misses_of(&mut self, hook: Hook, program: OwnedFd) {
+    pub(in crate::kernel) fn count_misses_of(&mut self, hook: Hook, program: OwnedFd) {
         self.channel.count_misses_of(hook, program);
     }
 

@@ -24,7 +24,7 @@ pub struct Scanner(SocketProgram);
 
 impl Scanner {
     /// Loads the iterator.
-    pub(super) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
+    pub(in crate::kernel) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
         SocketProgram::load(ebpf, SCAN, btf).map(Self)
     }
 
@@ -47,7 +47,7 @@ pub struct IdleScanner(SocketProgram);
 
 impl IdleScanner {
     /// Loads the iterator.
-    pub(super) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
+    pub(in crate::kernel) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
         SocketProgram::load(ebpf, IDLE, btf).map(Self)
     }
 

@@ -12,7 +12,7 @@ use super::channel::{Channel, RingError, take_map};
 use crate::model::{Hook, HookCount, RunCost};
 
 /// Bytes of the ring: 21,000 records, which a host that closes 10,000 connections a second fills in two.
-pub(super) const RING_BYTES: u32 = 4 << 20;
+pub(in crate::kernel) const RING_BYTES: u32 = 4 << 20;
 
 /// The programs stand where those of state changes do.
 const HOOK: Hook = Hook::InetSockSetState;
@@ -28,13 +28,13 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Takes ring, counters and memory out of the loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
+    pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
         let channel = Channel::take(ebpf, "CONNECTIONS", "CONNECTION_COUNTERS")?;
         Ok(Self { channel, lives: take_map(ebpf, "LIVES")? })
     }
 
     /// Counts what the kernel does not let this program see.
-    pub(super) fn count_misses_of(&mut self, program: OwnedFd) {
+    pub(in crate::kernel) fn count_misses_of(&mut self, program: OwnedFd) {
         self.channel.count_misses_of(HOOK, program);
     }
 

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`cli`] | yes | arguments as typed, then as resolved; exit codes |
 //! | [`app`] | yes | the one event loop, the one clock, shutdown |
-//! | [`kernel`] | yes | facts about this kernel, the attach plan, loading, ring, counters |
+//! | [`kernel`] | yes | facts about this kernel, the attach plan, loading, rings, counters, scans |
 //! | [`decode`] | no | bytes become events |
 //! | [`case`] | no | the tracker: connections under suspicion, their evidence and timers |
 //! | [`judge`] | no | verdicts, causes, confidence; one file per verdict |
@@ -21,6 +21,7 @@ pub mod app;
 pub mod case;
 pub mod cli;
 pub mod decode;
+mod error;
 pub mod judge;
 pub mod kernel;
 pub mod model;

@@ -18,12 +18,12 @@ pub fn now() -> MonoTime {
 
 /// Aligns the kernel's clock with the wall clock, as they are now.
 pub fn wall_clock() -> WallClock {
-    let aligned = aligned();
-    WallClock::aligned(aligned.mono, aligned.wall())
+    let moment = same_moment();
+    WallClock::aligned(moment.mono, moment.wall())
 }
 
 /// The same moment by both clocks, however long reading them took.
-pub fn aligned() -> SameMoment {
+pub fn same_moment() -> SameMoment {
     let (mono, wall, _) = read_both();
     SameMoment::new(mono, wall)
 }

@@ -1,20 +1,14 @@
 use crate::{
-    kernel::{HookTotals, Totals},
-    model::{Event, Hook, LossPlace, MonoTime},
-    report::HookCount,
+    kernel::Totals,
+    model::{Event, HookCount, LossPlace, MonoTime},
 };
-
-fn count(hook: Hook, totals: HookTotals) -> HookCount {
-    let HookTotals { seen, emitted, lost, suppressed, missed } = totals;
-    HookCount { hook, seen, emitted, lost, suppressed, missed }
-}
 
 /// Tells new losses from those already told: the kernel's counters only grow.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    told: Vec<(Hook, HookTotals)>,
+    told: Vec<HookCount>,
     /// What programs did that are no longer attached.
-    before: Vec<(Hook, HookTotals)>,
+    before: Vec<HookCount>,
     undecodable: u64,
     undecodable_told: u64,
 }
@@ -36,29 +30,17 @@ impl Losses {
 
     /// What the hooks did since the watch began, now that the counters stand there; nothing where no program is attached.
     pub(super) fn hook_counts(&self, totals: Option<Totals>) -> Vec<HookCount> {
-        let with_before = |(hook, now): (Hook, HookTotals)| {
-            let of_hook = self.before.iter().filter(|(this, _)| *this == hook).map(|(_, before)| before);
-            of_hook.fold(count(hook, now), |sum, before| HookCount {
-                hook,
-                seen: sum.seen + before.seen,
-                emitted: sum.emitted + before.emitted,
-                lost: sum.lost + before.lost,
-                suppressed: sum.suppressed + before.suppressed,
-                missed: sum.missed + before.missed,
-            })
-        };
+        let with_before =
+            |now: HookCount| self.before.iter().filter(|before| before.hook == now.hook).fold(now, HookCount::with);
         totals.into_iter().flatten().map(with_before).collect()
     }
 
     /// What has been lost since the last call.
     pub(super) fn new_since(&mut self, at: MonoTime, totals: &Totals) -> Vec<Event> {
         let mut events = Vec::new();
-        for (hook, now) in totals {
-            let told = self.told.iter().find(|(this, _)| this == hook).map(|(_, told)| *told).unwrap_or_default();
-            for (place, count) in [
-                (LossPlace::Ring(*hook), now.lost.saturating_sub(told.lost)),
-                (LossPlace::Recursion(*hook), now.missed.saturating_sub(told.missed)),
-            ] {
+        for now in totals {
+            let (lost, missed) = now.lost_since(self.told.iter().find(|told| told.hook == now.hook));
+            for (place, count) in [(LossPlace::Ring(now.hook), lost), (LossPlace::Recursion(now.hook), missed)] {
                 if count > 0 {
                     events.push(Event::Lost { at, place, count });
                 }
@@ -77,14 +59,15 @@ impl Losses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Hook;
 
     #[test]
     fn each_loss_is_told_once() {
         let mut losses = Losses::default();
         let at = MonoTime::from_ns(1);
-        let mut totals = Hook::ALL.map(|hook| (hook, HookTotals::default()));
+        let mut totals = Hook::ALL.map(HookCount::none);
         assert_eq!(losses.new_since(at, &totals), []);
-        totals[1].1.lost = 3;
+        totals[1].lost = 3;
         losses.undecodable();
         let expected = [
             Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 3 },
@@ -92,8 +75,8 @@ mod tests {
         ];
         assert_eq!(losses.new_since(at, &totals), expected);
         assert_eq!(losses.new_since(at, &totals), []);
-        totals[1].1.lost = 5;
-        totals[0].1.missed = 1;
+        totals[1].lost = 5;
+        totals[0].missed = 1;
         let expected = [
             Event::Lost { at, place: LossPlace::Recursion(Hook::InetSockSetState), count: 1 },
             Event::Lost { at, place: LossPlace::Ring(Hook::TcpRetransmitSkb), count: 2 },
@@ -104,11 +87,12 @@ mod tests {
     #[test]
     fn what_was_counted_before_programs_were_attached_anew_still_counts() {
         let mut losses = Losses::default();
-        let mut totals = Hook::ALL.map(|hook| (hook, HookTotals::default()));
-        totals[0].1 = HookTotals { seen: 5, emitted: 3, lost: 2, suppressed: 1, missed: 4 };
+        let mut totals = Hook::ALL.map(HookCount::none);
+        let hook = totals[0].hook;
+        totals[0] = HookCount { hook, seen: 5, emitted: 3, lost: 2, suppressed: 1, missed: 4 };
         losses.new_since(MonoTime::from_ns(1), &totals);
         losses.begin_anew();
-        totals[0].1 = HookTotals { seen: 1, emitted: 1, lost: 0, suppressed: 0, missed: 0 };
+        totals[0] = HookCount { hook, seen: 1, emitted: 1, lost: 0, suppressed: 0, missed: 0 };
         assert_eq!(losses.new_since(MonoTime::from_ns(2), &totals), []);
         let [first, ..] = losses.hook_counts(Some(totals))[..] else { panic!("no hooks") };
         assert_eq!((first.seen, first.emitted, first.lost, first.suppressed, first.missed), (6, 4, 2, 1, 4));

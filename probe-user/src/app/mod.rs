@@ -1,9 +1,10 @@
 //! The one event loop and the one clock.
 
 pub mod clock;
+mod closed;
 mod findings;
 mod host;
-mod lifecycle;
+mod intake;
 mod losses;
 mod recording;
 mod replay;
@@ -19,4 +20,4 @@ pub use replay::{Replay, ReplayError, Replayed};
 pub use scan::SCAN_EVERY;
 pub use self_test::self_test;
 pub use state::State;
-pub use watch::{Attach, Change, Ended, HEARTBEAT_EVERY, Reload, Watch, WatchError, WatchOptions};
+pub use watch::{Attach, Change, Ended, HEARTBEAT_EVERY, Reload, Tell, Watch, WatchError, WatchOptions};

@@ -3,7 +3,6 @@
 use std::{
     fs::{File, OpenOptions, Permissions},
     io::{self, Write as _},
-    ops::Deref,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -13,13 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::{
-    case::{Finding, Output, Tracker},
-    judge::Thresholds,
-    model::{Answer, Event, MonoTime, Question},
-    recording::{Closing, FrameWriter, Hider, Input, SameMoment, header},
-    report::Summary,
-};
+use crate::recording::{Closing, FrameWriter, Hider, Input, header};
 
 /// Inputs that may wait for the disk, about half a kilobyte each. As many come within some seconds of the worst storm.
 const MOST_WAITING: usize = 16_384;
@@ -113,7 +106,7 @@ impl Recording {
     }
 
     /// Writes how the run ended, and waits until everything is written, but not for ever.
-    fn finish(self, closing: Closing) -> Recorded {
+    pub(super) fn finish(self, closing: Closing) -> Recorded {
         let until = Instant::now() + LONGEST_FINISH;
         let gap = (self.gap > 0).then_some(Input::Gap { inputs: self.gap });
         for mut input in gap.into_iter().chain([Input::Closing(Box::new(closing))]) {
@@ -209,75 +202,10 @@ impl Writer {
     }
 }
 
-/// The tracker; where a recording was asked for, everything that it takes in is recorded.
-#[derive(Debug, Default)]
-pub(super) struct Intake {
-    tracker: Tracker,
-    pub(super) recording: Option<Recording>,
-}
-
-impl Intake {
-    /// Records an input of the report.
-    pub(super) fn record(&mut self, input: impl FnOnce() -> Input) {
-        if let Some(recording) = &mut self.recording {
-            recording.put(input());
-        }
-    }
-
-    /// Ends the recording with how the watch ended.
-    pub(super) fn finish(&mut self, at: MonoTime, clocks: Option<SameMoment>, summary: &Summary) -> Option<Recorded> {
-        let Summary { watched, hooks, undecodable, unasked, .. } = summary;
-        let (watched, undecodable, unasked) = (*watched, *undecodable, *unasked);
-        let closing = Closing { at, clocks, watched, hooks: hooks.clone(), undecodable, unasked };
-        self.recording.take().map(|recording| recording.finish(closing))
-    }
-
-    pub(super) fn handle_event(&mut self, event: Event) {
-        self.record(|| Input::Event(Box::new(event.clone())));
-        self.tracker.handle_event(event);
-    }
-
-    pub(super) fn handle_answer(&mut self, now: MonoTime, answer: Answer) {
-        self.record(|| Input::Answer { at: now, answer: Box::new(answer.clone()) });
-        self.tracker.handle_answer(now, answer);
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: MonoTime) {
-        self.record(|| Input::Timeout { at: now });
-        self.tracker.handle_timeout(now);
-    }
-
-    /// Judges by these from now on. What sets them records nothing.
-    pub(super) fn set_thresholds(&mut self, thresholds: Thresholds) {
-        self.tracker.set_thresholds(thresholds);
-    }
-
-    /// Goes on with a finding of the run before. A recording does not hold it: none is made where findings are kept.
-    pub(super) fn resume(&mut self, now: MonoTime, finding: Finding) -> bool {
-        self.tracker.resume(now, finding)
-    }
-
-    pub(super) fn poll_output(&mut self) -> Option<Output> {
-        self.tracker.poll_output()
-    }
-
-    pub(super) fn put_back(&mut self, question: Question) {
-        self.tracker.put_back(question);
-    }
-}
-
-impl Deref for Intake {
-    type Target = Tracker;
-
-    fn deref(&self) -> &Tracker {
-        &self.tracker
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::Reader;
+    use crate::{model::MonoTime, recording::Reader};
 
     fn timeout(ns: u64) -> Input {
         Input::Timeout { at: MonoTime::from_ns(ns) }

@@ -2,7 +2,10 @@
 
 use std::{io::Read, thread::sleep, time::Instant};
 
-use super::{findings::Findings, watch::Change};
+use super::{
+    findings::Findings,
+    watch::{Change, Tell},
+};
 use crate::{
     case::{Output, Tracker},
     judge::Verdict,
@@ -82,7 +85,7 @@ impl<R: Read> Replay<R> {
         mut self,
         speed: Option<f64>,
         verdicts: Vec<Verdict>,
-        mut tell: impl FnMut(Change<'_>) -> Result<(), SinkError>,
+        mut tell: impl Tell,
     ) -> Result<Replayed, ReplayError> {
         let mut run = Run {
             tracker: Tracker::new(),
@@ -152,11 +155,7 @@ struct Run {
 }
 
 impl Run {
-    fn take(
-        &mut self,
-        input: Input,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), SinkError> {
+    fn take(&mut self, input: Input, tell: &mut impl Tell) -> Result<(), SinkError> {
         match input {
             Input::Event(event) => {
                 if let Event::Lost { at, place, count } = *event {

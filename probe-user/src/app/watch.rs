@@ -11,10 +11,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
     clock,
+    closed::ClosedConnections,
     findings::Findings,
-    lifecycle::Closings,
+    intake::Intake,
     losses::Losses,
-    recording::Intake,
     risks::{self, RiskLook},
     scan::{SCAN_EVERY, Scanned, Scans, Way, pause},
 };
@@ -40,6 +40,12 @@ const READ_EVERY: Duration = Duration::from_millis(50);
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A scan that has brought nothing by then is asked for again.
 const LONGEST_SCAN: Duration = Duration::from_secs(60);
+
+/// Starts to scan, where that was asked for: by the programs' iterator, where they have one.
+fn start_scans(probes: &Probes, options: &WatchOptions) -> anyhow::Result<Option<Scans>> {
+    let way = probes.scanner().map_or(Way::SockDiag, Way::Iterator);
+    options.scan_every.map(|_| Scans::start(way, options.load.filter.clone())).transpose()
+}
 
 /// The next scan's result; never ready when there are no scans.
 async fn next_scan(scans: &mut Option<Scans>) -> Option<Scanned> {
@@ -133,6 +139,11 @@ pub enum Change<'a> {
     },
 }
 
+/// Who is told every change as it happens.
+pub trait Tell: FnMut(Change<'_>) -> Result<(), SinkError> {}
+
+impl<T: FnMut(Change<'_>) -> Result<(), SinkError>> Tell for T {}
+
 /// The attached programs, and the units of what they tell.
 struct Programs {
     probes: Probes,
@@ -168,7 +179,7 @@ pub struct Watch {
     tracker: Intake,
     witnesses: Witnesses,
     losses: Losses,
-    closings: Closings,
+    closed: ClosedConnections,
     findings: Findings,
     attention: Attention,
     started: MonoTime,
@@ -187,8 +198,7 @@ impl Watch {
         let witnesses = Witnesses::start().map_err(|error| WatchError::Witnesses(format!("{error:#}")))?;
         let probes = Probes::attach(facts, plan, &options.load)?;
         // The hooks come first: what happens between a scan and its hooks would be seen by neither.
-        let way = probes.scanner().map_or(Way::SockDiag, Way::Iterator);
-        let scans = options.scan_every.map(|_| Scans::start(way, options.load.filter.clone()));
+        let scans = start_scans(&probes, options);
         let coverage = probes.coverage().clone();
         let programs = Some(Programs { probes, units: units(facts) });
         Self::with(witnesses, programs, coverage, scans, options.scan_every.unwrap_or(SCAN_EVERY))
@@ -202,25 +212,25 @@ impl Watch {
     pub fn by_scan_alone(kernel_release: String, filter: Filter, scan_every: Duration) -> Result<Self, WatchError> {
         let witnesses = Witnesses::start().map_err(|error| WatchError::Witnesses(format!("{error:#}")))?;
         let coverage = Coverage::of_sock_diag_alone(kernel_release, "a snapshot loads no kernel programs");
-        Self::with(witnesses, None, coverage, Some(Scans::start(Way::SockDiag, filter)), scan_every)
+        Self::with(witnesses, None, coverage, Scans::start(Way::SockDiag, filter).map(Some), scan_every)
     }
 
     fn with(
         witnesses: Witnesses,
         programs: Option<Programs>,
         coverage: Coverage,
-        scans: Option<anyhow::Result<Scans>>,
+        scans: anyhow::Result<Option<Scans>>,
         scan_every: Duration,
     ) -> Result<Self, WatchError> {
         Ok(Self {
             programs,
             coverage,
-            scans: scans.transpose().map_err(|error| WatchError::Scan(format!("{error:#}")))?,
+            scans: scans.map_err(|error| WatchError::Scan(format!("{error:#}")))?,
             scan_every,
             tracker: Intake::default(),
             witnesses,
             losses: Losses::default(),
-            closings: Closings::default(),
+            closed: ClosedConnections::default(),
             findings: Findings::default(),
             attention: Attention::default(),
             started: clock::now(),
@@ -251,11 +261,7 @@ impl Watch {
     /// # Errors
     ///
     /// When a change cannot be told or the kernel programs can no longer be read.
-    pub async fn run(
-        mut self,
-        stop: impl Future<Output = ()>,
-        mut tell: impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<Ended, WatchError> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>, mut tell: impl Tell) -> Result<Ended, WatchError> {
         let mut stop = pin!(stop);
         let mut reading = interval(READ_EVERY);
         reading.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -322,7 +328,7 @@ impl Watch {
         }
     }
 
-    fn count_losses(&mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<(), WatchError> {
+    fn count_losses(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         let Some(programs) = &mut self.programs else { return Ok(()) };
         let totals = programs.totals()?;
         for event in self.losses.new_since(clock::now(), &totals) {
@@ -333,11 +339,11 @@ impl Watch {
             }
             self.tracker.handle_event(event);
         }
-        self.count_lost_closings(tell)
+        self.count_lost_closed(tell)
     }
 
     /// Takes what the tracker has to say to where it belongs.
-    fn hand_on(&mut self, tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>) -> Result<(), WatchError> {
+    fn hand_on(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         while let Some(output) = self.tracker.poll_output() {
             match output {
                 Output::Question(question) if self.witnesses.ask(question) => tracing::debug!(?question, "question"),
@@ -350,7 +356,7 @@ impl Watch {
                     if self.findings.wants(&mut finding) {
                         // One that is over may come behind its connection's own record.
                         if self.coverage.lifecycle.is_some() && !finding.is_over() {
-                            self.closings.note(finding.id);
+                            self.closed.note(finding.id);
                         }
                         tell(Change::Finding(&finding))?;
                         if let Some(state) = &mut self.long.state {

@@ -196,7 +196,7 @@ pub(super) async fn watch(
     if let Some(idle_timeout) = observation.risks {
         watch = watch.with_risks(idle_timeout, observation.filter.clone());
     }
-    let (host, clocks, coverage) = (this_host()?, clock::aligned(), watch.coverage().clone());
+    let (host, clocks, coverage) = (this_host()?, clock::same_moment(), watch.coverage().clone());
     let filter = observation.filter.clone();
     let opening = Opening { host, clocks, at: clock::now(), coverage, filter, is_anonymized: false };
     let shows_progress = matches!(observation.format, Format::Text | Format::Silent) && stderr().is_terminal();

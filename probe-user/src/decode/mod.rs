@@ -5,10 +5,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
-mod connection;
+mod closed;
 mod segment;
 
-pub use connection::decode_connection;
+pub use closed::decode_closed;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},

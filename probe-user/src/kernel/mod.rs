@@ -1,37 +1,18 @@
 //! The running kernel: what it can do, how our programs are attached to it, and what comes out of them.
 //!
-//! Facts are read once ([`Facts::read`]), a pure [`plan`] says which mechanism serves each hook, [`Probes::attach`] tries
-//! it and returns a [`Coverage`](crate::model::Coverage) that says what became of every hook. Coverage is part of every report: a hook that is not
-//! attached is said, with what it costs, never passed over.
+//! Facts are read once ([`Facts::read`], in `facts`), a pure [`plan`] says which mechanism serves each hook, [`Probes::attach`] (in `attach`)
+//! loads the programs, tries it, and returns a [`Coverage`](crate::model::Coverage) that says what became of every hook. Coverage is part of
+//! every report: a hook that is not attached is said, with what it costs, never passed over. What the programs tell from then on is read by `read`.
 
 mod attach;
-mod btf;
 mod facts;
-mod fields;
-mod filter;
-mod function;
-mod lifecycle;
-mod memory;
-mod missing;
-mod modules;
-mod names;
-mod object;
 mod plan;
-mod ring;
-mod scan;
-mod tracepoint_format;
+mod read;
 
-pub use attach::{AttachError, Probes};
-pub use btf::{BtfError, Layout, TracepointArguments};
-pub use facts::{Facts, FactsError, Faults, Privileges};
-pub use fields::field_named;
-pub use filter::{FilterError, check_filter};
-pub use function::{Function, Point};
-pub use lifecycle::Lifecycle;
-pub use modules::{ConntrackLayout, Modules, is_loaded};
-pub use names::Names;
-pub use object::{LoadOptions, OpenError};
+pub use attach::{AttachError, FilterError, LoadOptions, OpenError, Probes, check_filter};
+pub use facts::{
+    BtfError, ConntrackLayout, Facts, FactsError, Faults, FormatError, Function, Layout, Modules, Names, Point,
+    Privileges, TracepointArguments, TracepointFormat, field_named, is_loaded,
+};
 pub use plan::{HookPlan, Plan, PlanFacts, plan};
-pub use ring::{HookTotals, Ring, RingError, Statistics, Totals};
-pub use scan::{IdleScanner, Scanner};
-pub use tracepoint_format::{FormatError, TracepointFormat};
+pub use read::{IdleScanner, Lifecycle, Ring, RingError, Scanner, Statistics, Totals};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{btf::TracepointArguments, function::Function, names::Names, tracepoint_format::TracepointFormat};
+use super::facts::{Function, Names, TracepointArguments, TracepointFormat};
 use crate::model::{Hook, Mechanism};
 
 /// What the plan depends on.
@@ -151,7 +151,6 @@ const fn needed_fields(hook: Hook) -> &'static [(&'static str, u32)] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::function::functions;
 
     fn format(fields: &str) -> TracepointFormat {
         TracepointFormat::parse(fields).unwrap()
@@ -162,8 +161,8 @@ mod tests {
             btf_tracepoints: Hook::ALL.into_iter().map(|hook| (hook, TracepointArguments { count: 3 })).collect(),
             btf_functions: Hook::ALL
                 .into_iter()
-                .flat_map(functions)
-                .map(|function| function.symbol.to_owned())
+                .flat_map(|hook| Names::default().functions(hook))
+                .map(|(symbol, _)| symbol)
                 .collect(),
             kprobes: Ok(()),
             names: Names::default(),

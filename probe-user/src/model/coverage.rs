@@ -95,6 +95,49 @@ pub struct LifecycleStatus {
     pub cost: Option<RunCost>,
 }
 
+/// What one hook's programs did, on all CPUs together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCount {
+    /// The hook.
+    pub hook: Hook,
+    /// Suspicious events that asked for a place on the ring; `emitted + lost`.
+    pub seen: u64,
+    /// Those that got it.
+    pub emitted: u64,
+    /// Those that found the ring full.
+    pub lost: u64,
+    /// Suspicious events held back by a limit.
+    pub suppressed: u64,
+    /// Firings at which the kernel did not run the program, because it was running on that CPU already.
+    pub missed: u64,
+}
+
+impl HookCount {
+    /// Of one that has done nothing.
+    pub const fn none(hook: Hook) -> Self {
+        Self { hook, seen: 0, emitted: 0, lost: 0, suppressed: 0, missed: 0 }
+    }
+
+    /// Together with what other programs of this hook did.
+    #[must_use]
+    pub const fn with(self, other: &Self) -> Self {
+        Self {
+            hook: self.hook,
+            seen: self.seen + other.seen,
+            emitted: self.emitted + other.emitted,
+            lost: self.lost + other.lost,
+            suppressed: self.suppressed + other.suppressed,
+            missed: self.missed + other.missed,
+        }
+    }
+
+    /// How many have found the ring full, and how many were missed, since the counters stood at `told`, or since they began.
+    pub fn lost_since(&self, told: Option<&Self>) -> (u64, u64) {
+        let (lost, missed) = told.map_or((0, 0), |told| (told.lost, told.missed));
+        (self.lost.saturating_sub(lost), self.missed.saturating_sub(missed))
+    }
+}
+
 /// How often a hook's programs ran, and for how long, for whatever connection of this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCost {

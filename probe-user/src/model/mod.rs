@@ -29,8 +29,8 @@ pub use closed::{Amounts, Cgroup, ClosedConnection, Ending, Halves, OwnerCall, R
 pub use connection::{CommunityId, ConnectionKey, SocketCookie, TcpState};
 pub use conntrack::{ConntrackEntry, ConntrackSettings, ConntrackState, ConntrackStatus};
 pub use coverage::{
-    COST_OF_SOCK_DIAG, Coverage, HookStatus, LifecycleStatus, Mechanism, MissingField, RunCost, ScanStatus, SelfTest,
-    cost_of_missing, runs_for,
+    COST_OF_SOCK_DIAG, Coverage, HookCount, HookStatus, LifecycleStatus, Mechanism, MissingField, RunCost, ScanStatus,
+    SelfTest, cost_of_missing, runs_for,
 };
 pub use drop_reason::DropReason;
 pub use event::{ConnectionEvent, Event, EventKind, Hook, LossPlace};

@@ -13,13 +13,14 @@ use super::{Closing, Input, Opening, SameMoment};
 use crate::{
     model::{
         Answer, Behind, Checksum, ConnectionEvent, ConnectionKey, ConntrackEntry, ConntrackSettings, ConntrackState,
-        ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind, Filter,
-        FilterRule, FilterRules, FlowConntrack, ForwardPath, Hook, HookStatus, Interface, InvalidSegment, Keepalive,
-        KernelModule, Knowledge, LossPlace, Machine, Mechanism, MissingField, ModuleStatus, MonoTime, NeighbourState,
-        NetfilterHook, Origin, Owner, PathStatus, PendingTimer, Place, Port, Route, RunCost, SelfTest, Site,
-        SocketCookie, SocketRouting, SocketTimer, SocketView, TcpState, Ticks, TrackedFlow,
+        ConntrackStatus, ControlMessage, Coverage, Direction, DropPlace, DropReason, DroppedSegment, Event, EventKind,
+        Filter, FilterRule, FilterRules, FlowConntrack, FlowEnds, ForwardPath, Hook, HookCount, HookStatus, HostEnd,
+        Interface, InvalidSegment, Keepalive, KernelModule, Knowledge, LossPlace, Machine, Mechanism, MissingField,
+        ModuleStatus, MonoTime, NeighbourState, NetfilterHook, Origin, Owner, PathStatus, PendingTimer, Place, Port,
+        Route, RunCost, SelfTest, ServiceStatus, Site, SocketCookie, SocketLookup, SocketRouting, SocketStatus,
+        SocketTimer, SocketView, TcpState, Ticks, TrackedFlow,
     },
-    report::{HookCount, Host},
+    report::Host,
 };
 
 /// Names that must be hidden hold this.
@@ -226,10 +227,14 @@ fn told<T: std::fmt::Debug + 'static>(answer: impl Strategy<Value = T> + 'static
 
 fn answer() -> BoxedStrategy<Answer> {
     prop_oneof![
+        (key(), lookup()).prop_map(|(key, lookup)| Answer::Socket { key, lookup }),
         (key(), told(option::of(owner()))).prop_map(|(key, owner)| Answer::Owner { key, owner }),
+        (key(), told(conntrack())).prop_map(|(key, conntrack)| Answer::Conntrack { key, conntrack }),
+        (key(), told(service())).prop_map(|(key, service)| Answer::Service { key, service }),
         (key(), told(path())).prop_map(|(key, path)| Answer::Path { key, path }),
         (key(), told(forward_path())).prop_map(|(key, path)| Answer::ForwardPath { key, path }),
         (key(), told(flows())).prop_map(|(key, conntrack)| Answer::FlowConntrack { key, conntrack }),
+        (key(), flow_ends()).prop_map(|(key, ends)| Answer::FlowEnds { key, ends }),
         (key(), told(place())).prop_map(|(key, place)| Answer::DropPlace { key, place }),
         (key(), any::<u64>(), told(Just(None))).prop_map(|(key, address, function)| Answer::Function {
             key,
@@ -238,6 +243,58 @@ fn answer() -> BoxedStrategy<Answer> {
         }),
     ]
     .boxed()
+}
+
+fn lookup() -> BoxedStrategy<SocketLookup> {
+    prop_oneof![
+        status().prop_map(SocketLookup::Found),
+        Just(SocketLookup::Gone),
+        why().prop_map(SocketLookup::Unknown),
+    ]
+    .boxed()
+}
+
+fn status() -> BoxedStrategy<SocketStatus> {
+    (any::<u32>(), any::<[u8; 2]>(), duration(), option::of(duration()))
+        .prop_map(|(inode, [retransmits, probes], heard_ago, due_in)| SocketStatus {
+            state: TcpState::Established,
+            inode,
+            retransmits,
+            probes,
+            heard_ago,
+            timer: due_in.map(|due_in| (SocketTimer::Retransmission, due_in)),
+        })
+        .boxed()
+}
+
+fn conntrack() -> BoxedStrategy<ConntrackStatus> {
+    prop_oneof![
+        Just(ConntrackStatus::Tracked(entry(), ConntrackSettings::default())),
+        Just(ConntrackStatus::Forgotten(ConntrackSettings::default())),
+        Just(ConntrackStatus::Inactive),
+    ]
+    .boxed()
+}
+
+fn entry() -> ConntrackEntry {
+    ConntrackEntry {
+        state: Some(ConntrackState::Established),
+        replied: true,
+        assured: true,
+        expires_in: Some(Duration::from_secs(300)),
+        zone: 0,
+    }
+}
+
+fn service() -> BoxedStrategy<ServiceStatus> {
+    (option::of(any::<u32>()), 0..1_000_usize)
+        .prop_map(|(listener_inode, connections_with_peer)| ServiceStatus { listener_inode, connections_with_peer })
+        .boxed()
+}
+
+fn flow_ends() -> BoxedStrategy<FlowEnds> {
+    let end = || option::of((any::<u32>(), status()).prop_map(|(netns, status)| HostEnd { netns, status }));
+    (end(), end()).prop_map(|(receiver, sender)| FlowEnds { receiver, sender }).boxed()
 }
 
 fn owner() -> BoxedStrategy<Owner> {
@@ -281,13 +338,7 @@ fn forward_path() -> BoxedStrategy<ForwardPath> {
 
 fn flows() -> BoxedStrategy<FlowConntrack> {
     let flow = (end(), end(), end()).prop_map(|(one, two, three)| TrackedFlow {
-        entry: ConntrackEntry {
-            state: Some(ConntrackState::Established),
-            replied: true,
-            assured: true,
-            expires_in: Some(Duration::from_secs(300)),
-            zone: 0,
-        },
+        entry: entry(),
         original: (one, two),
         reply: (three, one),
         closed_by: Some(Direction::Reply),

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Answer, Coverage, Event, Filter, MonoTime},
-    report::{HookCount, Host},
+    model::{Answer, Coverage, Event, Filter, HookCount, MonoTime},
+    report::Host,
 };
 
 /// Something that a run has taken in. From these, in their order, follows everything that it tells.

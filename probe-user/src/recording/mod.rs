@@ -20,7 +20,6 @@ pub use input::{Closing, Input, Opening, SameMoment};
 pub use reader::{Damage, DamageKind, NotARecording, Reader};
 
 #[cfg(test)]
-#[cfg(test)]
 pub(crate) mod arbitrary;
 #[cfg(test)]
 mod tests;

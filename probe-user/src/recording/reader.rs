@@ -68,7 +68,7 @@ pub enum DamageKind {
 #[derive(Debug)]
 pub struct Reader<R> {
     source: R,
-    program: String,
+    /// Where the next frame begins.
     at_byte: u64,
     inputs: u64,
     has_ended: bool,
@@ -93,27 +93,16 @@ impl<R: Read> Reader<R> {
         let words: Vec<&str> = text.unwrap_or_default().split(' ').collect();
         let [MAGIC, format, program, ..] = words.as_slice() else { return Err(NotARecording::Foreign) };
         let format = format.parse().map_err(|_| NotARecording::Foreign)?;
-        let program = (*program).to_owned();
         if format != FORMAT {
-            return Err(NotARecording::OtherFormat { format, program });
+            return Err(NotARecording::OtherFormat { format, program: (*program).to_owned() });
         }
         let at_byte = u64::try_from(line.len()).unwrap_or(u64::MAX);
-        Ok(Self { source, program, at_byte, inputs: 0, has_ended: false })
-    }
-
-    /// The version of the program that made it.
-    pub fn program(&self) -> &str {
-        &self.program
+        Ok(Self { source, at_byte, inputs: 0, has_ended: false })
     }
 
     /// How many inputs were read.
     pub const fn inputs(&self) -> u64 {
         self.inputs
-    }
-
-    /// Where the next frame begins.
-    pub const fn at_byte(&self) -> u64 {
-        self.at_byte
     }
 
     /// The inputs of the next frame; `None` at the end, and after an error.

@@ -1,29 +1,10 @@
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::model::HookCount;
 use crate::{
     case::{Finding, FindingState},
     judge::{Confidence, risk::Risks},
-    model::Hook,
 };
-
-/// What one hook's programs did while watching.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HookCount {
-    /// The hook.
-    pub hook: Hook,
-    /// Suspicious events that asked for a place on the ring; `emitted + lost`.
-    pub seen: u64,
-    /// Those that got it.
-    pub emitted: u64,
-    /// Those that found the ring full.
-    pub lost: u64,
-    /// Suspicious events held back by a limit.
-    pub suppressed: u64,
-    /// Firings the program was not run for, because it was running on that CPU already.
-    pub missed: u64,
-}
 
 /// A watch as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

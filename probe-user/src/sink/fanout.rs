@@ -7,19 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{
-    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    oneshot,
-};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::{
+    control::{Command, Control},
     file::Lines,
     health::Health,
-    journald,
     metrics::{MetricsSpec, Server},
     otlp::{Client, Exporter},
+    output::Output,
     own_runtime::OwnRuntime,
-    queue::{Next, Queue, Reader},
+    queue::Queue,
     raw_stdout::RawStdout,
     spec::SinkSpec,
     unix::Listener,
@@ -37,21 +35,6 @@ pub struct StartError {
     pub sink: String,
     /// Why.
     pub error: io::Error,
-}
-
-/// What a sink is told beside its records.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Open the file anew.
-    Reopen,
-    /// Go on at the same place, in another way.
-    Change(SinkSpec),
-    /// Go on with this collector, by this client.
-    Collector(Box<(SinkSpec, Client)>),
-    /// Write what there is by now, and no more.
-    Stop,
-    /// There will be no more records: write those that there are.
-    Finish,
 }
 
 /// One sink at work.
@@ -176,31 +159,31 @@ impl Sinks {
         let health = Arc::new(Health::default());
         let (commands, receiver) = unbounded_channel();
         let runtime = OwnRuntime::new().map_err(failed)?;
-        let body = Body { spec: spec.clone(), health: Arc::clone(&health), commands: receiver };
+        let control = Control { spec: spec.clone(), health: Arc::clone(&health), commands: receiver };
         let reader = self.queue.reader(&health.counts);
         let work: Box<dyn FnOnce() + Send> = match spec {
             SinkSpec::Stdout => {
                 let stdout = RawStdout::open().map_err(failed)?;
-                Box::new(move || runtime.block_on(body.write_lines(reader, Output::Stdout(stdout))))
+                Box::new(move || runtime.block_on(Output::Stdout(stdout).run(control, reader)))
             }
-            SinkSpec::Journald => Box::new(move || runtime.block_on(body.write_lines(reader, Output::Journald))),
+            SinkSpec::Journald => Box::new(move || runtime.block_on(Output::Journald.run(control, reader))),
             SinkSpec::File(file) => {
                 let lines = Lines::open(file.clone()).map_err(failed)?;
-                Box::new(move || runtime.block_on(body.write_lines(reader, Output::File(lines))))
+                Box::new(move || runtime.block_on(Output::File(lines).run(control, reader)))
             }
             SinkSpec::Otlp(otlp) => {
                 let exporter = Exporter::new(otlp.clone()).map_err(failed)?;
-                Box::new(move || runtime.block_on(exporter.run(body, reader)))
+                Box::new(move || runtime.block_on(exporter.run(control, reader)))
             }
             SinkSpec::Metrics(metrics) => {
                 let server = Server::bind(*metrics).map_err(|error| failed(self.told(*metrics, error)))?;
-                Box::new(move || runtime.block_on(body.serve_metrics(server, reader)))
+                Box::new(move || runtime.block_on(server.run(control, reader)))
             }
             SinkSpec::Unix(path) => {
                 drop(reader);
                 let listener = Listener::bind(path.clone()).map_err(failed)?;
                 let queue = self.queue.clone();
-                Box::new(move || runtime.block_on(body.serve(listener, queue)))
+                Box::new(move || runtime.block_on(listener.run(control, queue)))
             }
         };
         Ok(Opened { spec: spec.clone(), health, commands, work })
@@ -258,137 +241,6 @@ fn give_up_capabilities() {
     for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
         if let Err(error) = caps::clear(None, set) {
             tracing::debug!(%error, "a sink's thread keeps its capabilities");
-        }
-    }
-}
-
-/// Where one writes.
-enum Output {
-    Stdout(RawStdout),
-    File(Lines),
-    Journald,
-}
-
-impl Output {
-    fn write(&mut self, next: &mut Next) -> io::Result<()> {
-        match self {
-            Self::Stdout(stdout) => stdout.write(&next.lines()),
-            Self::File(lines) => lines.write(&next.lines()),
-            Self::Journald => journald::write(next),
-        }
-    }
-}
-
-/// What a sink's thread works with.
-pub(super) struct Body {
-    pub(super) spec: SinkSpec,
-    pub(super) health: Arc<Health>,
-    pub(super) commands: UnboundedReceiver<Command>,
-}
-
-impl Body {
-    /// An attempt to write has failed.
-    pub(super) fn fails(&self, why: String) {
-        self.health.counts.add_error();
-        self.health.take(&self.spec, Err(why));
-    }
-
-    async fn write_lines(mut self, mut reader: Reader, mut output: Output) {
-        loop {
-            let next = tokio::select! {
-                biased;
-                command = self.commands.recv() => match command {
-                    Some(Command::Reopen) => {
-                        if let Output::File(lines) = &mut output {
-                            lines.reopen();
-                        }
-                        continue;
-                    }
-                    Some(Command::Change(spec)) => {
-                        if let (Output::File(lines), SinkSpec::File(file)) = (&mut output, &spec) {
-                            lines.turn_over_at(file.clone());
-                        }
-                        self.spec = spec;
-                        continue;
-                    }
-                    Some(Command::Collector(_)) => continue,
-                    Some(Command::Finish) => break,
-                    Some(Command::Stop) | None => {
-                        while let Some(next) = reader.next_at_hand() {
-                            self.write(&mut reader, &mut output, next);
-                        }
-                        return;
-                    }
-                },
-                next = reader.next() => next,
-            };
-            let Some(next) = next else { return };
-            self.write(&mut reader, &mut output, next);
-        }
-        while let Some(next) = reader.next().await {
-            self.write(&mut reader, &mut output, next);
-        }
-    }
-
-    fn write(&self, reader: &mut Reader, output: &mut Output, mut next: Next) {
-        let has_ended = &self.health.has_ended;
-        if has_ended.load(Ordering::Relaxed) {
-            reader.give_up(&next);
-            return;
-        }
-        match output.write(&mut next) {
-            Ok(()) => {
-                self.health.counts.add_written();
-                self.health.take(&self.spec, Ok(()));
-            }
-            Err(error) => {
-                self.health.counts.add_error();
-                reader.give_up(&next);
-                has_ended.store(error.kind() == io::ErrorKind::BrokenPipe, Ordering::Relaxed);
-                self.health.take(&self.spec, Err(error.to_string()));
-            }
-        }
-    }
-
-    async fn serve_metrics(mut self, server: Server, reader: Reader) {
-        let heartbeats = server.heartbeats();
-        let stop = async {
-            loop {
-                match self.commands.recv().await {
-                    Some(Command::Change(SinkSpec::Metrics(spec))) => heartbeats.come_every(spec.heartbeat_every),
-                    // It ends with the records.
-                    Some(Command::Change(_) | Command::Collector(_) | Command::Reopen | Command::Finish) => {}
-                    Some(Command::Stop) | None => return,
-                }
-            }
-        };
-        tokio::select! {
-            result = server.serve(reader) => if let Err(error) = result {
-                self.health.take(&self.spec, Err(error.to_string()));
-            },
-            () = stop => {}
-        }
-    }
-
-    async fn serve(mut self, listener: Listener, queue: Queue) {
-        let (finish, finished) = oneshot::channel::<()>();
-        let mut finish = Some(finish);
-        let counts = Arc::clone(&self.health.counts);
-        let serve = listener.serve(queue, counts, async { finished.await.unwrap_or_default() });
-        let stop = async {
-            loop {
-                match self.commands.recv().await {
-                    Some(Command::Reopen | Command::Change(_) | Command::Collector(_)) => {}
-                    Some(Command::Finish) => drop(finish.take()),
-                    Some(Command::Stop) | None => return,
-                }
-            }
-        };
-        tokio::select! {
-            result = serve => if let Err(error) = result {
-                self.health.take(&self.spec, Err(error.to_string()));
-            },
-            () = stop => {}
         }
     }
 }

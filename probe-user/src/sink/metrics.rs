@@ -26,7 +26,11 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::queue::Reader;
+use super::{
+    control::{Command, Control},
+    queue::Reader,
+    spec::SinkSpec,
+};
 use exported::Metrics;
 
 /// Where to listen, and how often heartbeats come.
@@ -52,13 +56,31 @@ impl Server {
         Ok(Self { listener, shared: Arc::new(Mutex::new(Metrics::new(spec.heartbeat_every))) })
     }
 
-    /// To say how often heartbeats come.
-    pub(super) fn heartbeats(&self) -> Heartbeats {
-        Heartbeats(Arc::clone(&self.shared))
+    /// Serves until it is told to end.
+    pub(super) async fn run(self, mut control: Control, reader: Reader) {
+        let shared = Arc::clone(&self.shared);
+        let stop = async {
+            loop {
+                match control.commands.recv().await {
+                    Some(Command::Change(SinkSpec::Metrics(spec))) => {
+                        lock(&shared).come_every(spec.heartbeat_every);
+                    }
+                    // It ends with the records.
+                    Some(Command::Change(_) | Command::Collector(_) | Command::Reopen | Command::Finish) => {}
+                    Some(Command::Stop) | None => return,
+                }
+            }
+        };
+        tokio::select! {
+            result = self.serve(reader) => if let Err(error) = result {
+                control.health.take(&control.spec, Err(error.to_string()));
+            },
+            () = stop => {}
+        }
     }
 
     /// Serves until there are no more records, or the task is ended.
-    pub(super) async fn serve(self, mut records: Reader) -> io::Result<()> {
+    async fn serve(self, mut records: Reader) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let listener = Few { listener, free: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
         let router = Router::new()
@@ -75,15 +97,6 @@ impl Server {
             result = async { axum::serve(listener, router).await } => result,
             () = take => Ok(()),
         }
-    }
-}
-
-/// Who knows how often heartbeats come.
-pub(super) struct Heartbeats(Arc<Mutex<Metrics>>);
-
-impl Heartbeats {
-    pub(super) fn come_every(&self, time: Duration) {
-        lock(&self.0).come_every(time);
     }
 }
 

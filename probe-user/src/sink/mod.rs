@@ -1,5 +1,6 @@
 //! Where records and reports go.
 
+mod control;
 mod fanout;
 mod file;
 mod headline;
@@ -7,6 +8,7 @@ mod health;
 mod journald;
 mod metrics;
 mod otlp;
+mod output;
 mod own_runtime;
 mod queue;
 mod raw_stdout;

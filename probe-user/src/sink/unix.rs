@@ -14,10 +14,14 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::oneshot,
     task::JoinSet,
 };
 
-use super::queue::{Counts, Queue, Reader};
+use super::{
+    control::{Command, Control},
+    queue::{Counts, Queue, Reader},
+};
 
 /// For its owner and group.
 const MODE: u32 = 0o660;
@@ -47,14 +51,32 @@ impl Listener {
         Ok(Self { path, listener })
     }
 
+    /// Serves until it is told to end.
+    pub(super) async fn run(self, mut control: Control, queue: Queue) {
+        let (finish, finished) = oneshot::channel::<()>();
+        let mut finish = Some(finish);
+        let counts = Arc::clone(&control.health.counts);
+        let serve = self.serve(queue, counts, async { finished.await.unwrap_or_default() });
+        let stop = async {
+            loop {
+                match control.commands.recv().await {
+                    Some(Command::Reopen | Command::Change(_) | Command::Collector(_)) => {}
+                    Some(Command::Finish) => drop(finish.take()),
+                    Some(Command::Stop) | None => return,
+                }
+            }
+        };
+        tokio::select! {
+            result = serve => if let Err(error) = result {
+                control.health.take(&control.spec, Err(error.to_string()));
+            },
+            () = stop => {}
+        }
+    }
+
     /// Serves readers until it is told to stop; then those that are connected get what there is for them already, and `queue` is
     /// closed.
-    pub(super) async fn serve(
-        self,
-        queue: Queue,
-        counts: Arc<Counts>,
-        stop: impl Future<Output = ()>,
-    ) -> io::Result<()> {
+    async fn serve(self, queue: Queue, counts: Arc<Counts>, stop: impl Future<Output = ()>) -> io::Result<()> {
         let socket = Socket(self.path);
         let listener = tokio::net::UnixListener::from_std(self.listener)?;
         let mut stop = pin!(stop);

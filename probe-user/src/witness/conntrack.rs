@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NetlinkPayload, Nla};
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
     conntrack::{
@@ -41,6 +41,9 @@ const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// The two tuples of an entry, each with the flags that say what in it counts.
+const DIRECTIONS: [(u16, u16); 2] =
+    [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)];
 /// By source address and protocol, in any zone (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`).
 const BY_SOURCE: u32 = 1 | 1 << 3;
 
@@ -50,86 +53,83 @@ pub(super) fn look_up_all(
     netns: u32,
     keys: &[ConnectionKey],
 ) -> Vec<Result<ConntrackStatus, String>> {
-    let all = |why: String| vec![Err(why); keys.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    match namespaces.open(netns).map(|netns| netns.run(|| query_all(keys)).flatten()) {
-        Ok(Ok(found)) => found.into_iter().map(Ok).collect(),
-        Ok(Err(error)) => all(format!("ctnetlink in network namespace {netns}: {error}")),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "ctnetlink", keys, |keys| Ok(query_all(keys)?.into_iter().map(Ok)))
 }
 
 /// Looks up in the namespace this thread is in.
 fn query_all(keys: &[ConnectionKey]) -> io::Result<Vec<ConntrackStatus>> {
-    if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
-        return Ok(vec![ConntrackStatus::Inactive; keys.len()]);
-    }
-    let of_version = |is_ipv4| keys.iter().filter(move |key| key.local.is_ipv4() == is_ipv4);
-    let (v4, v6) = (Found::search(of_version(true))?, Found::search(of_version(false))?);
-    let settings = settings();
-    Ok(keys.iter().map(|key| if key.local.is_ipv4() { v4.of(key, settings) } else { v6.of(key, settings) }).collect())
-}
-
-/// What is tracked of some connections of one IP version.
-#[derive(Default)]
-struct Found {
-    entries: HashMap<ConnectionKey, ConntrackEntry>,
-    tracks_something: bool,
-}
-
-impl Found {
-    fn search<'a>(keys: impl Iterator<Item = &'a ConnectionKey>) -> io::Result<Self> {
-        let mut keys = keys.peekable();
-        let Some(first) = keys.peek() else { return Ok(Self::default()) };
-        let family = family(first.local.ip());
-        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family };
-        let mut entries = HashMap::new();
-        let mut left: BTreeMap<IpAddr, Vec<ConnectionKey>> = BTreeMap::new();
-        for key in keys {
-            match ctnetlink.find(key)? {
-                Some(entry) => drop(entries.insert(*key, entry)),
-                None => left.entry(key.local.ip()).or_default().push(*key),
-            }
-        }
-        for keys in left.values() {
-            entries.extend(find_in_any_zone(family, keys)?);
-        }
-        Ok(Self { tracks_something: !entries.is_empty() || ctnetlink.tracks_something()?, entries })
-    }
-
-    fn of(&self, key: &ConnectionKey, settings: ConntrackSettings) -> ConntrackStatus {
-        match self.entries.get(key) {
+    let status = |tracked: Tracked<ConntrackEntry>| match tracked {
+        Some((entries, settings)) => match entries.first() {
             Some(entry) => ConntrackStatus::Tracked(*entry, settings),
-            None if self.tracks_something => ConntrackStatus::Forgotten(settings),
-            None => ConntrackStatus::Inactive,
+            None => ConntrackStatus::Forgotten(settings),
+        },
+        None => ConntrackStatus::Inactive,
+    };
+    Ok(tracked_of(keys, |key| key, search)?.into_iter().map(status).collect())
+}
+
+/// The entries of some connections.
+type Entries<E> = HashMap<ConnectionKey, Vec<E>>;
+/// A connection's entries, and the settings; `None` where nothing is tracked over its IP version.
+type Tracked<E> = Option<(Vec<E>, ConntrackSettings)>;
+
+/// What is tracked in the namespace this thread is in of each that is asked about. `search` finds the entries of those of one IP version.
+fn tracked_of<A, E: Clone>(
+    asked: &[A],
+    key: fn(&A) -> &ConnectionKey,
+    search: fn(&Ctnetlink, &[&A]) -> io::Result<Entries<E>>,
+) -> io::Result<Vec<Tracked<E>>> {
+    // Asking must not load the module.
+    if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
+        return Ok(asked.iter().map(|_| None).collect());
+    }
+    let of_version = |is_ipv4: bool| {
+        let asked: Vec<&A> = asked.iter().filter(|asked| key(asked).local.is_ipv4() == is_ipv4).collect();
+        let Some(first) = asked.first() else { return Ok(None) };
+        let ctnetlink = Ctnetlink::open(family(key(first).local.ip()))?;
+        let entries = search(&ctnetlink, &asked)?;
+        let tracks_something = entries.values().any(|entries| !entries.is_empty()) || ctnetlink.tracks_something()?;
+        Ok::<_, io::Error>(tracks_something.then_some(entries))
+    };
+    let (v4, v6) = (of_version(true)?, of_version(false)?);
+    let settings = settings();
+    let of = |key: &ConnectionKey| {
+        let entries = if key.local.is_ipv4() { v4.as_ref() } else { v6.as_ref() };
+        entries.map(|entries| (entries.get(key).cloned().unwrap_or_default(), settings))
+    };
+    Ok(asked.iter().map(|asked| of(key(asked))).collect())
+}
+
+/// The entries of connections of one IP version, in the default zone or else in any.
+fn search(ctnetlink: &Ctnetlink, keys: &[&ConnectionKey]) -> io::Result<Entries<ConntrackEntry>> {
+    let mut entries = HashMap::new();
+    let mut left: BTreeMap<IpAddr, Vec<ConnectionKey>> = BTreeMap::new();
+    for key in keys {
+        match ctnetlink.find(key.local, key.remote, 0)?.as_ref().and_then(entry) {
+            Some(entry) => drop(entries.insert(**key, vec![entry])),
+            None => left.entry(key.local.ip()).or_default().push(**key),
         }
     }
+    for keys in left.values() {
+        entries.extend(find_in_any_zone(ctnetlink, keys)?.into_iter().map(|(key, entry)| (key, vec![entry])));
+    }
+    Ok(entries)
 }
 
 /// The entries of connections from one local address, in every zone. A tuple in the filter must be the entry's own of that
 /// direction, so both are asked for.
 fn find_in_any_zone(
-    family: NetfilterProtoFamily,
+    ctnetlink: &Ctnetlink,
     keys: &[ConnectionKey],
 ) -> io::Result<HashMap<ConnectionKey, ConntrackEntry>> {
     let mut found = HashMap::new();
     let Some(any) = keys.first() else { return Ok(found) };
     let wanted: HashMap<_, _> = keys.iter().map(|key| ((key.local, key.remote), *key)).collect();
-    for (direction, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
-        let filter = DefaultNla::new(flags, BY_SOURCE.to_ne_bytes().to_vec());
-        let question = NetfilterMessageInner::Other {
-            subsys: NetfilterSubsystem::Conntrack,
-            message_type: ConntrackMessageType::Get.into(),
-            attributes: vec![nested(direction, &tuple(any.local, any.remote)), nested(CTA_FILTER, &[filter])],
-        };
-        // A dump that is broken off uses its socket up.
-        let socket = Netlink::open(NETLINK_NETFILTER)?;
-        socket.dump(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), question), |message| {
+    for direction in DIRECTIONS {
+        ctnetlink.dump(by_source(direction, any.local, any.remote), |message| {
             // A kernel before 5.8 knows no filter, and shows all it has.
-            let key = tuples(&message).find_map(|ends| wanted.get(&ends));
-            found.extend(key.copied().zip(entry(&message)));
+            let key = tuples(message).find_map(|ends| wanted.get(&ends));
+            found.extend(key.copied().zip(entry(message)));
             if found.len() == wanted.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if found.len() == wanted.len() {
@@ -172,10 +172,9 @@ pub(super) fn known(timeout: Duration, wanted: &HashSet<(SocketAddr, SocketAddr)
         if !wanted.iter().any(|(local, _)| is_of_family(local)) {
             continue;
         }
-        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family };
-        ctnetlink.socket.dump(ctnetlink.get(Vec::new()), |message| {
+        Ctnetlink::open(family)?.dump(Vec::new(), |message| {
             *tracks = true;
-            for attribute in attributes(&message).unwrap_or_default() {
+            for attribute in attributes(message).unwrap_or_default() {
                 if let ConntrackAttribute::CtaTupleOrig(tuple) | ConntrackAttribute::CtaTupleReply(tuple) = attribute {
                     // The reply's tuple begins at the other end; a socket is at either.
                     known.extend(ends(tuple).filter(|ends| wanted.contains(ends)));
@@ -194,35 +193,59 @@ struct Ctnetlink {
 }
 
 impl Ctnetlink {
-    /// The entry of which this is one tuple, in the default zone.
-    fn find(&self, key: &ConnectionKey) -> io::Result<Option<ConntrackEntry>> {
-        match self.socket.ask(self.get(vec![ConntrackAttribute::CtaTupleOrig(tuple(key.local, key.remote))]))? {
-            NetlinkPayload::InnerMessage(message) => Ok(entry(&message)),
-            NetlinkPayload::Error(error) => match error.to_io().raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENOENT) => Ok(None),
-                Some(_) | None => Err(error.to_io()),
-            },
-            _ => Err(io::Error::other("an answer of another kind")),
+    /// Opens one in the namespace this thread is in.
+    fn open(family: NetfilterProtoFamily) -> io::Result<Self> {
+        Ok(Self { socket: Netlink::open(NETLINK_NETFILTER)?, family })
+    }
+
+    /// The entry of which this is one tuple, in this zone.
+    fn find(&self, source: SocketAddr, destination: SocketAddr, zone: u16) -> io::Result<Option<NetfilterMessage>> {
+        let mut wanted = vec![ConntrackAttribute::CtaTupleOrig(tuple(source, destination))];
+        if zone != 0 {
+            wanted.push(ConntrackAttribute::Other(DefaultNla::new(CTA_ZONE, zone.to_be_bytes().to_vec())));
         }
+        let question = NetfilterMessage::new(self.header(), ConntrackMessage::Get(wanted));
+        match self.socket.ask(question)? {
+            Ok(message) => Ok(Some(message)),
+            Err(errno) if Errno::from_raw(errno) == Errno::ENOENT => Ok(None),
+            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// The entries with these attributes, until `each` has seen enough: by a socket of its own, for a dump that is broken off uses it up.
+    fn dump(
+        &self,
+        attributes: Vec<DefaultNla>,
+        mut each: impl FnMut(&NetfilterMessage) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let question = NetfilterMessageInner::Other {
+            subsys: NetfilterSubsystem::Conntrack,
+            message_type: ConntrackMessageType::Get.into(),
+            attributes,
+        };
+        let question = NetfilterMessage::new(self.header(), question);
+        Netlink::open(NETLINK_NETFILTER)?.dump(question, |message| each(&message))
     }
 
     /// Whether there is any entry of this IP version.
     fn tracks_something(&self) -> io::Result<bool> {
         let mut any = false;
-        self.socket.dump(self.get(Vec::new()), |_| {
+        self.dump(Vec::new(), |_| {
             any = true;
             ControlFlow::Break(())
         })?;
         Ok(any)
     }
 
-    fn get(&self, attributes: Vec<ConntrackAttribute>) -> NetfilterMessage {
-        NetfilterMessage::new(self.header(), ConntrackMessage::Get(attributes))
-    }
-
     fn header(&self) -> NetfilterHeader {
         NetfilterHeader::new(self.family, 0, 0)
     }
+}
+
+/// What a dump is limited by to entries whose tuple of this direction has this source.
+fn by_source((direction, flags): (u16, u16), source: SocketAddr, destination: SocketAddr) -> Vec<DefaultNla> {
+    let filter = DefaultNla::new(flags, BY_SOURCE.to_ne_bytes().to_vec());
+    vec![nested(direction, &tuple(source, destination)), nested(CTA_FILTER, &[filter])]
 }
 
 const fn family(address: IpAddr) -> NetfilterProtoFamily {

@@ -10,8 +10,9 @@ use crate::model::Stack;
 
 /// Where the kernel shows its symbols, with addresses to those who may see them (`kptr_restrict`).
 const SYMBOLS: &str = "/proc/kallsyms";
-/// What a packet passes in nftables, whatever its family.
-const NFTABLES: &str = "nft_do_chain";
+/// What a packet passes in nftables, whatever its family; in newer kernels it also frees one that a rule drops (`NF_DROP_REASON`; seen on
+/// 6.18). In older ones `nf_hook_slow` does, as with any other rule.
+pub(super) const NFTABLES: &str = "nft_do_chain";
 /// There are a few places in the kernel where packets are dropped, and a few ways to each; a whole table of its symbols would take some
 /// megabytes.
 const MOST_REMEMBERED: usize = 1024;

@@ -17,6 +17,7 @@ pub mod netns;
 mod path;
 mod place;
 mod process;
+mod rtnetlink;
 mod ruleset;
 mod service;
 mod socket;
@@ -115,15 +116,13 @@ impl Witnesses {
 
 /// Ends when the other side is dropped.
 fn name_functions(asked: &Receiver<Question>, answers: &Sender<Answer>) {
-    let (mut functions, mut namespaces) = (function::Functions::default(), netns::Namespaces::default());
-    let mut rulesets = place::Rulesets::default();
+    let mut places = place::Places::default();
     while let Ok(question) = asked.recv() {
         let answer = match question {
-            Question::Function { key, address } => Answer::Function { key, address, function: functions.at(address) },
-            Question::DropPlace { key, trace } => {
-                let place = place::look_up(&mut functions, &mut rulesets, &mut namespaces, &key, &trace);
-                Answer::DropPlace { key, place }
+            Question::Function { key, address } => {
+                Answer::Function { key, address, function: places.function(address) }
             }
+            Question::DropPlace { key, trace } => Answer::DropPlace { key, place: places.look_up(&key, &trace) },
             // The other thread's.
             Question::Socket { .. }
             | Question::Owner { .. }

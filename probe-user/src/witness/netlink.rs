@@ -22,14 +22,21 @@ impl Netlink {
         Ok(Self(socket))
     }
 
-    /// Asks for one thing.
-    pub(super) fn ask<T>(&self, question: T) -> io::Result<NetlinkPayload<T>>
+    /// Asks for one thing: what the kernel answers, or the errno by which it refuses, a positive number.
+    pub(super) fn ask<T>(&self, question: T) -> io::Result<Result<T, i32>>
     where
         T: NetlinkSerializable + NetlinkDeserializable,
     {
         self.send(NLM_F_REQUEST, question)?;
         let (bytes, _) = self.0.recv_from_full()?;
-        Ok(message(&bytes)?.payload)
+        match message(&bytes)?.payload {
+            NetlinkPayload::InnerMessage(answer) => Ok(Ok(answer)),
+            NetlinkPayload::Error(error) => {
+                let error = error.to_io();
+                error.raw_os_error().map(Err).ok_or(error)
+            }
+            _ => Err(unexpected()),
+        }
     }
 
     /// Asks for everything of a kind, until `each` has seen enough: then the socket is used up, for the rest of the dump is still
@@ -72,6 +79,11 @@ impl Netlink {
         message.serialize(&mut bytes);
         self.0.send(&bytes, 0).map(drop)
     }
+}
+
+/// The kernel has answered something that was not asked for.
+pub(super) fn unexpected() -> io::Error {
+    io::Error::other("an answer of another kind")
 }
 
 fn message<T: NetlinkDeserializable>(bytes: &[u8]) -> io::Result<NetlinkMessage<T>> {

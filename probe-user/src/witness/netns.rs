@@ -242,6 +242,30 @@ impl Namespaces {
         self.found.insert(inode, path);
         Ok(netns)
     }
+
+    /// Asks about all of these in the namespace with this inode number; `by` is how the kernel is asked. Each gets what is found of it, or why
+    /// that cannot be known.
+    pub(super) fn ask_about<'a, A: Sync, T, I>(
+        &mut self,
+        netns: u32,
+        by: &str,
+        asked: &'a [A],
+        look_up: impl FnOnce(&'a [A]) -> io::Result<I> + Send,
+    ) -> Vec<Result<T, String>>
+    where
+        I: IntoIterator<Item = io::Result<T>> + Send,
+    {
+        let all = |why: String| asked.iter().map(|_| Err(why.clone())).collect();
+        if netns == 0 {
+            return all("its network namespace is not known".to_owned());
+        }
+        let failed = |error: io::Error| format!("{by} in network namespace {netns}: {error}");
+        match self.open(netns).map(|netns| netns.run(|| look_up(asked)).flatten()) {
+            Ok(Ok(found)) => found.into_iter().map(|found| found.map_err(failed)).collect(),
+            Ok(Err(error)) => all(failed(error)),
+            Err(error) => all(error.to_string()),
+        }
+    }
 }
 
 /// How long a list of all namespaces is good: making one looks at every process.

@@ -2,23 +2,25 @@
 //! take, and does the next hop answer. The route is asked for as the kernel asks for the socket's: by addresses, ports, user, mark and
 //! the interface it is bound to, as far as `NETLINK_SOCK_DIAG` tells them.
 
-use std::{collections::HashMap, fs, io, net::IpAddr, ops::ControlFlow};
+use std::{collections::HashMap, fs, io, net::IpAddr};
 
-use netlink_packet_core::{NetlinkPayload, Nla as _};
+use netlink_packet_core::Nla as _;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::AddressAttribute,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as Nud},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    route::{RouteAddress, RouteAttribute, RouteType, RouteVia},
 };
 use netlink_packet_sock_diag::{
     constants::IPPROTO_TCP,
     inet::{InetResponse, nlas::Nla},
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{netlink::Netlink, netns::Namespaces, socket::Diag};
+use super::{
+    netns::Namespaces,
+    rtnetlink::{Rtnetlink, family, from, to},
+    socket::Diag,
+};
 use crate::model::{ConnectionKey, Interface, NeighbourState, PathStatus, Route, SocketRouting};
 
 /// Looks up address and route of these connections of one namespace, whose last segments came in by the interfaces with these
@@ -28,22 +30,12 @@ pub(super) fn look_up_all(
     netns: u32,
     asked: &[(ConnectionKey, Option<u32>)],
 ) -> Vec<Result<PathStatus, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
-    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
-        Ok(Ok(found)) => found.into_iter().map(|path| path.map_err(failed)).collect(),
-        Ok(Err(error)) => all(failed(error)),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "rtnetlink", asked, query_all)
 }
 
 /// Looks up in the namespace this thread is in.
 fn query_all(asked: &[(ConnectionKey, Option<u32>)]) -> io::Result<Vec<io::Result<PathStatus>>> {
-    let mut paths =
-        Paths { rtnetlink: Rtnetlink(Netlink::open(NETLINK_ROUTE)?), diag: Diag::open().ok(), local: HashMap::new() };
+    let mut paths = Paths { rtnetlink: Rtnetlink::open()?, diag: Diag::open().ok(), local: HashMap::new() };
     Ok(asked.iter().map(|(key, ingress_ifindex)| paths.path(key, *ingress_ifindex)).collect())
 }
 
@@ -64,7 +56,7 @@ impl Paths {
         Ok(PathStatus {
             local_address,
             socket: socket.as_ref().map(routing).unwrap_or_default(),
-            route: self.rtnetlink.route(key, socket.as_ref(), local_address)?,
+            route: route(&self.rtnetlink, key, socket.as_ref(), local_address)?,
             reverse_path_filter: ingress.as_ref().filter(|_| key.local.is_ipv4()).and_then(reverse_path_filter),
             ingress,
         })
@@ -74,7 +66,7 @@ impl Paths {
         if let Some(known) = self.local.get(&address) {
             return Ok(*known);
         }
-        let is_local = self.rtnetlink.is_local(address)?;
+        let is_local = is_local(&self.rtnetlink, address)?;
         self.local.insert(address, is_local);
         Ok(is_local)
     }
@@ -118,133 +110,25 @@ fn reverse_path_filter(interface: &Interface) -> Option<u8> {
     Some(of("all")?.max(of(&interface.name)?))
 }
 
-/// A `NETLINK_ROUTE` socket of one namespace.
-struct Rtnetlink(Netlink);
-
-impl Rtnetlink {
-    /// Whether this is an address to send from: an interface has it, or a route says that it is local, as of all of 127.0.0.0/8
-    /// (`__ip_dev_find`, `net/ipv4/devinet.c`).
-    fn is_local(&self, address: IpAddr) -> io::Result<bool> {
-        Ok(self.has_address(address)? || self.has_local_route(address)?)
-    }
-
-    /// Whether packets to this address come to this host without an interface having it (`ip route add local PREFIX dev lo`).
-    fn has_local_route(&self, address: IpAddr) -> io::Result<bool> {
-        Ok(match self.0.ask(RouteNetlinkMessage::GetRoute(to(address)))? {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(answer)) => {
-                answer.header.kind == RouteType::Local
-            }
-            // There is no route at all.
-            _ => false,
-        })
-    }
-
-    /// Whether an interface has this address.
-    fn has_address(&self, address: IpAddr) -> io::Result<bool> {
-        let mut request = AddressMessage::default();
-        request.header.family = family(address);
-        let mut found = false;
-        self.0.dump(RouteNetlinkMessage::GetAddress(request), |message| {
-            if let RouteNetlinkMessage::NewAddress(entry) = message {
-                found |= entry.attributes.iter().any(|attribute| is_own(attribute, address));
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(found)
-    }
-
-    /// Asks which way a packet to the peer would take (`ip route get REMOTE from LOCAL`); what the kernel answers when there is none
-    /// is its errno. A local address that is not there is left out: whether it is there is asked apart, and the kernel would answer
-    /// nothing else.
-    fn route(
-        &self,
-        key: &ConnectionKey,
-        socket: Option<&InetResponse>,
-        local_address: bool,
-    ) -> io::Result<Result<Route, i32>> {
-        let mut request = to(key.remote.ip());
-        if local_address {
-            request.header.source_prefix_length = prefix_length(key.local.ip());
-            request.attributes.push(RouteAttribute::Source(route_address(key.local.ip())));
-        }
-        request.attributes.extend([
-            RouteAttribute::IpProto(IPPROTO_TCP),
-            RouteAttribute::Sport(key.local.port()),
-            RouteAttribute::Dport(key.remote.port()),
-        ]);
-        if let Some(socket) = socket {
-            let SocketRouting { mark, bound_to, transparent: _ } = routing(socket);
-            request.attributes.push(RouteAttribute::Uid(socket.header.uid));
-            request.attributes.extend(mark.filter(|mark| *mark != 0).map(RouteAttribute::Mark));
-            request.attributes.extend(bound_to.filter(|index| *index != 0).map(RouteAttribute::Oif));
-        }
-        match self.0.ask(RouteNetlinkMessage::GetRoute(request))? {
-            NetlinkPayload::Error(error) => match error.to_io().raw_os_error() {
-                Some(errno) => Ok(Err(errno)),
-                None => Err(error.to_io()),
-            },
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(answer)) => {
-                let (mut egress, mut gateway) = (0, None);
-                for attribute in answer.attributes {
-                    match attribute {
-                        RouteAttribute::Oif(index) => egress = index,
-                        RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(address.into()),
-                        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => gateway = Some(address.into()),
-                        // An IPv4 route over an IPv6 router (RFC 5549).
-                        RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(address.into()),
-                        _ => {}
-                    }
-                }
-                let neighbour = self.neighbour(egress, gateway.unwrap_or(key.remote.ip()))?;
-                Ok(Ok(Route { egress: interface(egress), gateway, neighbour }))
-            }
-            _ => Err(io::Error::other("an answer of another kind")),
-        }
-    }
-
-    /// What the neighbour table says of this address (`ip neighbour get ADDRESS dev INTERFACE`); `None` when it is not in it.
-    fn neighbour(&self, interface: u32, address: IpAddr) -> io::Result<Option<NeighbourState>> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = family(address);
-        request.header.ifindex = interface;
-        request.attributes.push(NeighbourAttribute::Destination(match address {
-            IpAddr::V4(address) => NeighbourAddress::Inet(address),
-            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-        }));
-        match self.0.ask(RouteNetlinkMessage::GetNeighbour(request))? {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer)) => {
-                Ok(Some(match answer.header.state {
-                    Nud::Failed => NeighbourState::Failed,
-                    Nud::Incomplete => NeighbourState::Incomplete,
-                    // One without a state has just been made, and nobody has been asked.
-                    Nud::None => return Ok(None),
-                    _ => NeighbourState::Resolved,
-                }))
-            }
-            // Not in the table; or a device without neighbours, such as loopback (EINVAL), or a kernel before 5.0 (EOPNOTSUPP).
-            NetlinkPayload::Error(error) => match error.to_io().raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(None),
-                Some(_) | None => Err(error.to_io()),
-            },
-            _ => Err(io::Error::other("an answer of another kind")),
-        }
-    }
+/// Whether this is an address to send from: an interface has it, or a route says that it is local, as of all of 127.0.0.0/8
+/// (`__ip_dev_find`, `net/ipv4/devinet.c`).
+fn is_local(rtnetlink: &Rtnetlink, address: IpAddr) -> io::Result<bool> {
+    Ok(has_address(rtnetlink, address)? || has_local_route(rtnetlink, address)?)
 }
 
-/// A question about the route to this address.
-pub(super) fn to(address: IpAddr) -> RouteMessage {
-    let mut request = RouteMessage::default();
-    request.header.address_family = family(address);
-    request.header.destination_prefix_length = prefix_length(address);
-    request.attributes.push(RouteAttribute::Destination(route_address(address)));
-    request
+/// Whether packets to this address come to this host without an interface having it (`ip route add local PREFIX dev lo`).
+fn has_local_route(rtnetlink: &Rtnetlink, address: IpAddr) -> io::Result<bool> {
+    // Refused when there is no route at all.
+    Ok(rtnetlink.route(to(address))?.is_ok_and(|route| route.header.kind == RouteType::Local))
 }
 
-pub(super) const fn prefix_length(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
+/// Whether an interface has this address.
+fn has_address(rtnetlink: &Rtnetlink, address: IpAddr) -> io::Result<bool> {
+    let mut found = false;
+    rtnetlink.addresses(family(address), |entry| {
+        found |= entry.attributes.iter().any(|attribute| is_own(attribute, address));
+    })?;
+    Ok(found)
 }
 
 /// Of a point-to-point link `IFA_LOCAL` is this end and `IFA_ADDRESS` the other; IPv6 has only the latter.
@@ -256,17 +140,70 @@ fn is_own(attribute: &AddressAttribute, address: IpAddr) -> bool {
     }
 }
 
-const fn family(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+/// Asks which way a packet to the peer would take (`ip route get REMOTE from LOCAL`); what the kernel answers when there is none is its
+/// errno. A local address that is not there is left out: whether it is there is asked apart, and the kernel would answer nothing else.
+fn route(
+    rtnetlink: &Rtnetlink,
+    key: &ConnectionKey,
+    socket: Option<&InetResponse>,
+    local_address: bool,
+) -> io::Result<Result<Route, i32>> {
+    let mut question = to(key.remote.ip());
+    if local_address {
+        question = from(key.local.ip(), question);
     }
+    question.attributes.extend([
+        RouteAttribute::IpProto(IPPROTO_TCP),
+        RouteAttribute::Sport(key.local.port()),
+        RouteAttribute::Dport(key.remote.port()),
+    ]);
+    if let Some(socket) = socket {
+        let SocketRouting { mark, bound_to, transparent: _ } = routing(socket);
+        question.attributes.push(RouteAttribute::Uid(socket.header.uid));
+        question.attributes.extend(mark.filter(|mark| *mark != 0).map(RouteAttribute::Mark));
+        question.attributes.extend(bound_to.filter(|index| *index != 0).map(RouteAttribute::Oif));
+    }
+    let answer = match rtnetlink.route(question)? {
+        Ok(answer) => answer,
+        Err(errno) => return Ok(Err(errno)),
+    };
+    let (mut egress, mut gateway) = (0, None);
+    for attribute in answer.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => egress = index,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(address.into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => gateway = Some(address.into()),
+            // An IPv4 route over an IPv6 router (RFC 5549).
+            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(address.into()),
+            _ => {}
+        }
+    }
+    let neighbour = neighbour(rtnetlink, egress, gateway.unwrap_or(key.remote.ip()))?;
+    Ok(Ok(Route { egress: interface(egress), gateway, neighbour }))
 }
 
-pub(super) const fn route_address(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
+/// What the neighbour table says of this address (`ip neighbour get ADDRESS dev INTERFACE`); `None` when it is not in it.
+fn neighbour(rtnetlink: &Rtnetlink, interface: u32, address: IpAddr) -> io::Result<Option<NeighbourState>> {
+    let mut question = NeighbourMessage::default();
+    question.header.family = family(address);
+    question.header.ifindex = interface;
+    question.attributes.push(NeighbourAttribute::Destination(match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    }));
+    match rtnetlink.neighbour(question)? {
+        Ok(answer) => Ok(match answer.header.state {
+            Nud::Failed => Some(NeighbourState::Failed),
+            Nud::Incomplete => Some(NeighbourState::Incomplete),
+            // One without a state has just been made, and nobody has been asked.
+            Nud::None => None,
+            _ => Some(NeighbourState::Resolved),
+        }),
+        Err(errno) => match Errno::from_raw(errno) {
+            // Not in the table; or a device without neighbours, such as loopback (EINVAL), or a kernel before 5.0 (EOPNOTSUPP).
+            Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP => Ok(None),
+            _ => Err(io::Error::from_raw_os_error(errno)),
+        },
     }
 }
 
@@ -280,18 +217,18 @@ mod tests {
 
     #[test]
     fn an_address_of_this_host_is_there_and_one_of_a_documentation_network_is_not() {
-        let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE).unwrap());
-        assert!(rtnetlink.is_local("127.0.0.1".parse().unwrap()).unwrap());
-        assert!(!rtnetlink.is_local("192.0.2.77".parse().unwrap()).unwrap());
-        assert!(!rtnetlink.is_local("2001:db8::77".parse().unwrap()).unwrap());
+        let rtnetlink = Rtnetlink::open().unwrap();
+        assert!(is_local(&rtnetlink, "127.0.0.1".parse().unwrap()).unwrap());
+        assert!(!is_local(&rtnetlink, "192.0.2.77".parse().unwrap()).unwrap());
+        assert!(!is_local(&rtnetlink, "2001:db8::77".parse().unwrap()).unwrap());
     }
 
     #[test]
     fn an_address_of_the_loopback_network_is_local_without_being_on_an_interface() {
-        let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE).unwrap());
+        let rtnetlink = Rtnetlink::open().unwrap();
         let address = "127.77.0.1".parse().unwrap();
-        assert!(!rtnetlink.has_address(address).unwrap());
-        assert!(rtnetlink.is_local(address).unwrap());
+        assert!(!has_address(&rtnetlink, address).unwrap());
+        assert!(is_local(&rtnetlink, address).unwrap());
     }
 
     #[test]

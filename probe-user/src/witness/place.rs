@@ -6,7 +6,6 @@
 use std::{
     collections::HashMap,
     io::{self, Read as _},
-    net::SocketAddr,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -15,16 +14,13 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    function::Functions,
+    function::{Functions, NFTABLES},
     netns::Namespaces,
     ruleset::{Packet, candidates},
     xtables,
 };
 use crate::model::{ConnectionKey, DropPlace, DropTrace, FilterRules, Knowledge, Site};
 
-/// What frees a packet that a rule of nftables drops in newer kernels (`NF_DROP_REASON`; seen on 6.18). In older ones it is
-/// `nf_hook_slow`, as with any other rule.
-const NFTABLES: &str = "nft_do_chain";
 /// A longer list of rules is not read: a host with tens of thousands of them has some megabytes.
 const LONGEST_RULESET_BYTES: u64 = 64 << 20;
 
@@ -42,7 +38,7 @@ type Ruleset = (Value, String);
 
 /// The rulesets that were read lately, by the inode number of their namespace, or why they could not be read.
 #[derive(Default)]
-pub(super) struct Rulesets(HashMap<u32, (Instant, Result<Ruleset, String>)>);
+struct Rulesets(HashMap<u32, (Instant, Result<Ruleset, String>)>);
 
 impl Rulesets {
     fn of(&mut self, namespaces: &mut Namespaces, netns: u32) -> &Result<Ruleset, String> {
@@ -67,62 +63,65 @@ fn read_ruleset(namespaces: &mut Namespaces, netns: u32) -> Result<Ruleset, Stri
     Ok((ruleset, String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// Finds the place of a drop.
-pub(super) fn look_up(
-    functions: &mut Functions,
-    rulesets: &mut Rulesets,
-    namespaces: &mut Namespaces,
-    key: &ConnectionKey,
-    trace: &DropTrace,
-) -> Result<DropPlace, String> {
-    let calls = functions.calls(&trace.stack)?;
-    let site = Site::of_calls(&calls);
-    let rules = match site {
-        Some(site @ (Site::Netfilter(_) | Site::Bridge(_))) if trace.is_by_filter => {
-            rules(functions, rulesets, namespaces, key, trace, site, &calls).into()
+/// What the places of drops are looked up by.
+#[derive(Default)]
+pub(super) struct Places {
+    functions: Functions,
+    rulesets: Rulesets,
+    namespaces: Namespaces,
+}
+
+impl Places {
+    /// The function that `address` lies in; `None` when it is in none.
+    pub(super) fn function(&mut self, address: u64) -> Result<Option<String>, String> {
+        self.functions.at(address)
+    }
+
+    /// The place of a drop.
+    pub(super) fn look_up(&mut self, key: &ConnectionKey, trace: &DropTrace) -> Result<DropPlace, String> {
+        let calls = self.functions.calls(&trace.stack)?;
+        let site = Site::of_calls(&calls);
+        let rules = match site {
+            Some(site @ (Site::Netfilter(_) | Site::Bridge(_))) if trace.is_by_filter => {
+                self.rules(key, trace, site, &calls).into()
+            }
+            Some(_) | None => Knowledge::NotAsked,
+        };
+        Ok(DropPlace { site, functions: calls, rules })
+    }
+
+    fn rules(
+        &mut self,
+        key: &ConnectionKey,
+        trace: &DropTrace,
+        site: Site,
+        calls: &[String],
+    ) -> Result<FilterRules, String> {
+        let older = if calls.iter().any(|call| call == NFTABLES) { None } else { self.older_table(key, site)? };
+        if !self.functions.has_nftables()? {
+            return Err(
+                older.unwrap_or_else(|| "this kernel has neither nftables nor a table of iptables there".to_owned())
+            );
         }
-        Some(_) | None => Knowledge::NotAsked,
-    };
-    Ok(DropPlace { site, functions: calls, rules })
-}
+        let (source, destination) = if trace.is_sent { (key.local, key.remote) } else { (key.remote, key.local) };
+        let packet = Packet { source, destination, is_invalid: trace.is_invalid, is_reset: trace.is_reset };
+        let (ruleset, text) = self.rulesets.of(&mut self.namespaces, key.netns).as_ref().map_err(Clone::clone)?;
+        let found = candidates(ruleset, text, site, &packet);
+        match older {
+            Some(older) if found.candidates.is_empty() => Err(older),
+            // One of the older tables' rules may have done it as well.
+            Some(_) => Ok(FilterRules { left_out: found.left_out + 1, ..found }),
+            None => Ok(found),
+        }
+    }
 
-fn rules(
-    functions: &mut Functions,
-    rulesets: &mut Rulesets,
-    namespaces: &mut Namespaces,
-    key: &ConnectionKey,
-    trace: &DropTrace,
-    site: Site,
-    calls: &[String],
-) -> Result<FilterRules, String> {
-    let is_ipv4 = key.local.is_ipv4();
-    let is_by_nftables = calls.iter().any(|call| call == NFTABLES);
-    let older = if is_by_nftables {
-        None
-    } else {
-        let netns = namespaces.open(key.netns).map_err(|error| error.to_string())?;
+    /// Where in the older tables of iptables it can have been.
+    fn older_table(&mut self, key: &ConnectionKey, site: Site) -> Result<Option<String>, String> {
+        let is_ipv4 = key.local.is_ipv4();
+        let netns = self.namespaces.open(key.netns).map_err(|error| error.to_string())?;
         let in_use = xtables::in_use(&netns, is_ipv4).map_err(|error| format!("the tables of iptables: {error}"))?;
-        xtables::place(site, &in_use, is_ipv4)
-    };
-    if !functions.has_nftables()? {
-        return Err(
-            older.unwrap_or_else(|| "this kernel has neither nftables nor a table of iptables there".to_owned())
-        );
+        Ok(xtables::place(site, &in_use, is_ipv4))
     }
-    let (source, destination) = if trace.is_sent { (key.local, key.remote) } else { (key.remote, key.local) };
-    let packet = packet(source, destination, trace);
-    let (ruleset, text) = rulesets.of(namespaces, key.netns).as_ref().map_err(Clone::clone)?;
-    let found = candidates(ruleset, text, site, &packet);
-    match older {
-        Some(older) if found.candidates.is_empty() => Err(older),
-        // One of the older tables' rules may have done it as well.
-        Some(_) => Ok(FilterRules { left_out: found.left_out + 1, ..found }),
-        None => Ok(found),
-    }
-}
-
-const fn packet(source: SocketAddr, destination: SocketAddr, trace: &DropTrace) -> Packet {
-    Packet { source, destination, is_invalid: trace.is_invalid, is_reset: trace.is_reset }
 }
 
 /// What `nft` writes in the namespace this thread is in.

@@ -142,6 +142,15 @@ enum End {
     Open,
 }
 
+/// A rule that the walk has come to.
+#[derive(Clone, Copy)]
+struct Rule<'a> {
+    chain: &'a ChainName,
+    handle: u64,
+    /// How many chains have called each other to come here.
+    depth: usize,
+}
+
 struct Walk<'a> {
     chains: &'a HashMap<ChainName, Chain<'a>>,
     packet: &'a Packet,
@@ -153,7 +162,7 @@ impl Walk<'_> {
         let chains = self.chains;
         let Some(chain) = chains.get(name).filter(|_| depth < MOST_JUMPS) else { return End::Open };
         for (handle, expressions) in &chain.rules {
-            let end = self.rule(name, *handle, expressions, depth);
+            let end = self.rule(Rule { chain: name, handle: *handle, depth }, expressions);
             if end != End::Open {
                 return end;
             }
@@ -162,7 +171,7 @@ impl Walk<'_> {
     }
 
     /// What becomes of the packet at a rule; `Open` when it goes on to the next, or may.
-    fn rule(&mut self, name: &ChainName, handle: u64, expressions: &[Value], depth: usize) -> End {
+    fn rule(&mut self, rule: Rule<'_>, expressions: &[Value]) -> End {
         let mut is_certain = true;
         for expression in expressions {
             let Some((kind, body)) = expression.as_object().and_then(|object| object.iter().next()) else { continue };
@@ -172,11 +181,11 @@ impl Walk<'_> {
                     Some(false) => return End::Open,
                     None => is_certain = false,
                 },
-                "vmap" => return self.verdict_map(name, handle, body, depth, is_certain),
+                "vmap" => return self.verdict_map(rule, body, is_certain),
                 "counter" | "log" | "mangle" | "notrack" | "comment" => {}
-                "xt" if is_rejection(body) => return self.verdict(name, handle, "reject", body, depth, is_certain),
+                "xt" if is_rejection(body) => return self.verdict(rule, "reject", body, is_certain),
                 verdict @ ("drop" | "reject" | "accept" | "return" | "jump" | "goto") => {
-                    return self.verdict(name, handle, verdict, body, depth, is_certain);
+                    return self.verdict(rule, verdict, body, is_certain);
                 }
                 // Limits, sets that are named, matches of xtables, and what is newer.
                 _ => is_certain = false,
@@ -185,20 +194,12 @@ impl Walk<'_> {
         End::Open
     }
 
-    fn verdict(
-        &mut self,
-        name: &ChainName,
-        handle: u64,
-        verdict: &str,
-        body: &Value,
-        depth: usize,
-        is_certain: bool,
-    ) -> End {
+    fn verdict(&mut self, rule: Rule<'_>, verdict: &str, body: &Value, is_certain: bool) -> End {
         let end = match verdict {
             "drop" | "reject" => {
-                let rule = (name.clone(), Some(handle));
-                if !self.found.contains(&rule) {
-                    self.found.push(rule);
+                let found = (rule.chain.clone(), Some(rule.handle));
+                if !self.found.contains(&found) {
+                    self.found.push(found);
                 }
                 End::Dropped
             }
@@ -206,7 +207,8 @@ impl Walk<'_> {
             "return" => End::Returned,
             _ => {
                 let target = body.get("target").and_then(Value::as_str).unwrap_or_default().to_owned();
-                match self.chain(&(name.0.clone(), name.1.clone(), target), depth + 1) {
+                let (family, table, _) = rule.chain.clone();
+                match self.chain(&(family, table, target), rule.depth + 1) {
                     // Of a chain that was gone to, the end is the end of this one.
                     End::Returned | End::Open if verdict == "goto" => End::Returned,
                     End::Returned => End::Open,
@@ -218,11 +220,11 @@ impl Walk<'_> {
     }
 
     /// `ct state vmap { invalid : drop, established : accept }`
-    fn verdict_map(&mut self, name: &ChainName, handle: u64, body: &Value, depth: usize, is_certain: bool) -> End {
+    fn verdict_map(&mut self, rule: Rule<'_>, body: &Value, is_certain: bool) -> End {
         let elements = body.get("data").and_then(|data| data.get("set")).and_then(Value::as_array);
         let Some(elements) = elements else {
             // A map with a name may hold anything.
-            return self.verdict(name, handle, "drop", body, depth, false);
+            return self.verdict(rule, "drop", body, false);
         };
         let key = body.get("key").unwrap_or(&Value::Null);
         for element in elements {
@@ -232,7 +234,7 @@ impl Walk<'_> {
             if matches == Some(false) {
                 continue;
             }
-            let end = self.verdict(name, handle, verdict, inner, depth, is_certain && matches == Some(true));
+            let end = self.verdict(rule, verdict, inner, is_certain && matches == Some(true));
             if end != End::Open {
                 return end;
             }

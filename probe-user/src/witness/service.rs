@@ -14,15 +14,10 @@ pub(super) fn look_up_all(
     netns: u32,
     asked: &[ConnectionKey],
 ) -> Vec<Result<ServiceStatus, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    match namespaces.open(netns).map(|netns| netns.run(|| Services::of(asked)).flatten()) {
-        Ok(Ok(services)) => asked.iter().map(|key| Ok(services.status(key))).collect(),
-        Ok(Err(error)) => all(format!("NETLINK_SOCK_DIAG in network namespace {netns}: {error}")),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "NETLINK_SOCK_DIAG", asked, |asked| {
+        let services = Services::of(asked)?;
+        Ok(asked.iter().map(move |key| Ok(services.status(key))))
+    })
 }
 
 /// What one dump has shown of the ports that were asked for.

@@ -7,7 +7,6 @@
 
 use std::{io, ops::ControlFlow, time::Duration};
 
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
@@ -17,7 +16,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::{errno::Errno, net::if_::if_nameindex};
 
 use super::{
-    netlink::Netlink,
+    netlink::{Netlink, unexpected},
     netns::{Namespaces, NetnsError},
 };
 use crate::model::{ConnectionKey, SocketCookie, SocketLookup, SocketStatus, SocketTimer, TcpState};
@@ -116,18 +115,13 @@ impl Diag {
         interface: u32,
     ) -> io::Result<Option<InetResponse>> {
         match self.0.ask(SockDiagMessage::InetRequest(request(key, cookie, interface)))? {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                Ok(is_of(key, &response).then_some(*response))
-            }
-            NetlinkPayload::Error(error) => {
-                let error = error.to_io();
-                match error.raw_os_error().map(Errno::from_raw) {
-                    // ENOENT: no such socket, or one with another cookie (`inet_diag_find_one_icsk`).
-                    Some(Errno::ENOENT | Errno::ESTALE) => Ok(None),
-                    Some(_) | None => Err(error),
-                }
-            }
-            _ => Err(io::Error::other("an answer of another kind")),
+            Ok(SockDiagMessage::InetResponse(response)) => Ok(is_of(key, &response).then_some(*response)),
+            Ok(_) => Err(unexpected()),
+            Err(errno) => match Errno::from_raw(errno) {
+                // ENOENT: no such socket, or one with another cookie (`inet_diag_find_one_icsk`).
+                Errno::ENOENT | Errno::ESTALE => Ok(None),
+                _ => Err(io::Error::from_raw_os_error(errno)),
+            },
         }
     }
 

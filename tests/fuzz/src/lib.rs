@@ -7,7 +7,7 @@ mod tracker;
 
 use connprobe::{
     cli::check_settings,
-    decode::{Units, decode, decode_connection},
+    decode::{Units, decode, decode_closed},
     recording::Reader,
 };
 use connprobe_common::{
@@ -84,7 +84,7 @@ fn decode_record(data: &[u8]) {
     let units = Units { hz, sock_dead_bit: bit(4, 0), sock_done_bit: bit(4, 1), sock_keepopen_bit: bit(8, 9) };
     let decoded = decode(&record, units);
     assert_eq!(decoded, decode(&record, units), "the same bytes are the same event");
-    assert!(decoded.is_err() || decode_connection(&record, units).is_err(), "no record is of two kinds");
+    assert!(decoded.is_err() || decode_closed(&record, units).is_err(), "no record is of two kinds");
 }
 
 fn read_recording(data: &[u8]) {

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use self::{comparison::compare, connection::Rehearsal};
 use super::watch::units;
 use crate::{
-    decode::{decode, decode_connection},
+    decode::{decode, decode_closed},
     kernel::{AttachError, Facts, Lifecycle, LoadOptions, Plan, Probes, Statistics},
     model::{
         ConnectionEvent, ConnectionKey, Coverage, Ending, EventKind, Filter, Hook, LifecycleStatus, SelfTest, Side,
@@ -91,7 +91,7 @@ async fn rehearse(rehearsal: Rehearsal, probes: &mut Probes, facts: &Facts) -> S
 /// Whether the end of this connection was told, from its own end, as it was: reset by its peer.
 fn has_told(lifecycle: &mut Lifecycle, key: &ConnectionKey, facts: &Facts) -> bool {
     let mut is_told = false;
-    lifecycle.drain(usize::MAX, |bytes| match decode_connection(bytes, units(facts)) {
+    lifecycle.drain(usize::MAX, |bytes| match decode_closed(bytes, units(facts)) {
         Ok(closed) => is_told |= closed.key == *key && closed.ending() == Ending::Reset(Some(Side::Remote)),
         Err(error) => tracing::debug!(%error, "self-test"),
     });

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Change, Watch, WatchError};
+use super::{Tell, Watch, WatchError};
 use crate::{
     app::clock,
     model::{Hook, HookStatus, Mechanism, MonoTime},
-    sink::SinkError,
 };
 
 /// How long nothing must have been under suspicion for the hook to go: each time it comes or goes the kernel patches its own text.
@@ -27,10 +26,7 @@ pub(super) enum Attention {
 impl Watch {
     /// Looks at changes of state while there are cases. What happens to a connection in the moments between its first suspicious event and this is
     /// not missed for long: a reset says itself that the connection has ended, and for the rest its socket is looked up.
-    pub(super) fn pay_attention(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn pay_attention(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         let now = clock::now();
         let falls_asleep = matches!(self.attention, Attention::Calm(since) if now.since(since) >= CALM_AFTER);
         if falls_asleep {

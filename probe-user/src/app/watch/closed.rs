@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use super::{Change, Programs, Watch, WatchError};
+use super::{Change, Programs, Tell, Watch, WatchError};
 use crate::{
     app::clock,
-    decode::decode_connection,
-    kernel::{HookTotals, Lifecycle, Probes},
-    model::MonoTime,
-    sink::SinkError,
+    decode::decode_closed,
+    kernel::{Lifecycle, Probes},
+    model::{HookCount, MonoTime},
 };
 
 /// Told at once; the rest when the ring is read next, 50 ms later: events, timers and signals must not wait for a host that closes
@@ -19,18 +18,12 @@ const ALL: usize = 32_768;
 
 impl Watch {
     /// Tells of those that are on their ring.
-    pub(super) fn read_closed(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn read_closed(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         self.read_closed_before(None, MOST_AT_ONCE, tell)
     }
 
     /// Tells of all that are on their ring.
-    pub(super) fn read_all_closed(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn read_all_closed(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         self.read_closed_before(None, ALL, tell)
     }
 
@@ -39,14 +32,14 @@ impl Watch {
         &mut self,
         before: Option<MonoTime>,
         most: usize,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
+        tell: &mut impl Tell,
     ) -> Result<(), WatchError> {
         let Some(Programs { probes, units }) = &mut self.programs else { return Ok(()) };
         let Some(lifecycle) = probes.lifecycle() else { return Ok(()) };
-        let (closings, losses) = (&mut self.closings, &mut self.losses);
+        let (connections, losses) = (&mut self.closed, &mut self.losses);
         let mut result = Ok(());
         lifecycle.drain(most, |bytes| {
-            let closed = match decode_connection(bytes, *units) {
+            let closed = match decode_closed(bytes, *units) {
                 Ok(closed) => closed,
                 Err(error) => {
                     tracing::warn!(%error, "a record of a connection could not be decoded");
@@ -57,8 +50,8 @@ impl Watch {
             if result.is_err() || before.is_some_and(|before| closed.at >= before) {
                 return;
             }
-            if let Some(findings) = closings.take(&closed) {
-                let cgroup = closed.cgroup_id.and_then(|id| closings.cgroups.of(id, Instant::now()));
+            if let Some(findings) = connections.take(&closed) {
+                let cgroup = closed.cgroup_id.and_then(|id| connections.cgroups.of(id, Instant::now()));
                 result = tell(Change::Closed { closed: &closed, cgroup, findings: &findings });
             }
         });
@@ -66,11 +59,7 @@ impl Watch {
     }
 
     /// Other programs tell from now on, and both are attached: each connection is told by one of them.
-    pub(super) fn hand_over_closed(
-        &mut self,
-        to: &mut Probes,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn hand_over_closed(&mut self, to: &mut Probes, tell: &mut impl Tell) -> Result<(), WatchError> {
         if let Some(from) = self.programs.as_mut().and_then(|programs| programs.probes.lifecycle())
             && let Some(to) = to.lifecycle()
         {
@@ -78,21 +67,18 @@ impl Watch {
         }
         let now = clock::now();
         self.read_closed_before(Some(now), ALL, tell)?;
-        self.count_lost_closings(tell)?;
-        self.closings.begin_anew(now);
+        self.count_lost_closed(tell)?;
+        self.closed.begin_anew(now);
         Ok(())
     }
 
-    pub(super) fn count_lost_closings(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn count_lost_closed(&mut self, tell: &mut impl Tell) -> Result<(), WatchError> {
         let totals =
             |programs: &mut Programs| programs.probes.lifecycle().map(|lifecycle| Lifecycle::totals(lifecycle));
         let Some(totals) = self.programs.as_mut().and_then(totals) else { return Ok(()) };
-        let totals: HookTotals = totals.map_err(|error| WatchError::Kernel(error.to_string()))?;
+        let totals: HookCount = totals.map_err(|error| WatchError::Kernel(error.to_string()))?;
         let at = clock::now();
-        for (place, count) in self.closings.new_losses(totals) {
+        for (place, count) in self.closed.new_losses(totals) {
             tell(Change::Lost { at, place, count })?;
         }
         Ok(())

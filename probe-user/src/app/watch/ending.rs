@@ -4,17 +4,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Change, Programs, Watch, WatchError};
+use super::{Programs, Tell, Watch, WatchError};
 use crate::{
     app::{clock, recording::Recorded},
     model::{Coverage, MonoTime},
     recording::SameMoment,
     report::Summary,
-    sink::SinkError,
 };
 
-/// How long answers that are on their way are waited for at the end.
-/// Searches for owners and entries rest for half a second at most.
+/// How long answers that are on their way are waited for at the end: searches for owners and entries rest for half a second at most.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A watch that has ended. The programs stay attached as long as this lives: taking a trampoline or a kprobe away waits for the
@@ -34,10 +32,7 @@ pub struct Ended {
 }
 
 impl Watch {
-    pub(super) async fn finish(
-        mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<Ended, WatchError> {
+    pub(super) async fn finish(mut self, tell: &mut impl Tell) -> Result<Ended, WatchError> {
         self.read_ring();
         self.hand_on(tell)?;
         self.read_all_closed(tell)?;

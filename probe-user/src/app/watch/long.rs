@@ -11,15 +11,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Attention, Change, Programs, Scans, Watch, WatchError, WatchOptions, units};
+use super::{Attention, Change, Programs, Tell, Watch, WatchError, WatchOptions, start_scans, units};
 use crate::{
-    app::{State, clock, scan::Way},
+    app::{State, clock},
     case::Finding,
     judge::Thresholds,
     kernel::{Facts, Plan, Probes},
     model::Coverage,
     report::{Cost, Heartbeat},
-    sink::SinkError,
 };
 
 /// How often a heartbeat comes, where nothing else is said.
@@ -114,11 +113,7 @@ impl Watch {
         self
     }
 
-    pub(super) fn do_due(
-        &mut self,
-        due: Due,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), WatchError> {
+    pub(super) fn do_due(&mut self, due: Due, tell: &mut impl Tell) -> Result<(), WatchError> {
         match due {
             Due::Heartbeat => {
                 if let Some((every, at)) = &mut self.long.heartbeats {
@@ -158,17 +153,13 @@ impl Watch {
             questions_waiting: self.tracker.questions_waiting(),
             hooks,
             cost: Cost { bpf: self.programs.as_ref().and_then(Programs::run_time), ..cost() },
-            connections: self.coverage.lifecycle.as_ref().map(|_| self.closings.counts()),
+            connections: self.coverage.lifecycle.as_ref().map(|_| self.closed.counts()),
             sinks: Vec::new(),
         })
     }
 
     /// Attaches programs with the new settings before those with the old ones go. Where that fails, the old ones stay; `false` then.
-    fn attach_anew(
-        &mut self,
-        attach: &Attach,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<bool, WatchError> {
+    fn attach_anew(&mut self, attach: &Attach, tell: &mut impl Tell) -> Result<bool, WatchError> {
         let Attach { facts, plan, options } = attach;
         let mut probes = match Probes::attach(facts, plan, &options.load) {
             Ok(probes) => probes,
@@ -177,9 +168,7 @@ impl Watch {
                 return Ok(false);
             }
         };
-        let way = probes.scanner().map_or(Way::SockDiag, Way::Iterator);
-        let scans = options.scan_every.map(|_| Scans::start(way, options.load.filter.clone())).transpose();
-        let scans = match scans {
+        let scans = match start_scans(&probes, options) {
             Ok(scans) => scans,
             Err(error) => {
                 tracing::error!(

@@ -1,6 +1,6 @@
 //! What a watch tells, and what of it a recording takes down.
 
-use super::{Change, Watch};
+use super::{Change, Tell, Watch};
 use crate::{
     app::{clock, findings::Findings, recording::Recording},
     judge::Verdict,
@@ -18,25 +18,18 @@ impl Watch {
 
     /// Records everything from here on that what is told follows from.
     #[must_use]
-    pub fn with_recording(mut self, mut recording: Recording, opening: Opening) -> Self {
-        recording.put(Input::Opening(Box::new(opening)));
-        self.tracker.recording = Some(recording);
+    pub fn with_recording(mut self, recording: Recording, opening: Opening) -> Self {
+        self.tracker.record_to(recording, opening);
         self
     }
 
-    pub(super) fn tell_coverage(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), SinkError> {
+    pub(super) fn tell_coverage(&mut self, tell: &mut impl Tell) -> Result<(), SinkError> {
         let (at, coverage) = (clock::now(), &self.coverage);
         self.tracker.record(|| Input::Coverage { at, coverage: Box::new(coverage.clone()) });
         tell(Change::Coverage { at, coverage })
     }
 
-    pub(super) fn tell_progress(
-        &mut self,
-        tell: &mut impl FnMut(Change<'_>) -> Result<(), SinkError>,
-    ) -> Result<(), SinkError> {
+    pub(super) fn tell_progress(&mut self, tell: &mut impl Tell) -> Result<(), SinkError> {
         let (findings, open) = self.findings.count();
         let clocks = clock::both();
         if let Some(clocks) = clocks {

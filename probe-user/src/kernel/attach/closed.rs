@@ -4,7 +4,7 @@ use aya::{Btf, Ebpf};
 
 use super::{Part, Probes, attach_hook, descriptor, parts};
 use crate::{
-    kernel::{lifecycle::Lifecycle, plan::HookPlan, ring::RingError},
+    kernel::{HookPlan, Lifecycle, RingError},
     model::{HookStatus, Mechanism},
 };
 

@@ -2,6 +2,8 @@
 
 use aya::programs::ProgramError;
 
+use crate::error::chain;
+
 #[derive(Debug)]
 pub(super) enum TryError {
     /// The object has no such program, or BTF went missing between planning and attaching.
@@ -61,20 +63,6 @@ fn last_verdict(log: &str) -> Option<&str> {
     const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
     let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.rfind(|line| !STATISTICS.iter().any(|start| line.starts_with(start)))
-}
-
-/// An error with its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut current = error.source();
-    while let Some(cause) = current {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        current = cause.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use prost::Message as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::{retry::retry_after, spec::OtlpSpec};
+use crate::error::chain;
 
 /// How long a connection is kept for the next batch.
 const IDLE: Duration = Duration::from_secs(30);
@@ -149,12 +150,6 @@ fn answer(status: StatusCode, body: &[u8]) -> String {
 /// One line of it, and not too much: it is from outside.
 fn printable(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(LONGEST_MESSAGE).collect()
-}
-
-/// An error and its causes.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

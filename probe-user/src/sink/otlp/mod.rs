@@ -19,7 +19,7 @@ use prost::Message as _;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    fanout::{Body, Command},
+    control::{Command, Control},
     queue::{Next, Reader},
 };
 pub(super) use client::Client;
@@ -86,22 +86,22 @@ impl Exporter {
     }
 
     /// Sends until it is told to end.
-    pub(super) async fn run(mut self, mut body: Body, mut reader: Reader) {
+    pub(super) async fn run(mut self, mut control: Control, mut reader: Reader) {
         loop {
-            let mut batch = self.gather(&mut body, &mut reader).await;
+            let mut batch = self.gather(&mut control, &mut reader).await;
             if batch.taken.is_empty() {
                 break;
             }
-            self.deliver(&mut batch, &mut body, &mut reader).await;
+            self.deliver(&mut batch, &mut control, &mut reader).await;
         }
         if self.lost_at_the_end > 0 {
             let records = self.lost_at_the_end;
-            tracing::error!(sink = %body.spec, records, "records could not be sent before the end, and are lost");
+            tracing::error!(sink = %control.spec, records, "records could not be sent before the end, and are lost");
         }
     }
 
     /// The next batch, which is empty when there will be none.
-    async fn gather(&mut self, body: &mut Body, reader: &mut Reader) -> Batch {
+    async fn gather(&mut self, control: &mut Control, reader: &mut Reader) -> Batch {
         let mut batch = Batch::default();
         while !batch.is_full() {
             if self.until.is_some() {
@@ -115,7 +115,7 @@ impl Exporter {
             let due = batch.due;
             tokio::select! {
                 biased;
-                command = body.commands.recv() => self.obey(command, body),
+                command = control.commands.recv() => self.obey(command, control),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => break,
                 next = reader.next() => match next {
                     Some(next) => batch.push(next),
@@ -127,27 +127,27 @@ impl Exporter {
     }
 
     /// Sends a batch, as often as that makes sense.
-    async fn deliver(&mut self, batch: &mut Batch, body: &mut Body, reader: &mut Reader) {
+    async fn deliver(&mut self, batch: &mut Batch, control: &mut Control, reader: &mut Reader) {
         let request = batch.encode();
         loop {
-            let asked_for = match self.send(request.clone(), body).await {
+            let asked_for = match self.send(request.clone(), control).await {
                 Outcome::Accepted { rejected, message } => {
                     self.backoff.reset();
-                    return accepted(batch, rejected, &message, body, reader);
+                    return accepted(batch, rejected, &message, control, reader);
                 }
                 Outcome::Refused { why } => {
                     self.backoff.reset();
-                    body.fails(why);
+                    control.fails(why);
                     return batch.taken.iter().for_each(|next| reader.give_up(next));
                 }
                 Outcome::Later { why, asked_for } => {
-                    body.fails(why);
+                    control.fails(why);
                     asked_for
                 }
             };
             let random = getrandom::u32().unwrap_or(u32::MAX);
             let until = Instant::now() + self.backoff.next(asked_for, random);
-            if !self.wait(until, body).await {
+            if !self.wait(until, control).await {
                 self.lost_at_the_end += batch.taken.len();
                 return batch.taken.iter().for_each(|next| reader.give_up(next));
             }
@@ -155,12 +155,12 @@ impl Exporter {
     }
 
     /// Sends it once.
-    async fn send(&mut self, request: Bytes, body: &mut Body) -> Outcome {
+    async fn send(&mut self, request: Bytes, control: &mut Control) -> Outcome {
         let mut sending = std::pin::pin!(self.client.clone().send(request));
         while self.until.is_none() {
             tokio::select! {
                 outcome = &mut sending => return outcome,
-                command = body.commands.recv() => self.obey(command, body),
+                command = control.commands.recv() => self.obey(command, control),
             }
         }
         let until = self.until.unwrap_or_else(Instant::now);
@@ -169,24 +169,24 @@ impl Exporter {
     }
 
     /// Waits until then, or something has changed, and says whether there is time for another attempt.
-    async fn wait(&mut self, until: Instant, body: &mut Body) -> bool {
+    async fn wait(&mut self, until: Instant, control: &mut Control) -> bool {
         if let Some(end) = self.until {
             sleep_until(until.min(end)).await;
             return until < end;
         }
         tokio::select! {
             () = sleep_until(until) => {}
-            command = body.commands.recv() => self.obey(command, body),
+            command = control.commands.recv() => self.obey(command, control),
         }
         true
     }
 
-    fn obey(&mut self, command: Option<Command>, body: &mut Body) {
+    fn obey(&mut self, command: Option<Command>, control: &mut Control) {
         match command {
             // Somebody has looked after things: the next attempt comes at once.
             Some(Command::Reopen) => self.backoff.reset(),
-            Some(Command::Collector(collector)) => (body.spec, self.client) = *collector,
-            Some(Command::Change(spec)) => body.spec = spec,
+            Some(Command::Collector(collector)) => (control.spec, self.client) = *collector,
+            Some(Command::Change(spec)) => control.spec = spec,
             Some(Command::Finish | Command::Stop) | None => self.end(),
         }
     }
@@ -198,19 +198,19 @@ impl Exporter {
 }
 
 /// Counts what a collector has taken.
-fn accepted(batch: &Batch, rejected: u64, message: &str, body: &Body, reader: &mut Reader) {
+fn accepted(batch: &Batch, rejected: u64, message: &str, control: &Control, reader: &mut Reader) {
     let records = batch.taken.len() as u64;
     let rejected = rejected.min(records);
     (rejected..records).for_each(|_| reader.counts().add_written());
     if rejected > 0 {
         reader.lose(rejected);
-        body.fails(format!("the collector rejects {rejected} of {records} records: {message}"));
+        control.fails(format!("the collector rejects {rejected} of {records} records: {message}"));
         return;
     }
     if !message.is_empty() {
-        tracing::warn!(sink = %body.spec, message, "the collector has taken all records and has something to say");
+        tracing::warn!(sink = %control.spec, message, "the collector has taken all records and has something to say");
     }
-    body.health.take(&body.spec, Ok(()));
+    control.health.take(&control.spec, Ok(()));
 }
 
 #[cfg(test)]

@@ -3,21 +3,16 @@
 
 use std::{collections::HashMap, io, ops::ControlFlow};
 
-use netlink_packet_core::{DefaultNla, NetlinkPayload};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
-    conntrack::{ConntrackAttribute, ConntrackMessageType, ProtoInfo, ProtoInfoTCP},
+    NetfilterMessage,
+    conntrack::{ConntrackAttribute, ProtoInfo, ProtoInfoTCP},
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use nix::errno::Errno;
 
-use super::{
-    BY_SOURCE, CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE,
-    Ctnetlink, attributes, ends, entry, family, nested, setting, settings, tuple,
-};
+use super::{Ctnetlink, DIRECTIONS, Entries, Tracked, attributes, by_source, ends, entry, tracked_of};
 use crate::{
-    model::{ConnectionKey, ConntrackSettings, Direction, FlowConntrack, InZone, TrackedFlow, Tuple},
-    witness::{netlink::Netlink, netns::Namespaces},
+    model::{ConnectionKey, Direction, FlowConntrack, InZone, TrackedFlow, Tuple},
+    witness::netns::Namespaces,
 };
 
 /// `IP_CT_TCP_FLAG_CLOSE_INIT` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`): the first FIN went this way.
@@ -33,78 +28,43 @@ pub(in crate::witness) fn look_up_flows(
     netns: u32,
     asked: &[(ConnectionKey, InZone)],
 ) -> Vec<Result<FlowConntrack, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    let failed = |error: io::Error| format!("ctnetlink in network namespace {netns}: {error}");
-    match namespaces.open(netns).map(|netns| netns.run(|| query_all(asked)).flatten()) {
-        Ok(Ok(found)) => found.into_iter().map(Ok).collect(),
-        Ok(Err(error)) => all(failed(error)),
-        Err(error) => all(error.to_string()),
-    }
+    namespaces.ask_about(netns, "ctnetlink", asked, |asked| Ok(query_all(asked)?.into_iter().map(Ok)))
 }
 
 /// Looks up in the namespace this thread is in.
 fn query_all(asked: &[(ConnectionKey, InZone)]) -> io::Result<Vec<FlowConntrack>> {
-    // Asking must not load the module.
-    if setting::<u32>("nf_conntrack_count").is_none_or(|count| count == 0) {
-        return Ok(vec![FlowConntrack::Inactive; asked.len()]);
-    }
-    let of_version = |is_ipv4| asked.iter().filter(move |(key, _)| key.local.is_ipv4() == is_ipv4);
-    let (v4, v6) = (Found::search(of_version(true))?, Found::search(of_version(false))?);
-    let settings = settings();
-    let of =
-        |(key, _): &(ConnectionKey, _)| if key.local.is_ipv4() { v4.of(key, settings) } else { v6.of(key, settings) };
-    Ok(asked.iter().map(of).collect())
+    let status = |tracked: Tracked<TrackedFlow>| {
+        tracked.map_or(FlowConntrack::Inactive, |(flows, settings)| FlowConntrack::Active(flows, settings))
+    };
+    Ok(tracked_of(asked, |(key, _)| key, search)?.into_iter().map(status).collect())
 }
 
-/// What is tracked of some flows of one IP version.
-#[derive(Default)]
-struct Found {
-    entries: HashMap<ConnectionKey, Vec<TrackedFlow>>,
-    tracks_something: bool,
-}
-
-impl Found {
-    fn search<'a>(asked: impl Iterator<Item = &'a (ConnectionKey, InZone)>) -> io::Result<Self> {
-        let mut asked = asked.peekable();
-        let Some((first, _)) = asked.peek() else { return Ok(Self::default()) };
-        let ctnetlink = Ctnetlink { socket: Netlink::open(NETLINK_NETFILTER)?, family: family(first.local.ip()) };
-        let mut found = Self::default();
-        let mut left = Vec::new();
-        for (key, zone) in asked {
-            // Of several zones all count: the one that accepts a packet is found first, and another holds it for invalid.
-            let mut flow = None;
-            if let InZone::First(zone) | InZone::Only(zone) = *zone {
-                for packet in packets(key) {
-                    flow = flow.map_or_else(|| find(&ctnetlink, packet, zone), |flow| Ok(Some(flow)))?;
-                }
-            }
-            match (flow, zone) {
-                (Some(flow), _) => drop(found.entries.insert(*key, vec![flow])),
-                (None, InZone::Only(_)) => {}
-                (None, InZone::First(_) | InZone::Any) => left.push(*key),
+/// The entries of flows of one IP version.
+fn search(ctnetlink: &Ctnetlink, asked: &[&(ConnectionKey, InZone)]) -> io::Result<Entries<TrackedFlow>> {
+    let mut entries = HashMap::new();
+    let mut left = Vec::new();
+    for (key, zone) in asked {
+        // Of several zones all count: the one that accepts a packet is found first, and another holds it for invalid.
+        let mut flow = None;
+        if let InZone::First(zone) | InZone::Only(zone) = *zone {
+            for packet in packets(key) {
+                flow = flow.map_or_else(|| find(ctnetlink, packet, zone), |flow| Ok(Some(flow)))?;
             }
         }
-        if left.len() <= MOST_BY_FILTER {
-            for key in left {
-                found.entries.insert(key, find_in_any_zone(&ctnetlink, packets(&key))?);
-            }
-        } else {
-            found.entries.extend(find_all_in_any_zone(&ctnetlink, &left)?);
+        match (flow, zone) {
+            (Some(flow), _) => drop(entries.insert(*key, vec![flow])),
+            (None, InZone::Only(_)) => {}
+            (None, InZone::First(_) | InZone::Any) => left.push(*key),
         }
-        let any = found.entries.values().any(|flows| !flows.is_empty());
-        found.tracks_something = any || ctnetlink.tracks_something()?;
-        Ok(found)
     }
-
-    fn of(&self, key: &ConnectionKey, settings: ConntrackSettings) -> FlowConntrack {
-        if !self.tracks_something {
-            return FlowConntrack::Inactive;
+    if left.len() <= MOST_BY_FILTER {
+        for key in left {
+            entries.insert(key, find_in_any_zone(ctnetlink, packets(&key))?);
         }
-        FlowConntrack::Active(self.entries.get(key).cloned().unwrap_or_default(), settings)
+    } else {
+        entries.extend(find_all_in_any_zone(ctnetlink, &left)?);
     }
+    Ok(entries)
 }
 
 /// A packet of the flow, and one that goes the other way.
@@ -114,28 +74,15 @@ const fn packets(key: &ConnectionKey) -> [Tuple; 2] {
 
 /// The entry of which this is one tuple, in one zone.
 fn find(ctnetlink: &Ctnetlink, packet: Tuple, zone: u16) -> io::Result<Option<TrackedFlow>> {
-    let mut wanted = vec![ConntrackAttribute::CtaTupleOrig(tuple(packet.0, packet.1))];
-    let zone = Some(zone).filter(|zone| *zone != 0).map(|zone| DefaultNla::new(CTA_ZONE, zone.to_be_bytes().to_vec()));
-    wanted.extend(zone.map(ConntrackAttribute::Other));
-    match ctnetlink.socket.ask(ctnetlink.get(wanted))? {
-        NetlinkPayload::InnerMessage(message) => Ok(tracked(&message)),
-        NetlinkPayload::Error(error) => match error.to_io().raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT) => Ok(None),
-            Some(_) | None => Err(error.to_io()),
-        },
-        _ => Err(io::Error::other("an answer of another kind")),
-    }
+    Ok(ctnetlink.find(packet.0, packet.1, zone)?.as_ref().and_then(tracked))
 }
 
 /// The same in every zone: the kernel goes through its whole table, once for each end and direction.
 fn find_in_any_zone(ctnetlink: &Ctnetlink, packets: [Tuple; 2]) -> io::Result<Vec<TrackedFlow>> {
     let mut found: Vec<TrackedFlow> = Vec::new();
-    let directions = [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)];
-    for (direction, flags) in directions {
+    for direction in DIRECTIONS {
         for packet in packets {
-            let filter = DefaultNla::new(flags, BY_SOURCE.to_ne_bytes().to_vec());
-            let wanted = vec![nested(direction, &tuple(packet.0, packet.1)), nested(CTA_FILTER, &[filter])];
-            dump(ctnetlink.family, wanted, |flow| {
+            dump(ctnetlink, by_source(direction, packet.0, packet.1), |flow| {
                 if is_of(&flow, packets) && !found.contains(&flow) && found.len() < MOST_ZONES {
                     found.push(flow);
                 }
@@ -149,14 +96,11 @@ fn find_in_any_zone(ctnetlink: &Ctnetlink, packets: [Tuple; 2]) -> io::Result<Ve
 }
 
 /// The same for many flows, by all entries there are: for each to be looked for by itself would take longer.
-fn find_all_in_any_zone(
-    ctnetlink: &Ctnetlink,
-    keys: &[ConnectionKey],
-) -> io::Result<HashMap<ConnectionKey, Vec<TrackedFlow>>> {
+fn find_all_in_any_zone(ctnetlink: &Ctnetlink, keys: &[ConnectionKey]) -> io::Result<Entries<TrackedFlow>> {
     let wanted: HashMap<Tuple, ConnectionKey> =
         keys.iter().flat_map(|key| packets(key).map(|packet| (packet, *key))).collect();
-    let mut found: HashMap<ConnectionKey, Vec<TrackedFlow>> = HashMap::new();
-    dump(ctnetlink.family, Vec::new(), |flow| {
+    let mut found: Entries<TrackedFlow> = HashMap::new();
+    dump(ctnetlink, Vec::new(), |flow| {
         let key = flow.packets().iter().find_map(|packet| wanted.get(packet));
         if let Some(key) = key {
             let flows = found.entry(*key).or_default();
@@ -172,19 +116,9 @@ fn is_of(flow: &TrackedFlow, packets: [Tuple; 2]) -> bool {
     flow.packets().iter().any(|packet| packets.contains(packet))
 }
 
-fn dump(
-    family: NetfilterProtoFamily,
-    attributes: Vec<DefaultNla>,
-    mut each: impl FnMut(TrackedFlow),
-) -> io::Result<()> {
-    let question = NetfilterMessageInner::Other {
-        subsys: NetfilterSubsystem::Conntrack,
-        message_type: ConntrackMessageType::Get.into(),
-        attributes,
-    };
-    let header = NetfilterHeader::new(family, 0, 0);
-    Netlink::open(NETLINK_NETFILTER)?.dump(NetfilterMessage::new(header, question), |message| {
-        if let Some(flow) = tracked(&message) {
+fn dump(ctnetlink: &Ctnetlink, attributes: Vec<DefaultNla>, mut each: impl FnMut(TrackedFlow)) -> io::Result<()> {
+    ctnetlink.dump(attributes, |message| {
+        if let Some(flow) = tracked(message) {
             each(flow);
         }
         ControlFlow::Continue(())
@@ -220,6 +154,8 @@ fn closed_by(attribute: &ConntrackAttribute) -> Option<Direction> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     #[test]

@@ -4,17 +4,13 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::IpAddr,
 };
 
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
-    RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
     route::{RouteAttribute, RouteType},
 };
 use netlink_packet_sock_diag::constants::IPPROTO_TCP;
-use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
     machine::{Machines, tap_behind},
@@ -24,9 +20,8 @@ use super::{
 use crate::{
     model::{Behind, ConnectionKey, ForwardPath, Interface, LinkAddress, Port},
     witness::{
-        netlink::Netlink,
         netns::{Namespaces, Roster},
-        path::{prefix_length, route_address, to},
+        rtnetlink::{Rtnetlink, from, to},
     },
 };
 
@@ -40,23 +35,13 @@ pub(in crate::witness) fn look_up_all(
     netns: u32,
     asked: &[(ConnectionKey, Arrival)],
 ) -> Vec<Result<ForwardPath, String>> {
-    let all = |why: String| vec![Err(why); asked.len()];
-    if netns == 0 {
-        return all("its network namespace is not known".to_owned());
-    }
-    let failed = |error: io::Error| format!("rtnetlink in network namespace {netns}: {error}");
-    let query_all = || {
+    let found = namespaces.ask_about(netns, "rtnetlink", asked, |asked| {
         let (mut machines, mut ports) = (Machines::default(), Ports::default());
-        asked.iter().map(|(key, arrival)| query(key, *arrival, &mut machines, &mut ports)).collect::<Vec<_>>()
-    };
-    let found = match namespaces.open(netns).map(|netns| netns.run(query_all)) {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => return all(failed(error)),
-        Err(error) => return all(error.to_string()),
-    };
+        Ok(asked.iter().map(|(key, arrival)| query(key, *arrival, &mut machines, &mut ports)).collect::<Vec<_>>())
+    });
     let peers: HashSet<i32> = found.iter().flatten().flat_map(Found::peers).collect();
     let peers = if peers.is_empty() { HashMap::new() } else { peer::resolve(namespaces, roster, netns, &peers) };
-    found.into_iter().map(|path| path.map(|path| path.resolved(&peers)).map_err(failed)).collect()
+    found.into_iter().map(|path| path.map(|path| path.resolved(&peers))).collect()
 }
 
 /// A way of which the network namespaces behind veth pairs have only the numbers that this namespace gives them.
@@ -91,21 +76,21 @@ fn query(
     machines: &mut Machines,
     ports: &mut Ports,
 ) -> io::Result<Found> {
-    let rtnetlink = Rtnetlink(Netlink::open(NETLINK_ROUTE)?);
-    let link = rtnetlink.link(ingress)?;
-    let bridge = link.as_ref().and_then(|link| link.controller);
-    let (ends_here, by_route) = rtnetlink.forward(key, if bridge.is_some() { None } else { Some(ingress) })?;
+    let rtnetlink = Rtnetlink::open()?;
+    let arrived_by = link(&rtnetlink, ingress)?;
+    let bridge = arrived_by.as_ref().and_then(|link| link.controller);
+    let (ends_here, by_route) = forward(&rtnetlink, key, if bridge.is_some() { None } else { Some(ingress) })?;
     let egress = match (bridge, by_route, destination_mac) {
         _ if ends_here => None,
-        (None, Some(index), _) => rtnetlink.link(index)?,
+        (None, Some(index), _) => link(&rtnetlink, index)?,
         (Some(bridge), _, Some(mac)) => ports.towards(&rtnetlink, bridge, ingress, mac)?,
         (None, None, _) | (Some(_), _, None) => None,
     };
     let peer = |link: &Option<Link>| link.as_ref().and_then(|link| link.peer);
-    let (ingress_peer, egress_peer) = (peer(&link), peer(&egress));
+    let (ingress_peer, egress_peer) = (peer(&arrived_by), peer(&egress));
     let path = ForwardPath {
         ends_here,
-        ingress: link.map(|link| link.into_port(machines)),
+        ingress: arrived_by.map(|link| link.into_port(machines)),
         egress: egress.map(|link| link.into_port(machines)),
     };
     Ok(Found { path, ingress_peer, egress_peer })
@@ -164,50 +149,37 @@ impl Link {
     }
 }
 
-pub(super) struct Rtnetlink(pub(super) Netlink);
+/// `None` when it has gone.
+pub(super) fn link(rtnetlink: &Rtnetlink, index: u32) -> io::Result<Option<Link>> {
+    let mut question = LinkMessage::default();
+    question.header.index = index;
+    Ok(rtnetlink.link(question)?.ok().as_ref().map(Link::of))
+}
 
-impl Rtnetlink {
-    /// `None` when it has gone.
-    pub(super) fn link(&self, index: u32) -> io::Result<Option<Link>> {
-        let mut request = LinkMessage::default();
-        request.header.index = index;
-        self.ask_link(request)
+/// Asks which way a packet to `key.local` goes that came in by this interface (`ip route get TO from FROM iif INTERFACE`), or where
+/// that says nothing, whether it is for this host at all: whether it is, and by which interface it leaves.
+fn forward(rtnetlink: &Rtnetlink, key: &ConnectionKey, ingress: Option<u32>) -> io::Result<(bool, Option<u32>)> {
+    let mut question = to(key.local.ip());
+    if let Some(index) = ingress {
+        question = from(key.remote.ip(), question);
+        question.attributes.extend([
+            RouteAttribute::Iif(index),
+            RouteAttribute::IpProto(IPPROTO_TCP),
+            RouteAttribute::Sport(key.remote.port()),
+            RouteAttribute::Dport(key.local.port()),
+        ]);
     }
-
-    pub(super) fn ask_link(&self, request: LinkMessage) -> io::Result<Option<Link>> {
-        match self.0.ask(RouteNetlinkMessage::GetLink(request))? {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(answer)) => Ok(Some(Link::of(&answer))),
-            _ => Ok(None),
+    match rtnetlink.route(question)? {
+        Ok(answer) => {
+            let egress = answer.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            Ok((answer.header.kind == RouteType::Local, egress))
         }
-    }
-
-    /// Asks which way a packet to `key.local` goes that came in by this interface (`ip route get TO from FROM iif INTERFACE`), or where
-    /// that says nothing, whether it is for this host at all: whether it is, and by which interface it leaves.
-    fn forward(&self, key: &ConnectionKey, ingress: Option<u32>) -> io::Result<(bool, Option<u32>)> {
-        let (from, to_address): (IpAddr, IpAddr) = (key.remote.ip(), key.local.ip());
-        let mut request = to(to_address);
-        if let Some(index) = ingress {
-            request.header.source_prefix_length = prefix_length(from);
-            request.attributes.extend([
-                RouteAttribute::Source(route_address(from)),
-                RouteAttribute::Iif(index),
-                RouteAttribute::IpProto(IPPROTO_TCP),
-                RouteAttribute::Sport(key.remote.port()),
-                RouteAttribute::Dport(key.local.port()),
-            ]);
-        }
-        Ok(match self.0.ask(RouteNetlinkMessage::GetRoute(request))? {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(answer)) => {
-                let egress = answer.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                });
-                (answer.header.kind == RouteType::Local, egress)
-            }
-            // No way on from there: the reverse-path filter, no forwarding, or an address that none may come from.
-            _ if ingress.is_some() => self.forward(key, None)?,
-            _ => (false, None),
-        })
+        // No way on from there: the reverse-path filter, no forwarding, or an address that none may come from.
+        Err(_) if ingress.is_some() => forward(rtnetlink, key, None),
+        Err(_) => Ok((false, None)),
     }
 }
 

@@ -8,16 +8,11 @@ use std::{
     time::Instant,
 };
 
-use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    nsid::{NsidAttribute, NsidMessage},
-};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use crate::witness::{
-    netlink::Netlink,
     netns::{Namespaces, Roster},
+    rtnetlink::Rtnetlink,
 };
 
 /// The inode numbers of the namespaces that `netns` has these numbers for, as far as they are found.
@@ -37,14 +32,13 @@ pub(super) fn resolve(
 
 /// Asks in the namespace this thread is in.
 fn numbered(open: &[(u32, OwnedFd)], wanted: &HashSet<i32>) -> io::Result<HashMap<i32, u32>> {
-    let rtnetlink = Netlink::open(NETLINK_ROUTE)?;
+    let rtnetlink = Rtnetlink::open()?;
     let mut found = HashMap::new();
     for (inode, descriptor) in open {
         let mut request = NsidMessage::default();
         let Ok(descriptor) = u32::try_from(descriptor.as_raw_fd()) else { continue };
         request.attributes.push(NsidAttribute::Fd(descriptor));
-        let answer = rtnetlink.ask(RouteNetlinkMessage::GetNsId(request))?;
-        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) = answer else { continue };
+        let Ok(answer) = rtnetlink.netns_number(request)? else { continue };
         let number = answer.attributes.iter().find_map(|attribute| match attribute {
             NsidAttribute::Id(number) => Some(*number),
             _ => None,

@@ -1,16 +1,15 @@
 //! By which port of a bridge, or of Open vSwitch, a frame leaves: the one that leads to the address it is for.
 
-use std::{io, ops::ControlFlow};
+use std::io;
 
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     link::{LinkAttribute, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
-use super::path::{Link, Rtnetlink};
-use crate::model::LinkAddress;
+use super::path::{Link, link};
+use crate::{model::LinkAddress, witness::rtnetlink::Rtnetlink};
 
 /// So many veth pairs are asked for the address of their other end.
 const MOST_PEERS: usize = 1_024;
@@ -35,8 +34,8 @@ impl Ports {
         mac: LinkAddress,
     ) -> io::Result<Option<Link>> {
         // Open vSwitch has learnt addresses, too, but its daemon keeps them to itself.
-        if let Some(port) = rtnetlink.forwarding_entry(bridge, mac)? {
-            return if port == ingress || port == bridge { Ok(None) } else { rtnetlink.link(port) };
+        if let Some(port) = forwarding_entry(rtnetlink, bridge, mac)? {
+            return if port == ingress || port == bridge { Ok(None) } else { link(rtnetlink, port) };
         }
         let ports = match &mut self.0 {
             Some(ports) => ports,
@@ -64,48 +63,37 @@ fn is_tap_of(tap: LinkAddress, machine: LinkAddress) -> bool {
 
 fn list(rtnetlink: &Rtnetlink) -> io::Result<Vec<Port>> {
     let mut links = Vec::new();
-    rtnetlink.0.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
-        if let RouteNetlinkMessage::NewLink(answer) = message {
-            links.extend(Some(Link::of(&answer)).filter(|link| link.controller.is_some()));
-        }
-        ControlFlow::Continue(())
-    })?;
+    rtnetlink.links(|link| links.extend(Some(Link::of(&link)).filter(|link| link.controller.is_some())))?;
     let mut asked = 0;
     let with_peer = |link: Link| {
         let is_asked = link.peer.is_some() && asked < MOST_PEERS;
         asked += usize::from(is_asked);
-        let peer_mac = if is_asked { rtnetlink.peer_mac(&link) } else { None };
+        let peer_mac = if is_asked { peer_mac(rtnetlink, &link) } else { None };
         Port { link, peer_mac }
     };
     Ok(links.into_iter().map(with_peer).collect())
 }
 
-impl Rtnetlink {
-    /// The address of the other end of a veth pair, in another namespace: `IFLA_TARGET_NETNSID` spares entering it (Linux 4.20).
-    fn peer_mac(&self, link: &Link) -> Option<LinkAddress> {
-        let mut request = LinkMessage::default();
-        request.header.index = link.peer_index?;
-        request.attributes.push(LinkAttribute::IfNetnsId(link.peer?));
-        self.ask_link(request).ok()??.mac
-    }
+/// The address of the other end of a veth pair, in another namespace: `IFLA_TARGET_NETNSID` spares entering it (Linux 4.20).
+fn peer_mac(rtnetlink: &Rtnetlink, link: &Link) -> Option<LinkAddress> {
+    let mut question = LinkMessage::default();
+    question.header.index = link.peer_index?;
+    question.attributes.push(LinkAttribute::IfNetnsId(link.peer?));
+    Link::of(&rtnetlink.link(question).ok()?.ok()?).mac
+}
 
-    /// The port by which a bridge has heard of this address (`rtnl_fdb_get`, Linux 5.0); `None` also of what is no bridge.
-    fn forwarding_entry(&self, bridge: u32, mac: LinkAddress) -> io::Result<Option<u32>> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = AddressFamily::Bridge;
-        request.attributes =
-            vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec()), NeighbourAttribute::Controller(bridge)];
-        Ok(match self.0.ask(RouteNetlinkMessage::GetNeighbour(request))? {
-            // An address of this host's own, which mostly is that of a port: what is for it goes no further over the bridge.
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer))
-                if answer.header.state == NeighbourState::Permanent =>
-            {
-                Some(bridge)
-            }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer)) => Some(answer.header.ifindex),
-            _ => None,
-        })
-    }
+/// The port by which a bridge has heard of this address (`rtnl_fdb_get`, Linux 5.0); `None` also of what is no bridge.
+fn forwarding_entry(rtnetlink: &Rtnetlink, bridge: u32, mac: LinkAddress) -> io::Result<Option<u32>> {
+    let mut question = NeighbourMessage::default();
+    question.header.family = AddressFamily::Bridge;
+    question.attributes =
+        vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec()), NeighbourAttribute::Controller(bridge)];
+    Ok(match rtnetlink.neighbour(question)? {
+        // An address of this host's own, which mostly is that of a port: what is for it goes no further over the bridge.
+        Ok(answer) if answer.header.state == NeighbourState::Permanent => Some(bridge),
+        Ok(answer) => Some(answer.header.ifindex),
+        Err(_) => None,
+    })
 }
 
 #[cfg(test)]

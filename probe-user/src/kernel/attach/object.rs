@@ -13,8 +13,11 @@ use connprobe_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{facts::Facts, filter::prefix, lifecycle};
-use crate::model::{DropReason, Filter, Hook};
+use super::filter::prefix;
+use crate::{
+    kernel::{Facts, read::RING_BYTES},
+    model::{DropReason, Filter, Hook},
+};
 
 /// The object built from `probe-ebpf` by `cargo xtask ebpf`, committed beside its provenance.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/connprobe.bpf.o"));
@@ -57,7 +60,7 @@ pub(super) fn open(facts: &Facts, options: &LoadOptions, btf: Option<&Btf>) -> R
     }
     loader.map_max_entries("STRAYS", strays());
     if options.lifecycle {
-        loader.map_max_entries("CONNECTIONS", options.ring_bytes.unwrap_or(lifecycle::RING_BYTES));
+        loader.map_max_entries("CONNECTIONS", options.ring_bytes.unwrap_or(RING_BYTES));
         loader.map_max_entries("LIVES", LIFE_BUCKETS);
     }
     if let Some(entries) = options.suspects {

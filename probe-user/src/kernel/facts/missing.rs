@@ -9,7 +9,7 @@ use super::{
 use crate::model::MissingField;
 
 /// The fields missing from a layout.
-pub(super) fn missing_fields(layout: &Layout) -> Vec<MissingField> {
+pub(in crate::kernel) fn missing_fields(layout: &Layout) -> Vec<MissingField> {
     layout
         .missing
         .iter()
@@ -22,6 +22,6 @@ pub(super) fn missing_fields(layout: &Layout) -> Vec<MissingField> {
 }
 
 /// The first field without which connections cannot be told apart, if the layout lacks one.
-pub(super) fn missing_indispensable(layout: &Layout) -> Option<(Field, &str)> {
+pub(in crate::kernel) fn missing_indispensable(layout: &Layout) -> Option<(Field, &str)> {
     INDISPENSABLE.into_iter().find_map(|field| Some((field, layout.missing.get(&field)?.as_str())))
 }

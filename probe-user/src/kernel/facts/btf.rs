@@ -371,7 +371,7 @@ mod tests {
     fn this_kernels_btf_resolves_every_field_it_must_have() {
         let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
         let layout = Layout::resolve(&bytes, &Modules::default(), &Names::default()).unwrap();
-        for field in super::super::fields::INDISPENSABLE {
+        for field in crate::kernel::facts::fields::INDISPENSABLE {
             assert!(layout.has(field), "{}", layout.missing[&field]);
         }
         assert_eq!((layout.sock_dead_bit, layout.sock_done_bit), (Some(0), Some(1)));

@@ -2,6 +2,9 @@
 
 mod closed;
 mod failure;
+mod filter;
+mod memory;
+mod object;
 mod switch;
 
 use std::{
@@ -15,20 +18,18 @@ use aya::{
     programs::{Program, tp_btf::BtfTracePointLinkId},
 };
 
+pub use filter::{FilterError, check_filter};
+pub use object::{LoadOptions, OpenError};
+
 use failure::TryError;
+use memory::give_back;
+use object::open;
 use switch::Switch;
 
 use super::{
-    facts::Facts,
-    fields::spelled,
-    function::{Function, Point},
-    lifecycle::Lifecycle,
-    memory::give_back,
-    missing::{missing_fields, missing_indispensable},
-    object::{LoadOptions, OpenError, open},
+    facts::{Facts, Function, Point, missing_fields, missing_indispensable, spelled},
     plan::{HookPlan, Plan},
-    ring::{Ring, RingError},
-    scan::{IdleScanner, Scanner},
+    read::{IdleScanner, Lifecycle, Ring, RingError, Scanner},
 };
 use crate::model::{Coverage, Hook, HookStatus, KernelModule, LifecycleStatus, Mechanism, ModuleStatus, ScanStatus};
 

@@ -20,12 +20,12 @@ const TARGET: &str = "tcp";
 
 /// Scans namespaces for sockets that wait; usable from any thread.
 #[derive(Clone)]
-pub struct Scanner(Iterator);
+pub struct Scanner(SocketProgram);
 
 impl Scanner {
     /// Loads the iterator.
-    pub(super) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
-        Iterator::load(ebpf, SCAN, btf).map(Self)
+    pub(in crate::kernel) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
+        SocketProgram::load(ebpf, SCAN, btf).map(Self)
     }
 
     /// Reads the records of every waiting socket in the namespace that the calling thread is in, one after the other as
@@ -36,19 +36,19 @@ impl Scanner {
     /// When the kernel refuses the iterator.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut records = Vec::new();
-        Patient(self.0.open()?).read_to_end(&mut records)?;
+        ReadThroughPauses(self.0.open()?).read_to_end(&mut records)?;
         Ok(records)
     }
 }
 
 /// Looks in namespaces for idle connections; usable from any thread.
 #[derive(Clone)]
-pub struct IdleScanner(Iterator);
+pub struct IdleScanner(SocketProgram);
 
 impl IdleScanner {
     /// Loads the iterator.
-    pub(super) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
-        Iterator::load(ebpf, IDLE, btf).map(Self)
+    pub(in crate::kernel) fn load(ebpf: &Arc<Mutex<Ebpf>>, btf: Option<&Btf>) -> Result<Self, String> {
+        SocketProgram::load(ebpf, IDLE, btf).map(Self)
     }
 
     /// Hands over the record of every connection, in the namespace that the calling thread is in, that has been idle for so long.
@@ -60,7 +60,7 @@ impl IdleScanner {
     pub fn each(&self, idle_for: Duration, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let idle_for_ms = u32::try_from(idle_for.as_millis()).unwrap_or(u32::MAX);
         self.0.set(IDLE_FOR_MS, idle_for_ms).map_err(io::Error::other)?;
-        let mut records = BufReader::new(Patient(self.0.open()?));
+        let mut records = BufReader::new(ReadThroughPauses(self.0.open()?));
         let mut record = [0; size_of::<SocketRecord>()];
         loop {
             match records.read_exact(&mut record) {
@@ -74,9 +74,9 @@ impl IdleScanner {
 
 /// Reads on where the kernel pauses: after a million sockets of which the program has written nothing a read gives EAGAIN (`bpf_seq_read`,
 /// `kernel/bpf/bpf_iter.c`), and the next one goes on there.
-struct Patient<R>(R);
+struct ReadThroughPauses<R>(R);
 
-impl<R: io::Read> io::Read for Patient<R> {
+impl<R: io::Read> io::Read for ReadThroughPauses<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read(into) {
@@ -87,14 +87,14 @@ impl<R: io::Read> io::Read for Patient<R> {
     }
 }
 
-/// A program over all sockets.
+/// An iterator's program, which the kernel runs for each socket of a namespace.
 #[derive(Clone)]
-struct Iterator {
+struct SocketProgram {
     ebpf: Arc<Mutex<Ebpf>>,
     program: &'static str,
 }
 
-impl Iterator {
+impl SocketProgram {
     fn load(ebpf: &Arc<Mutex<Ebpf>>, program: &'static str, btf: Option<&Btf>) -> Result<Self, String> {
         let iterator = Self { ebpf: Arc::clone(ebpf), program };
         let btf = btf.ok_or("the kernel has no BTF, which iterators attach by")?;
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_scan_of_more_than_a_million_sockets_goes_on_after_each_pause() {
         let mut records = Vec::new();
-        Patient(Pauses(vec![3, 2, 1], false)).read_to_end(&mut records).unwrap();
+        ReadThroughPauses(Pauses(vec![3, 2, 1], false)).read_to_end(&mut records).unwrap();
         assert_eq!(records, [1, 2, 3]);
     }
 }

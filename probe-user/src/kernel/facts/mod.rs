@@ -1,4 +1,12 @@
-//! What this kernel and this process are, read once.
+//! What this kernel and this process are, read once. The readers of BTF and of tracepoint formats are pure.
+
+mod btf;
+mod fields;
+mod function;
+mod missing;
+mod modules;
+mod names;
+mod tracepoint_format;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +17,17 @@ use std::{
 use connprobe_common::fields::Field;
 use nix::time::{ClockId, clock_getres};
 
-use super::{
-    btf::{BtfError, Layout},
-    modules::{Modules, is_loaded},
-    names::Names,
-    plan::PlanFacts,
-    tracepoint_format::TracepointFormat,
-};
+pub(super) use fields::spelled;
+pub(super) use missing::{missing_fields, missing_indispensable};
+
+pub use btf::{BtfError, Layout, TracepointArguments};
+pub use fields::field_named;
+pub use function::{Function, Point};
+pub use modules::{ConntrackLayout, Modules, is_loaded};
+pub use names::Names;
+pub use tracepoint_format::{FormatError, TracepointFormat};
+
+use super::plan::PlanFacts;
 use crate::model::{Hook, KernelModule};
 
 /// Where a kernel with `CONFIG_DEBUG_INFO_BTF` shows its BTF.

@@ -18,7 +18,7 @@ use crate::model::{
 /// # Errors
 ///
 /// When the record is not exactly what this version's programs write.
-pub fn decode_connection(bytes: &[u8], units: Units) -> Result<ClosedConnection, DecodeError> {
+pub fn decode_closed(bytes: &[u8], units: Units) -> Result<ClosedConnection, DecodeError> {
     let record = ConnectionRecord::read_from_bytes(bytes)
         .map_err(|_| DecodeError::Length { actual: bytes.len(), expected: size_of::<ConnectionRecord>() })?;
     match (record.abi_version, record.hook) {
@@ -126,11 +126,11 @@ mod tests {
 
     #[test]
     fn what_was_not_read_is_not_zero() {
-        let closed = decode_connection(record().as_bytes(), UNITS).unwrap();
+        let closed = decode_closed(record().as_bytes(), UNITS).unwrap();
         assert_eq!((closed.amounts, closed.halves), (Amounts::default(), Halves::default()));
         assert_eq!((closed.opened, closed.role, closed.error, closed.uid), (None, None, None, None));
         let all = ConnectionRecord { available: u32::MAX, srtt_eighth_us: 800, rtt_min_us: u32::MAX, ..record() };
-        let closed = decode_connection(all.as_bytes(), UNITS).unwrap();
+        let closed = decode_closed(all.as_bytes(), UNITS).unwrap();
         assert_eq!(closed.amounts.bytes_sent, Some(0));
         assert_eq!((closed.amounts.rtt, closed.amounts.min_rtt), (Some(Duration::from_micros(100)), None));
     }
@@ -139,29 +139,29 @@ mod tests {
     fn the_flags_of_a_socket_tell_what_became_of_its_halves() {
         let record =
             ConnectionRecord { available: u32::MAX, sk_flags: 0b10, linger2_jiffies: -1, unacked: 1, ..record() };
-        let halves = decode_connection(record.as_bytes(), UNITS).unwrap().halves;
+        let halves = decode_closed(record.as_bytes(), UNITS).unwrap().halves;
         assert_eq!((halves.fin_received, halves.orphaned, halves.read_shut), (Some(true), Some(false), Some(false)));
         assert_eq!((halves.reset_wanted, halves.all_acked), (Some(true), Some(false)));
-        let halves = decode_connection(record.as_bytes(), Units::default()).unwrap().halves;
+        let halves = decode_closed(record.as_bytes(), Units::default()).unwrap().halves;
         assert_eq!((halves.fin_received, halves.orphaned), (None, None), "this kernel's bits are not known");
     }
 
     #[test]
     fn every_other_input_is_an_error() {
-        let refused = |record: ConnectionRecord| decode_connection(record.as_bytes(), UNITS).unwrap_err();
+        let refused = |record: ConnectionRecord| decode_closed(record.as_bytes(), UNITS).unwrap_err();
         assert_eq!(refused(ConnectionRecord { role: 3, ..record() }), DecodeError::Role(3));
         assert_eq!(refused(ConnectionRecord { owner_from: 9, ..record() }), DecodeError::Owner(9));
         assert_eq!(refused(ConnectionRecord { old_state: 99, ..record() }), DecodeError::State(99));
         assert_eq!(refused(ConnectionRecord { hook: 1, ..record() }), DecodeError::Hook(1));
         assert_eq!(refused(ConnectionRecord { abi_version: 0, ..record() }), DecodeError::Version(0));
-        assert!(matches!(decode_connection(&[0; 191], UNITS), Err(DecodeError::Length { actual: 191, .. })));
+        assert!(matches!(decode_closed(&[0; 191], UNITS), Err(DecodeError::Length { actual: 191, .. })));
     }
 
     #[test]
     fn a_command_name_ends_at_its_zero_byte() {
         let mut named = ConnectionRecord { owner_from: connection::OWNER_CONNECTED, pid: 7, ..record() };
         named.comm[..4].copy_from_slice(b"curl");
-        let process = decode_connection(named.as_bytes(), UNITS).unwrap().process.unwrap();
+        let process = decode_closed(named.as_bytes(), UNITS).unwrap().process.unwrap();
         assert_eq!((process.pid, process.comm.as_str(), process.by), (7, "curl", OwnerCall::Connect));
     }
 }

@@ -1,52 +1,41 @@
 //! The programs that tell of connections that are over: loaded only when asked for, with a ring, counters and a memory of their own.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd};
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapData, MapError},
 };
-
 use connprobe_common::connection::{LIFE_BUCKET_WORDS, LIFE_BUCKETS, LIFE_WAYS, LIFE_WORDS};
-use tokio::io::unix::AsyncFd;
 
-use super::ring::{HookTotals, RingError, shown, wait_for};
-use crate::model::RunCost;
+use super::channel::{Channel, RingError, take_map};
+use crate::model::{Hook, HookCount, RunCost};
 
 /// Bytes of the ring: 21,000 records, which a host that closes 10,000 connections a second fills in two.
-pub(super) const RING_BYTES: u32 = 4 << 20;
+pub(in crate::kernel) const RING_BYTES: u32 = 4 << 20;
+
+/// The programs stand where those of state changes do.
+const HOOK: Hook = Hook::InetSockSetState;
 
 /// Some of what is remembered of connections (`Bucket` in `probe-ebpf/src/lives.rs`).
 type Bucket = [u64; LIFE_BUCKET_WORDS];
 
 /// What the programs tell.
 pub struct Lifecycle {
-    ring: RingBuf<MapData>,
-    waiter: AsyncFd<OwnedFd>,
-    counters: PerCpuArray<MapData, [u64; 4]>,
+    channel: Channel,
     lives: Array<MapData, Bucket>,
-    programs: Vec<OwnedFd>,
 }
 
 impl Lifecycle {
     /// Takes ring, counters and memory out of the loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
-        let mut map = |name| ebpf.take_map(name).ok_or(RingError::NoMap(name));
-        let ring = RingBuf::try_from(map("CONNECTIONS")?).map_err(|why| RingError::Map { map: "CONNECTIONS", why })?;
-        let counters = PerCpuArray::try_from(map("CONNECTION_COUNTERS")?)
-            .map_err(|why| RingError::Map { map: "CONNECTION_COUNTERS", why })?;
-        let lives = Array::try_from(map("LIVES")?).map_err(|why| RingError::Map { map: "LIVES", why })?;
-        let waiter = wait_for(ring.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { ring, waiter, counters, lives, programs: Vec::new() })
+    pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, RingError> {
+        let channel = Channel::take(ebpf, "CONNECTIONS", "CONNECTION_COUNTERS")?;
+        Ok(Self { channel, lives: take_map(ebpf, "LIVES")? })
     }
 
     /// Counts what the kernel does not let this program see.
-    pub(super) fn count_misses_of(&mut self, program: OwnedFd) {
-        self.programs.push(program);
+    pub(in crate::kernel) fn count_misses_of(&mut self, program: OwnedFd) {
+        self.channel.count_misses_of(HOOK, program);
     }
 
     /// As of [`super::Ring::half_full`].
@@ -55,14 +44,13 @@ impl Lifecycle {
     ///
     /// When the ring can no longer be waited for.
     pub async fn half_full(&self) -> io::Result<()> {
-        self.waiter.readable().await?.clear_ready();
-        Ok(())
+        self.channel.half_full().await
     }
 
     /// Hands records on the ring to `take`, at most so many, oldest first of each CPU, and frees their places.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) {
         for _ in 0..most {
-            let Some(record) = self.ring.next() else { return };
+            let Some(record) = self.channel.next_record() else { return };
             take(&record);
         }
     }
@@ -72,22 +60,16 @@ impl Lifecycle {
     /// # Errors
     ///
     /// When the kernel refuses the map look-up.
-    pub fn totals(&self) -> Result<HookTotals, MapError> {
-        let mut totals = HookTotals::default();
-        for [seen, emitted, lost, suppressed] in self.counters.get(&0, 0)?.iter().copied() {
-            totals.seen += seen;
-            totals.emitted += emitted;
-            totals.lost += lost;
-            totals.suppressed += suppressed;
-        }
-        totals.missed = self.programs.iter().filter_map(|program| shown(program, "recursion_misses:")).sum();
-        Ok(totals)
+    pub fn totals(&self) -> Result<HookCount, MapError> {
+        self.channel.totals(0, HOOK)
     }
 
     /// What the programs have cost, where the kernel counts it.
     pub fn cost(&self) -> Option<RunCost> {
-        let sum = |name| self.programs.iter().map(|program| shown(program, name)).sum::<Option<u64>>();
-        Some(RunCost { runs: sum("run_cnt:")?, time: Duration::from_nanos(sum("run_time_ns:")?) })
+        self.channel.costs().try_fold(RunCost::default(), |sum, (_, cost)| {
+            let RunCost { runs, time } = cost?;
+            Some(RunCost { runs: sum.runs + runs, time: sum.time + time })
+        })
     }
 
     /// Takes over what programs remember that go. Both are attached, and those that go have seen all that these have, and what was

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     case::FindingId,
-    kernel::HookTotals,
-    model::{ClosedConnection, ConnectionKey, LossPlace, MonoTime},
+    model::{ClosedConnection, ConnectionKey, HookCount, LossPlace, MonoTime},
     report::ConnectionCounts,
     witness::Cgroups,
 };
@@ -18,12 +17,12 @@ const MOST_OF_ONE: usize = 16;
 
 /// What is needed to tell of connections that are over.
 #[derive(Debug, Default)]
-pub(super) struct Closings {
+pub(super) struct ClosedConnections {
     pub(super) cgroups: Cgroups,
     findings: Remembered,
     counts: ConnectionCounts,
     /// What the kernel's counters stood at when losses were last told, and where programs before these had got to.
-    told: HookTotals,
+    told: Option<HookCount>,
     /// From when on the attached programs tell; what they told before, others have told, too.
     from: MonoTime,
 }
@@ -36,7 +35,7 @@ struct Remembered {
     order: VecDeque<ConnectionKey>,
 }
 
-impl Closings {
+impl ClosedConnections {
     /// Remembers a finding until its connection is over.
     pub(super) fn note(&mut self, finding: FindingId) {
         self.findings.note(finding);
@@ -54,14 +53,13 @@ impl Closings {
 
     /// New programs tell from now on, and count from 0.
     pub(super) fn begin_anew(&mut self, at: MonoTime) {
-        (self.from, self.told) = (at, HookTotals::default());
+        (self.from, self.told) = (at, None);
     }
 
     /// What has been lost since the last call.
-    pub(super) fn new_losses(&mut self, now: HookTotals) -> Vec<(LossPlace, u64)> {
-        let lost = now.lost.saturating_sub(self.told.lost);
-        let missed = now.missed.saturating_sub(self.told.missed);
-        self.told = now;
+    pub(super) fn new_losses(&mut self, now: HookCount) -> Vec<(LossPlace, u64)> {
+        let (lost, missed) = now.lost_since(self.told.as_ref());
+        self.told = Some(now);
         self.counts.lost += lost;
         self.counts.missed += missed;
         let places = [(LossPlace::ConnectionRing, lost), (LossPlace::ConnectionRecursion, missed)];
@@ -115,7 +113,7 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{SocketCookie, TcpState};
+    use crate::model::{Hook, SocketCookie, TcpState};
 
     fn key(port: u16) -> ConnectionKey {
         ConnectionKey { netns: 7, local: ([10, 0, 0, 1], port).into(), remote: ([10, 0, 0, 2], 80).into() }
@@ -136,23 +134,23 @@ mod tests {
 
     #[test]
     fn a_connection_names_its_own_findings_and_none_of_an_earlier_one() {
-        let mut closings = Closings::default();
-        closings.note(finding(1, 10, 5));
-        closings.note(finding(1, 10, 5));
-        closings.note(finding(2, 10, 5));
-        closings.note(finding(3, 10, 6));
-        assert_eq!(closings.take(&closed(1, 5, 5)), Some(vec![finding(1, 10, 5)]));
-        assert_eq!(closings.take(&closed(1, 5, 5)), Some(Vec::new()), "told once");
-        assert_eq!(closings.take(&closed(2, 50, 5)), Some(Vec::new()), "of one before it");
-        assert_eq!(closings.take(&closed(3, 5, 5)), Some(Vec::new()), "of another socket");
+        let mut connections = ClosedConnections::default();
+        connections.note(finding(1, 10, 5));
+        connections.note(finding(1, 10, 5));
+        connections.note(finding(2, 10, 5));
+        connections.note(finding(3, 10, 6));
+        assert_eq!(connections.take(&closed(1, 5, 5)), Some(vec![finding(1, 10, 5)]));
+        assert_eq!(connections.take(&closed(1, 5, 5)), Some(Vec::new()), "told once");
+        assert_eq!(connections.take(&closed(2, 50, 5)), Some(Vec::new()), "of one before it");
+        assert_eq!(connections.take(&closed(3, 5, 5)), Some(Vec::new()), "of another socket");
     }
 
     #[test]
     fn what_other_programs_have_told_is_not_told_again() {
-        let mut closings = Closings::default();
-        closings.begin_anew(MonoTime::from_ns(101));
-        assert_eq!(closings.take(&closed(1, 5, 5)), None);
-        assert_eq!(closings.counts(), ConnectionCounts::default());
+        let mut connections = ClosedConnections::default();
+        connections.begin_anew(MonoTime::from_ns(101));
+        assert_eq!(connections.take(&closed(1, 5, 5)), None);
+        assert_eq!(connections.counts(), ConnectionCounts::default());
     }
 
     #[test]
@@ -166,13 +164,13 @@ mod tests {
 
     #[test]
     fn each_loss_is_told_once() {
-        let mut closings = Closings::default();
-        let now = HookTotals { lost: 3, missed: 1, ..HookTotals::default() };
+        let mut connections = ClosedConnections::default();
+        let now = HookCount { lost: 3, missed: 1, ..HookCount::none(Hook::InetSockSetState) };
         let expected = [(LossPlace::ConnectionRing, 3), (LossPlace::ConnectionRecursion, 1)];
-        assert_eq!(closings.new_losses(now), expected);
-        assert_eq!(closings.new_losses(now), []);
-        closings.begin_anew(MonoTime::from_ns(1));
-        assert_eq!(closings.new_losses(HookTotals { lost: 1, ..now }).len(), 2);
-        assert_eq!(closings.counts().lost, 4);
+        assert_eq!(connections.new_losses(now), expected);
+        assert_eq!(connections.new_losses(now), []);
+        connections.begin_anew(MonoTime::from_ns(1));
+        assert_eq!(connections.new_losses(HookCount { lost: 1, ..now }).len(), 2);
+        assert_eq!(connections.counts().lost, 4);
     }
 }

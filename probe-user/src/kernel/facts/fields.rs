@@ -149,7 +149,7 @@ pub(super) const INDISPENSABLE: [Field; 11] = [
 ];
 
 /// The C spelling of a path, for people.
-pub(super) fn spelled(field: Field) -> String {
+pub(in crate::kernel) fn spelled(field: Field) -> String {
     let path = path(field);
     format!("{}.{}", path.structure, path.members.join("."))
 }

@@ -24,7 +24,7 @@ use wake::wakeup_if_asleep;
 
 use crate::{
     filter,
-    limit::{self, PerCpu, Stage, Timeout},
+    limit::{self, PerCpu, Stage, Timeout, Watch},
     memory::Memory,
     packet::Segment,
     socket::{self, Address, Tuple, state},
@@ -51,13 +51,14 @@ pub enum Kind {
     Packet,
 }
 
-/// What budget an event is taken from.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What budget an event is taken from. All but the last are for full sockets.
 pub enum Limit {
     /// Once for each timeout: the kernel's own backoff spaces them out.
     Timeout(Timeout),
     /// So many a second from one connection.
     Connection,
+    /// The same of one that is known to be under suspicion.
+    Watched(&'static mut Watch),
     /// So many from one CPU: repeats of SYN and SYN-ACK, of which a flood makes millions.
     Handshake,
 }
@@ -96,18 +97,24 @@ pub fn socket_event<M: Memory>(event: SocketEvent, limit: Limit, sk: M, cookie: 
     // SAFETY: the helper takes nothing and only reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
 
-    if event.kind == Kind::Full {
-        limit::watch(sk.address(), now_ns);
-    }
     let within_limit = match limit {
         Limit::Timeout(timeout) => {
-            if !limit::is_new_timeout(sk.address(), timeout) {
+            if limit::watch(sk.address(), now_ns).is_some_and(|watch| !watch.is_new_timeout(timeout)) {
                 return;
             }
             true
         }
-        Limit::Connection => limit::take_from_connection(sk.address(), now_ns),
-        Limit::Handshake => limit::take(PerCpu::Handshakes, now_ns),
+        Limit::Connection => limit::watch(sk.address(), now_ns).is_none_or(|watch| watch.take(now_ns)),
+        Limit::Watched(watch) => {
+            watch.renew(now_ns);
+            watch.take(now_ns)
+        }
+        Limit::Handshake => {
+            if event.kind == Kind::Full {
+                limit::watch(sk.address(), now_ns);
+            }
+            limit::take(PerCpu::Handshakes, now_ns)
+        }
     };
     if !within_limit {
         counters.suppressed += 1;

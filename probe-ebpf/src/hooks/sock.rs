@@ -89,16 +89,14 @@ fn begins(to: u8) -> bool {
 
 #[inline(always)]
 fn on_state_change(sk: Address, from: u8, to: u8, cookie: impl FnOnce() -> u64) {
-    if !limit::is_watched(sk) {
-        return;
-    }
-    if to != state::CLOSE && limit::is_over(sk) {
+    let Some(watch) = limit::watched(sk) else { return };
+    if to != state::CLOSE && watch.is_over() {
         // Another socket by now.
         limit::unwatch(sk);
         return;
     }
     let event = SocketEvent { old_state: from, ..SocketEvent::new(hook::INET_SOCK_SET_STATE, Kind::Full, to) };
-    emit::socket_event(event, Limit::Connection, sk, cookie);
+    emit::socket_event(event, Limit::Watched(watch), sk, cookie);
     if to == state::CLOSE {
         limit::unwatch(sk);
     }

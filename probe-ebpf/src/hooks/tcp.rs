@@ -250,9 +250,11 @@ fn on_reset(hook: u16, sk: Address, cookie: impl FnOnce() -> u64) {
     let Some(state) = sk.state() else { return };
     if state::is_synchronized(state) {
         emit::socket_event(SocketEvent::new(hook, Kind::Full, state), Limit::Connection, sk, cookie);
-        if hook == hook::TCP_RECEIVE_RESET {
+        if hook == hook::TCP_RECEIVE_RESET
+            && let Some(watch) = limit::watched(sk)
+        {
             // Whatever RST the kernel takes closes its socket (`tcp_reset`, `net/ipv4/tcp_input.c`, 4.15 to 6.18).
-            limit::end(sk);
+            watch.end();
         }
     }
 }

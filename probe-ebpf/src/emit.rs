@@ -5,10 +5,7 @@ mod wake;
 use core::hint::black_box;
 
 use aya_ebpf::{
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
-    },
+    helpers::generated::{bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
@@ -23,7 +20,7 @@ use connprobe_common::{
 use wake::wakeup_if_asleep;
 
 use crate::{
-    filter,
+    clock, filter,
     limit::{self, PerCpu, Stage, Timeout, Watch},
     memory::Memory,
     packet::Segment,
@@ -94,8 +91,7 @@ pub fn socket_event<M: Memory>(event: SocketEvent, limit: Limit, sk: M, cookie: 
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(event.hook)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock::now_ns();
 
     let within_limit = match limit {
         Limit::Timeout(timeout) => {
@@ -126,10 +122,7 @@ pub fn socket_event<M: Memory>(event: SocketEvent, limit: Limit, sk: M, cookie: 
         limit::suspect(&tuple, now_ns, if is_embryonic { Stage::Embryonic } else { Stage::Established });
     }
 
-    let cookie = match sk.read::<u64>(Field::SkCookie) {
-        Some(0) | None => cookie(),
-        Some(given) => given,
-    };
+    let cookie = socket::cookie(sk, cookie);
     counters.seen += 1;
     if write(&event, &tuple, sk, now_ns, cookie) {
         counters.emitted += 1;
@@ -147,8 +140,7 @@ pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock::now_ns();
     if !limit::take(PerCpu::Handshakes, now_ns) {
         counters.suppressed += 1;
         return;
@@ -193,8 +185,7 @@ pub enum Part {
 /// Filters, limits, counts and writes a segment that is thrown away.
 #[inline(always)]
 pub fn drop_event(drop: &Drop, segment: Segment) {
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock::now_ns();
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::KFREE_SKB)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };
@@ -276,8 +267,7 @@ pub struct Invalid {
 /// Filters, limits, counts and writes a FIN or a RST that connection tracking holds for invalid.
 #[inline(always)]
 pub fn invalid_event(invalid: &Invalid, segment: Segment, is_reset: bool) {
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock::now_ns();
     let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook::NF_CT_LOG_INVALID)) else { return };
     // SAFETY: a per-CPU value belongs to this CPU while the program runs.
     let counters = unsafe { &mut *counters };

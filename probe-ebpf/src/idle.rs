@@ -8,16 +8,14 @@
 //! idle than it is. Blind spot and cost: as the scan's, and a record for each idle connection.
 
 use aya_ebpf::{
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_seq_write},
-    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_seq_write},
     macros::map,
     maps::{Array, PerCpuArray},
 };
 use connprobe_common::{abi::SocketRecord, fields::Field};
 
 use crate::{
+    clock,
     memory::Memory,
     scan::{self, Context},
     socket::{Address, state},
@@ -82,8 +80,8 @@ const UNKNOWN_AGO: u32 = u32::MAX;
 #[inline(always)]
 fn segment_ago_ms(sk: Address) -> u32 {
     let Some(stamp_us) = sk.read::<u64>(Field::TpTcpMstamp) else { return UNKNOWN_AGO };
-    // SAFETY: the helper takes nothing and only reads a clock, the one the stamp is of (`tcp_clock_ns`, `include/net/tcp.h`).
-    let now_us = unsafe { bpf_ktime_get_ns() } / 1_000;
+    // The stamp is of the same clock (`tcp_clock_ns`, `include/net/tcp.h`).
+    let now_us = clock::now_ns() / 1_000;
     if now_us <= stamp_us {
         return 0;
     }

@@ -10,6 +10,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod clock;
 mod emit;
 mod filter;
 mod globals;

@@ -36,6 +36,13 @@ pub trait Memory: Copy {
     fn read_second(self, field: Field) -> Option<u32>;
 }
 
+/// Reads what lies at an address; `None` when it cannot be read.
+#[inline(always)]
+pub fn load<T: Copy>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address itself and fails instead of faulting.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
 impl Memory for Address {
     #[inline(always)]
     fn read<T: Copy>(self, field: Field) -> Option<T> {
@@ -43,9 +50,7 @@ impl Memory for Address {
         if location == UNAVAILABLE || self.0 == 0 {
             return None;
         }
-        let at = self.0.wrapping_add(u64::from(offset_bytes(location))) as *const T;
-        // SAFETY: the helper checks the address itself and fails instead of faulting.
-        unsafe { bpf_probe_read_kernel(at) }.ok()
+        load(self.0.wrapping_add(u64::from(offset_bytes(location))))
     }
 
     #[inline(always)]

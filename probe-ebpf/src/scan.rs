@@ -6,10 +6,7 @@
 //! kernel's own walk costs ten times as much.
 
 use aya_ebpf::{
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_skc_to_tcp_sock},
-    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_skc_to_tcp_sock},
     macros::map,
     maps::PerCpuArray,
 };
@@ -19,6 +16,7 @@ use connprobe_common::{
 };
 
 use crate::{
+    clock,
     emit::zeroed,
     filter, globals,
     limit::{self, PerCpu},
@@ -128,8 +126,7 @@ pub(crate) fn fill<'a>(
     if !filter::passes(&tuple) {
         return None;
     }
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock::now_ns();
     // A SYN flood would fill the tracker.
     if state == state::NEW_SYN_RECV && !limit::take(PerCpu::ScannedRequests, now_ns) {
         return None;
@@ -143,10 +140,7 @@ pub(crate) fn fill<'a>(
     record.new_state = state;
     record.result = NO_RESULT;
     tuple.write(record);
-    record.cookie = match sk.read::<u64>(Field::SkCookie) {
-        Some(0) | None => cookie(),
-        Some(given) => given,
-    };
+    record.cookie = socket::cookie(sk, cookie);
     socket::fill_common(record, sk);
     if state == state::NEW_SYN_RECV {
         limit::suspect(&tuple, now_ns, limit::Stage::Embryonic);

@@ -1,6 +1,6 @@
 //! `nf_l4proto_log_invalid()` and `nf_ct_l4proto_log_invalid()`: why connection tracking holds a packet for invalid.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_kernel, macros::kprobe, programs::ProbeContext};
+use aya_ebpf::{EbpfContext as _, macros::kprobe, programs::ProbeContext};
 use connprobe_common::{
     abi::{NO_ZONE, UNKNOWN},
     fields::{Location, UNAVAILABLE, offset_bytes},
@@ -10,12 +10,10 @@ use super::kprobe_argument;
 use crate::{
     emit::{self, Invalid},
     globals::{read, settings},
+    memory::load,
     packet::{Segment, flag},
-    socket::Address,
+    socket::{self, Address},
 };
-
-/// `IPPROTO_TCP`.
-const TCP: u64 = 6;
 
 /// Connection tracking holds a packet for invalid, without having found its connection.
 ///
@@ -28,7 +26,7 @@ const TCP: u64 = 6;
 #[kprobe]
 fn nf_l4proto_log_invalid_kprobe(ctx: ProbeContext) -> u32 {
     // An enumeration's or byte's register may hold anything above it.
-    if kprobe_argument(&ctx, 2).is_some_and(|protocol| protocol & 0xff == TCP) {
+    if kprobe_argument(&ctx, 2).is_some_and(|protocol| protocol as u8 == socket::IPPROTO_TCP) {
         tell(&ctx, 1, None, false);
     }
     0
@@ -83,10 +81,4 @@ fn is_told(flags: u8) -> bool {
 #[inline(always)]
 fn at<T: Copy>(structure: u64, location: Location) -> Option<T> {
     if location == UNAVAILABLE { None } else { load(structure.wrapping_add(u64::from(offset_bytes(location)))) }
-}
-
-#[inline(always)]
-fn load<T: Copy>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the address itself and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }

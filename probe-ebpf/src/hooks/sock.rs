@@ -12,10 +12,8 @@ use crate::{
     globals::settings,
     limit,
     memory::Memory,
-    socket::{Address, state},
+    socket::{self, Address, state},
 };
-
-const IPPROTO_TCP: u16 = 6;
 
 /// A socket changes its state.
 ///
@@ -134,7 +132,7 @@ fn sk_error_report_kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn on_error_report(sk: Address, cookie: impl FnOnce() -> u64) {
-    if sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+    if !socket::is_tcp(sk) {
         return;
     }
     let (Some(error), Some(state)) = (sk.read::<i32>(Field::SkErr), sk.state()) else { return };

@@ -8,7 +8,7 @@ use connprobe_common::{abi::hook, fields::Field};
 
 use super::{classic_field, classic_socket, cookie, kprobe_argument, kprobe_socket, no_cookie, socket_argument};
 use crate::{
-    emit::{self, Kind, Limit, SocketEvent},
+    emit::socket::{Kind, Limit, SocketEvent, socket_event},
     globals::settings,
     limit,
     memory::Memory,
@@ -94,7 +94,7 @@ fn on_state_change(sk: Address, from: u8, to: u8, cookie: impl FnOnce() -> u64) 
         return;
     }
     let event = SocketEvent { old_state: from, ..SocketEvent::new(hook::INET_SOCK_SET_STATE, Kind::Full, to) };
-    emit::socket_event(event, Limit::Watched(watch), sk, cookie);
+    socket_event(event, Limit::Watched(watch), sk, cookie);
     if to == state::CLOSE {
         limit::unwatch(sk);
     }
@@ -140,7 +140,7 @@ fn on_error_report(sk: Address, cookie: impl FnOnce() -> u64) {
         return;
     }
     let event = SocketEvent::new(hook::INET_SK_ERROR_REPORT, Kind::Full, state);
-    emit::socket_event(event, Limit::Connection, sk, cookie);
+    socket_event(event, Limit::Connection, sk, cookie);
     if state == state::CLOSE {
         // `socket_event` put it under suspicion again, and no further state change will end that.
         limit::unwatch(sk);

@@ -2,7 +2,7 @@
 
 use connprobe_common::abi::{ABI_VERSION, NO_RESULT, SocketRecord, UNKNOWN_STATE, hook};
 
-use super::{COUNTERS, EVENTS, wake::wakeup_if_asleep, zeroed};
+use super::{Room, count, counters};
 use crate::{
     clock, filter,
     limit::{self, PerCpu, Stage, Timeout, Watch},
@@ -61,9 +61,7 @@ pub fn socket_event<M: Memory>(event: SocketEvent, limit: Limit, sk: M, cookie: 
     if !filter::passes(&tuple) {
         return;
     }
-    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(event.hook)) else { return };
-    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
-    let counters = unsafe { &mut *counters };
+    let Some(counters) = counters(event.hook) else { return };
     let now_ns = clock::now_ns();
 
     let within_limit = match limit {
@@ -96,43 +94,31 @@ pub fn socket_event<M: Memory>(event: SocketEvent, limit: Limit, sk: M, cookie: 
     }
 
     let cookie = socket::cookie(sk, cookie);
-    counters.seen += 1;
-    if write(&event, &tuple, sk, now_ns, cookie) {
-        counters.emitted += 1;
-    } else {
-        counters.lost += 1;
-    }
+    count(counters, write_socket(&event, &tuple, sk, now_ns, cookie));
 }
 
-/// The same for a packet whose socket is not at hand.
+/// The same for a packet that is thrown away, and whose socket is not at hand.
 #[inline(always)]
-pub fn packet_event(hook: u16, tuple: &Tuple, segment_flags: u8) {
+pub fn packet_event(tuple: &Tuple, segment_flags: u8) {
     if !filter::passes(tuple) {
         return;
     }
-    let Some(counters) = COUNTERS.get_ptr_mut(u32::from(hook)) else { return };
-    // SAFETY: a per-CPU value belongs to this CPU while the program runs.
-    let counters = unsafe { &mut *counters };
+    let Some(counters) = counters(hook::KFREE_SKB) else { return };
     let now_ns = clock::now_ns();
     if !limit::take(PerCpu::Handshakes, now_ns) {
         counters.suppressed += 1;
         return;
     }
     limit::suspect(tuple, now_ns, Stage::Established);
-    counters.seen += 1;
-    let event = SocketEvent { segment_flags, ..SocketEvent::new(hook, Kind::Packet, UNKNOWN_STATE) };
-    if write(&event, tuple, Address(0), now_ns, 0) {
-        counters.emitted += 1;
-    } else {
-        counters.lost += 1;
-    }
+    let event = SocketEvent { segment_flags, ..SocketEvent::new(hook::KFREE_SKB, Kind::Packet, UNKNOWN_STATE) };
+    count(counters, write_socket(&event, tuple, Address(0), now_ns, 0));
 }
 
 /// Writes the record; `false` when the ring is full. A function of its own: once in the object for each kind of memory, not once a program.
 #[inline(never)]
-fn write<M: Memory>(event: &SocketEvent, tuple: &Tuple, sk: M, now_ns: u64, cookie: u64) -> bool {
-    let Some(mut entry) = EVENTS.reserve::<SocketRecord>(0) else { return false };
-    let record = zeroed(entry.as_mut_ptr());
+fn write_socket<M: Memory>(event: &SocketEvent, tuple: &Tuple, sk: M, now_ns: u64, cookie: u64) -> bool {
+    let Some(mut room) = Room::<SocketRecord>::reserve() else { return false };
+    let record = room.record();
     record.abi_version = ABI_VERSION;
     record.hook = event.hook;
     record.size = size_of::<SocketRecord>() as u32;
@@ -149,6 +135,6 @@ fn write<M: Memory>(event: &SocketEvent, tuple: &Tuple, sk: M, now_ns: u64, cook
         Kind::Request => socket::fill_request(record, sk),
         Kind::Packet => {}
     }
-    entry.submit(wakeup_if_asleep::<SocketRecord>(&EVENTS));
+    room.submit();
     true
 }

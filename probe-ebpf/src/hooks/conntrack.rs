@@ -8,7 +8,7 @@ use connprobe_common::{
 
 use super::kprobe_argument;
 use crate::{
-    emit::packet::{Invalid, invalid_event},
+    emit::packet::{InvalidPacket, Packet, invalid_event},
     globals::{read, settings},
     memory::load,
     packet::{Segment, flag},
@@ -65,7 +65,8 @@ fn tell(ctx: &ProbeContext, state_index: usize, connection: Option<u64>, follows
     let zone = connection.and_then(|connection| at::<u16>(connection, zone_at)).map_or(NO_ZONE, u32::from);
     let netfilter_hook =
         kprobe_argument(ctx, state_index).and_then(|state| at::<u8>(state, hook_at)).unwrap_or(UNKNOWN);
-    invalid_event(&Invalid { context: ctx.as_ptr(), skb, text, zone, netfilter_hook }, segment, flags & flag::RST != 0);
+    let packet = Packet { context: ctx.as_ptr(), skb, segment };
+    invalid_event(&InvalidPacket { packet, text, zone, netfilter_hook }, flags & flag::RST != 0);
 }
 
 /// Which segments are told of: the same of which drops are.

@@ -15,7 +15,7 @@ use connprobe_common::{
 use super::{classic_field, cookie, no_cookie, socket_argument};
 use crate::{
     emit::{
-        packet::{Drop, Part, drop_event},
+        packet::{DroppedPacket, Packet, Part, drop_event},
         socket::{Kind, Limit, SocketEvent, packet_event, socket_event},
     },
     globals::{read, settings},
@@ -137,7 +137,7 @@ fn on_syn(skb: Address, sk: Address, cookie: impl FnOnce() -> u64) {
 fn on_syn_of_unknown_socket(skb: Address) {
     let Some(segment) = Segment::of(skb) else { return };
     if let Some(tuple) = segment.tuple_of_receiver() {
-        packet_event(hook::KFREE_SKB, &tuple, segment.flags().unwrap_or(0));
+        packet_event(&tuple, segment.flags().unwrap_or(0));
     }
 }
 
@@ -164,5 +164,5 @@ fn on_drop(context: *mut core::ffi::c_void, skb: Address, location: u64, told: u
         Part::Other
     };
     let reason = told & !(TOLD_OF_RESETS | TOLD_OF_SYNS);
-    drop_event(&Drop { context, skb, location, reason, part }, segment);
+    drop_event(&DroppedPacket { packet: Packet { context, skb, segment }, location, reason, part });
 }

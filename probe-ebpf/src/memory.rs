@@ -3,10 +3,7 @@
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
 use connprobe_common::fields::{Field, UNAVAILABLE, bit_field, offset_bytes};
 
-use crate::{
-    filter, globals,
-    socket::{Address, tuple},
-};
+use crate::{globals, socket::Address};
 
 /// Something in kernel memory whose fields are to be read.
 pub trait Memory: Copy {
@@ -145,14 +142,4 @@ impl Memory for Known {
         // SAFETY: as above.
         self.at(field).map(|at| unsafe { at.cast::<u32>().wrapping_add(1).read_volatile() })
     }
-}
-
-/// As [`filter::passes`], of a full socket, of which nothing is read that no filter looks at.
-#[inline(always)]
-pub fn passes<M: Memory>(sk: M) -> bool {
-    if filter::looks_at_ends() {
-        return sk.tcp().and_then(tuple).is_some_and(|tuple| filter::passes(&tuple));
-    }
-    let wanted = filter::netns();
-    wanted == 0 || sk.follow(Field::SkNet).and_then(|net| net.read(Field::NetInum)) == Some(wanted)
 }

@@ -31,9 +31,10 @@ use super::{classic_field, classic_socket, kprobe_argument, kprobe_socket};
 use crate::{
     clock,
     emit::connection::connection_event,
+    filter,
     globals::settings,
     lives::{Life, Place},
-    memory::{self, Known, Memory},
+    memory::{Known, Memory},
     socket::{self, state},
 };
 
@@ -130,7 +131,7 @@ fn received_ns<M: Memory>(sk: M) -> u64 {
 #[inline(always)]
 fn on_established<M: Memory>(sk: M, place: Place, from: u8) {
     // At SYN-SENT its port need not be known yet.
-    if !memory::passes(sk) {
+    if !filter::passes_socket(sk) {
         place.leave();
         return;
     }
@@ -157,7 +158,7 @@ fn on_established<M: Memory>(sk: M, place: Place, from: u8) {
 fn on_closing<M: Memory>(sk: M, place: Place) {
     let life = match place.life() {
         Some(life) => life,
-        None if memory::passes(sk) => {
+        None if filter::passes_socket(sk) => {
             let Some(life) = place.life_to_write() else { return };
             *life = Life::UNSEEN;
             life

@@ -15,12 +15,11 @@ mod emit;
 mod filter;
 mod globals;
 mod hooks;
-mod idle;
+mod iter;
 mod limit;
 mod lives;
 mod memory;
 mod packet;
-mod scan;
 mod socket;
 
 /// The helpers used here are GPL-only (`bpf_probe_read_kernel`), so this object declares a compatible licence; see

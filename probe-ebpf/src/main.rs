@@ -1,7 +1,7 @@
 //! The kernel programs of connprobe: read, filter, fill, emit.
 //!
 //! Every program decides first, from as little as it can, whether what it saw is ordinary, and returns. Only what does not
-//! happen on a healthy connection goes on to [`emit::socket_event`], the one place that writes to the ring.
+//! happen on a healthy connection goes on to [`emit`], the one place that writes to the rings.
 //!
 //! No program changes anything it observes, and none depends on the layout of one kernel: offsets come from the running
 //! kernel's BTF through [`globals`].

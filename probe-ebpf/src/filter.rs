@@ -1,33 +1,54 @@
 //! Which connections the operator asked about.
 
-use connprobe_common::settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix};
+use connprobe_common::{
+    fields::Field,
+    settings::{MAX_FILTER_PORTS, MAX_FILTER_PREFIXES, Prefix},
+};
 
 use crate::{
     globals::{read, settings},
-    socket::Tuple,
+    memory::Memory,
+    socket::{self, Tuple},
 };
 
-/// Whether the tuple passes the namespace, port and peer filters. Each that is empty lets everything pass.
-#[inline(never)]
+/// Whether the tuple passes the namespace, port and peer filters. Each that is empty lets everything pass. Where ports and peers are not
+/// looked at, the verifier removes the call.
+#[inline(always)]
 pub fn passes(tuple: &Tuple) -> bool {
-    passes_netns(tuple) && passes_port(tuple) && passes_peer(tuple)
+    passes_netns(tuple) && (!looks_at_ends() || passes_ends(tuple))
+}
+
+/// The same of a full socket, of which nothing is read that no filter looks at.
+#[inline(always)]
+pub fn passes_socket<M: Memory>(sk: M) -> bool {
+    if looks_at_ends() {
+        return sk.tcp().and_then(socket::tuple).is_some_and(|tuple| passes(&tuple));
+    }
+    let wanted = netns();
+    wanted == 0 || sk.follow(Field::SkNet).and_then(|net| net.read(Field::NetInum)) == Some(wanted)
 }
 
 /// The only namespace that passes; 0 for all.
 #[inline(always)]
-pub fn netns() -> u32 {
+fn netns() -> u32 {
     // SAFETY: points into the settings.
     unsafe { read(&raw const (*settings()).netns) }
 }
 
 /// Whether more than the namespace is looked at.
 #[inline(always)]
-pub fn looks_at_ends() -> bool {
+fn looks_at_ends() -> bool {
     // SAFETY: both point into the settings.
     unsafe { read(&raw const (*settings()).port_count) != 0 || read(&raw const (*settings()).prefix_count) != 0 }
 }
 
-/// The same of a packet, which may be only forwarded: then either end may be the peer. Where it is for a socket of this host, user space
+/// A function of its own: once in the object, not once a program.
+#[inline(never)]
+fn passes_ends(tuple: &Tuple) -> bool {
+    passes_port(tuple) && passes_peer(tuple)
+}
+
+/// [`passes`] of a packet, which may be only forwarded: then either end may be the peer. Where it is for a socket of this host, user space
 /// leaves out what is not from the peer.
 #[inline(never)]
 pub fn passes_packet(tuple: &Tuple) -> bool {

@@ -74,10 +74,57 @@ pub struct Timeout {
 /// What is remembered of a socket under suspicion.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Watch {
+pub struct Watch {
     budget: Budget,
     /// The latest timeout told.
     timeout: Timeout,
+}
+
+/// As how many timeouts a socket is remembered that is about to close.
+const OVER: u32 = u32::MAX;
+
+impl Watch {
+    #[inline(always)]
+    fn new(now_ns: u64) -> Self {
+        let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
+        Self { budget, timeout: Timeout { snd_una: 0, retransmits: 0 } }
+    }
+
+    /// Remembers that nothing but its closing can come of the socket. While nobody looks at changes of state, that is not seen, and a new
+    /// socket may have its address by the time that somebody does.
+    #[inline(always)]
+    pub fn end(&mut self) {
+        self.timeout.retransmits = OVER;
+    }
+
+    /// Whether nothing but its closing could come of the socket that was seen here last.
+    #[inline(always)]
+    pub fn is_over(&self) -> bool {
+        self.timeout.retransmits == OVER
+    }
+
+    /// Starts afresh where that was over: a suspicion of a new socket takes it back.
+    #[inline(always)]
+    pub fn renew(&mut self, now_ns: u64) {
+        if self.is_over() {
+            *self = Self::new(now_ns);
+        }
+    }
+
+    /// Takes one event from the connection's budget; `false` when it is used up.
+    #[inline(always)]
+    pub fn take(&mut self, now_ns: u64) -> bool {
+        self.budget.take(now_ns, SECOND_NS, PER_CONNECTION_PER_SECOND)
+    }
+
+    /// Whether this timeout has not been told yet. After a timeout the kernel may send more segments again before new data is
+    /// acknowledged (loss recovery driven by SACKs, `tcp_xmit_retransmit_queue`), and each passes the hook with the same count.
+    #[inline(always)]
+    pub fn is_new_timeout(&mut self, timeout: Timeout) -> bool {
+        let is_new = self.timeout != timeout;
+        self.timeout = timeout;
+        is_new
+    }
 }
 
 /// Keyed by the address of the `struct sock`; entries go when the socket closes, so that a reused address starts afresh.
@@ -198,75 +245,30 @@ fn take_from_suspect(tuple: &Tuple, now_ns: u64) -> bool {
     }
 }
 
-/// Whether the socket has raised an event before.
+/// What is remembered of the socket; `None` where it has raised no event before.
 #[inline(always)]
-pub fn is_watched(sk: Address) -> bool {
-    WATCHED.get_ptr(&sk.0).is_some()
+pub fn watched(sk: Address) -> Option<&'static mut Watch> {
+    // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one; timeouts of one socket are
+    // kept apart by its lock.
+    WATCHED.get_ptr_mut(&sk.0).map(|watch| unsafe { &mut *watch })
 }
 
-/// As how many timeouts a socket is remembered that is about to close.
-const OVER: u32 = u32::MAX;
-
-/// Remembers that nothing but its closing can come of the socket. While nobody looks at changes of state, that is not seen, and a new socket
-/// may have its address by the time that somebody does.
+/// Puts the socket under suspicion, and gives what is remembered of it. A full table makes room by itself; where there is none, it only
+/// means that this socket's state changes stay unseen.
 #[inline(always)]
-pub fn end(sk: Address) {
-    if let Some(watch) = WATCHED.get_ptr_mut(&sk.0) {
-        // SAFETY: as in [`is_new_timeout`]. A suspicion of a new socket takes this back ([`watch`]).
-        unsafe { (*watch).timeout.retransmits = OVER };
+pub fn watch(sk: Address, now_ns: u64) -> Option<&'static mut Watch> {
+    if let Some(watch) = watched(sk) {
+        watch.renew(now_ns);
+        return Some(watch);
     }
-}
-
-/// Whether nothing but its closing could come of the socket that was seen here last.
-#[inline(always)]
-pub fn is_over(sk: Address) -> bool {
-    match WATCHED.get_ptr(&sk.0) {
-        // SAFETY: a map value stays valid while the program runs.
-        Some(watch) => unsafe { (*watch).timeout.retransmits == OVER },
-        None => false,
-    }
-}
-
-/// Puts the socket under suspicion.
-#[inline(always)]
-pub fn watch(sk: Address, now_ns: u64) {
-    if !is_watched(sk) || is_over(sk) {
-        // A full table makes room by itself; a failure only means that this socket's state changes stay unseen.
-        let budget = Budget { window_start_ns: now_ns, used: 0, padding: 0 };
-        let _ = WATCHED.insert(&sk.0, &Watch { budget, timeout: Timeout { snd_una: 0, retransmits: 0 } }, 0);
-    }
+    let _ = WATCHED.insert(&sk.0, &Watch::new(now_ns), 0);
+    watched(sk)
 }
 
 /// Ends the suspicion: the socket is closed and its address may be used again.
 #[inline(always)]
 pub fn unwatch(sk: Address) {
     let _ = WATCHED.remove(&sk.0);
-}
-
-/// Takes one event from the connection's budget; `false` when it is used up.
-#[inline(always)]
-pub fn take_from_connection(sk: Address, now_ns: u64) -> bool {
-    match WATCHED.get_ptr_mut(&sk.0) {
-        // SAFETY: a map value stays valid while the program runs. Two CPUs counting at once may miscount by one.
-        Some(watch) => unsafe { &mut *watch }.budget.take(now_ns, SECOND_NS, PER_CONNECTION_PER_SECOND),
-        None => true,
-    }
-}
-
-/// Whether this timeout has not been told yet. After a timeout the kernel may send more segments again before new data is
-/// acknowledged (loss recovery driven by SACKs, `tcp_xmit_retransmit_queue`), and each passes the hook with the same count.
-#[inline(always)]
-pub fn is_new_timeout(sk: Address, timeout: Timeout) -> bool {
-    match WATCHED.get_ptr_mut(&sk.0) {
-        Some(watch) => {
-            // SAFETY: a map value stays valid while the program runs, and the socket's lock keeps its timeouts apart.
-            let watch = unsafe { &mut *watch };
-            let is_new = watch.timeout != timeout;
-            watch.timeout = timeout;
-            is_new
-        }
-        None => true,
-    }
 }
 
 /// What a CPU may tell only so often: each has a budget of its own, so that none takes another's place.

@@ -1,7 +1,7 @@
 //! The kernel programs of connprobe: read, filter, fill, emit.
 //!
 //! Every program decides first, from as little as it can, whether what it saw is ordinary, and returns. Only what does not
-//! happen on a healthy connection goes on to [`emit::socket_event`], the one place that writes to the ring.
+//! happen on a healthy connection goes on to [`emit`], the one place that writes to the rings.
 //!
 //! No program changes anything it observes, and none depends on the layout of one kernel: offsets come from the running
 //! kernel's BTF through [`globals`].
@@ -10,16 +10,16 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod clock;
 mod emit;
 mod filter;
 mod globals;
 mod hooks;
-mod idle;
+mod iter;
 mod limit;
 mod lives;
 mod memory;
 mod packet;
-mod scan;
 mod socket;
 
 /// The helpers used here are GPL-only (`bpf_probe_read_kernel`), so this object declares a compatible licence; see

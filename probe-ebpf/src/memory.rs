@@ -3,10 +3,7 @@
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
 use connprobe_common::fields::{Field, UNAVAILABLE, bit_field, offset_bytes};
 
-use crate::{
-    filter, globals,
-    socket::{Address, tuple},
-};
+use crate::{globals, socket::Address};
 
 /// Something in kernel memory whose fields are to be read.
 pub trait Memory: Copy {
@@ -36,6 +33,13 @@ pub trait Memory: Copy {
     fn read_second(self, field: Field) -> Option<u32>;
 }
 
+/// Reads what lies at an address; `None` when it cannot be read.
+#[inline(always)]
+pub fn load<T: Copy>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address itself and fails instead of faulting.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
 impl Memory for Address {
     #[inline(always)]
     fn read<T: Copy>(self, field: Field) -> Option<T> {
@@ -43,9 +47,7 @@ impl Memory for Address {
         if location == UNAVAILABLE || self.0 == 0 {
             return None;
         }
-        let at = self.0.wrapping_add(u64::from(offset_bytes(location))) as *const T;
-        // SAFETY: the helper checks the address itself and fails instead of faulting.
-        unsafe { bpf_probe_read_kernel(at) }.ok()
+        load(self.0.wrapping_add(u64::from(offset_bytes(location))))
     }
 
     #[inline(always)]
@@ -140,14 +142,4 @@ impl Memory for Known {
         // SAFETY: as above.
         self.at(field).map(|at| unsafe { at.cast::<u32>().wrapping_add(1).read_volatile() })
     }
-}
-
-/// As [`filter::passes`], of a full socket, of which nothing is read that no filter looks at.
-#[inline(always)]
-pub fn passes<M: Memory>(sk: M) -> bool {
-    if filter::looks_at_ends() {
-        return sk.tcp().and_then(tuple).is_some_and(|tuple| filter::passes(&tuple));
-    }
-    let wanted = filter::netns();
-    wanted == 0 || sk.follow(Field::SkNet).and_then(|net| net.read(Field::NetInum)) == Some(wanted)
 }

@@ -1,11 +1,10 @@
 //! Reading packets.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 use connprobe_common::fields::Field;
 
 use crate::{
-    memory::Memory,
-    socket::{Address, Tuple, mapped},
+    memory::{Memory, load},
+    socket::{self, Address, Tuple, mapped},
 };
 
 /// Offsets in the header of IPv4 (RFC 791 section 3.1).
@@ -21,8 +20,6 @@ const IPV6_BYTES: u64 = 40;
 /// Offsets in the header of TCP (RFC 9293 section 3.1).
 const TCP_DATA_OFFSET: u64 = 12;
 const TCP_FLAGS: u64 = 13;
-
-const PROTOCOL_TCP: u8 = 6;
 
 /// The length of an Ethernet header.
 const ETHERNET_BYTES: u64 = 14;
@@ -56,12 +53,12 @@ impl Segment {
             4 => {
                 let fragment: [u8; 2] = load(network + IPV4_FRAGMENT)?;
                 let is_first = u16::from_be_bytes(fragment) & 0x1fff == 0;
-                let is_tcp = load::<u8>(network + IPV4_PROTOCOL)? == PROTOCOL_TCP;
+                let is_tcp = load::<u8>(network + IPV4_PROTOCOL)? == socket::IPPROTO_TCP;
                 let transport = network + u64::from(first & 0xf) * 4;
                 (is_first && is_tcp).then_some(Self { skb, network, transport, is_ipv6: false })
             }
             6 => {
-                let is_tcp = load::<u8>(network + IPV6_NEXT_HEADER)? == PROTOCOL_TCP;
+                let is_tcp = load::<u8>(network + IPV6_NEXT_HEADER)? == socket::IPPROTO_TCP;
                 is_tcp.then_some(Self { skb, network, transport: network + IPV6_BYTES, is_ipv6: true })
             }
             _ => None,
@@ -141,10 +138,4 @@ fn device(skb: Address) -> Option<Address> {
         Some(device) => Some(device),
         None => Address(skb.read::<u64>(Field::SkbRefdst)? & !FLAGS).follow(Field::DstDev),
     }
-}
-
-#[inline(always)]
-fn load<T: Copy>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the address itself and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }

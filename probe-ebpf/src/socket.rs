@@ -65,6 +65,24 @@ impl Tuple {
     }
 }
 
+/// As the kernel numbers protocols (`include/uapi/linux/in.h`).
+pub const IPPROTO_TCP: u8 = 6;
+
+/// Whether it is a socket of TCP: states and errors are of other protocols, too.
+#[inline(always)]
+pub fn is_tcp<M: Memory>(sk: M) -> bool {
+    sk.read::<u16>(Field::SkProtocol) == Some(u16::from(IPPROTO_TCP))
+}
+
+/// The socket's cookie: the one it has, or else what `ask` gets.
+#[inline(always)]
+pub fn cookie<M: Memory>(sk: M, ask: impl FnOnce() -> u64) -> u64 {
+    match sk.read::<u64>(Field::SkCookie) {
+        Some(0) | None => ask(),
+        Some(given) => given,
+    }
+}
+
 /// Reads the tuple; `None` for a socket that is neither IPv4 nor IPv6 or cannot be read.
 #[inline(always)]
 pub fn tuple<M: Memory>(sk: M) -> Option<Tuple> {

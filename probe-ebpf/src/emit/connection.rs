@@ -1,7 +1,7 @@
 //! Records of connections that are over: on a ring of their own, so that a host that closes thousands a second loses nothing suspicious.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
+    bindings::BPF_RB_NO_WAKEUP,
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
@@ -11,6 +11,7 @@ use connprobe_common::{
     fields::Field,
 };
 
+use super::wake::wakeup_from_half_on;
 use crate::{
     filter,
     lives::Life,
@@ -31,7 +32,7 @@ static CONNECTION_COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_en
 #[inline(always)]
 pub fn connection_event<M: Memory>(sk: M, old_state: u8, life: &Life, now_ns: u64) {
     let Some(tuple) = socket::tuple(sk) else { return };
-    if filter::netns() != 0 && filter::netns() != tuple.netns || filter::looks_at_ends() && !filter::passes(&tuple) {
+    if !filter::passes(&tuple) {
         return;
     }
     let Some(counters) = CONNECTION_COUNTERS.get_ptr_mut(0) else { return };
@@ -44,8 +45,11 @@ pub fn connection_event<M: Memory>(sk: M, old_state: u8, life: &Life, now_ns: u6
     };
     counters.emitted += 1;
     // To look how full the ring is takes as long as a fifth of all this, and it is large.
-    let wakeup =
-        if counters.emitted.is_multiple_of(LOOKS_EVERY) { wakeup_at_half() } else { u64::from(BPF_RB_NO_WAKEUP) };
+    let wakeup = if counters.emitted.is_multiple_of(LOOKS_EVERY) {
+        wakeup_from_half_on(&CONNECTIONS)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    };
     // SAFETY: the reservation is as large as the record, aligned, and ours.
     fill(unsafe { &mut *entry.as_mut_ptr() }, Head { tuple, old_state, now_ns }, life, sk);
     entry.submit(wakeup);
@@ -53,14 +57,6 @@ pub fn connection_event<M: Memory>(sk: M, old_state: u8, life: &Life, now_ns: u6
 
 /// How many records of a CPU go by before it looks whether user space is to be woken.
 const LOOKS_EVERY: u64 = 32;
-
-/// User space reads by a timer, and is woken where that is too late.
-#[inline(always)]
-fn wakeup_at_half() -> u64 {
-    let waiting = CONNECTIONS.query(u64::from(BPF_RB_AVAIL_DATA));
-    let half = CONNECTIONS.query(u64::from(BPF_RB_RING_SIZE)) / 2;
-    u64::from(if waiting >= half { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
-}
 
 /// What is known of a connection before its socket is looked at.
 struct Head {

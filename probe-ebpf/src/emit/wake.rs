@@ -17,7 +17,7 @@ pub(super) fn wakeup_if_asleep<T>(ring: &RingBuf) -> u64 {
     const FIRST_BYTES: u64 = 2_048;
     let sleeps = READER_SLEEPS.get(0).is_some_and(|sleeps| *sleeps != 0);
     if sleeps && ring.query(u64::from(BPF_RB_AVAIL_DATA)) < FIRST_BYTES {
-        return u64::from(BPF_RB_FORCE_WAKEUP);
+        return flag(true);
     }
     wakeup::<T>(ring)
 }
@@ -26,9 +26,24 @@ pub(super) fn wakeup_if_asleep<T>(ring: &RingBuf) -> u64 {
 /// record that makes the ring half full.
 #[inline(always)]
 fn wakeup<T>(ring: &RingBuf) -> u64 {
-    let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
-    let half = ring.query(u64::from(BPF_RB_RING_SIZE)) / 2;
     // A record takes 8 bytes more on the ring than its own size.
-    let before = waiting.saturating_sub(size_of::<T>() as u64 + 8);
-    if before < half && waiting >= half { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
+    flag(beyond_half(ring).is_some_and(|beyond| beyond < size_of::<T>() as u64 + 8))
+}
+
+/// For a ring that is looked at only now and then: whichever record finds it half full or fuller wakes user space.
+#[inline(always)]
+pub(super) fn wakeup_from_half_on(ring: &RingBuf) -> u64 {
+    flag(beyond_half(ring).is_some())
+}
+
+/// By how many bytes what waits exceeds half of the ring; `None` where it does not reach it.
+#[inline(always)]
+fn beyond_half(ring: &RingBuf) -> Option<u64> {
+    let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
+    waiting.checked_sub(ring.query(u64::from(BPF_RB_RING_SIZE)) / 2)
+}
+
+#[inline(always)]
+fn flag(is_woken: bool) -> u64 {
+    u64::from(if is_woken { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }

@@ -1,6 +1,6 @@
 //! `nf_l4proto_log_invalid()` and `nf_ct_l4proto_log_invalid()`: why connection tracking holds a packet for invalid.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_kernel, macros::kprobe, programs::ProbeContext};
+use aya_ebpf::{EbpfContext as _, macros::kprobe, programs::ProbeContext};
 use connprobe_common::{
     abi::{NO_ZONE, UNKNOWN},
     fields::{Location, UNAVAILABLE, offset_bytes},
@@ -8,14 +8,12 @@ use connprobe_common::{
 
 use super::kprobe_argument;
 use crate::{
-    emit::{self, Invalid},
+    emit::packet::{InvalidPacket, Packet, invalid_event},
     globals::{read, settings},
+    memory::load,
     packet::{Segment, flag},
-    socket::Address,
+    socket::{self, Address},
 };
-
-/// `IPPROTO_TCP`.
-const TCP: u64 = 6;
 
 /// Connection tracking holds a packet for invalid, without having found its connection.
 ///
@@ -28,7 +26,7 @@ const TCP: u64 = 6;
 #[kprobe]
 fn nf_l4proto_log_invalid_kprobe(ctx: ProbeContext) -> u32 {
     // An enumeration's or byte's register may hold anything above it.
-    if kprobe_argument(&ctx, 2).is_some_and(|protocol| protocol & 0xff == TCP) {
+    if kprobe_argument(&ctx, 2).is_some_and(|protocol| protocol as u8 == socket::IPPROTO_TCP) {
         tell(&ctx, 1, None, false);
     }
     0
@@ -67,11 +65,8 @@ fn tell(ctx: &ProbeContext, state_index: usize, connection: Option<u64>, follows
     let zone = connection.and_then(|connection| at::<u16>(connection, zone_at)).map_or(NO_ZONE, u32::from);
     let netfilter_hook =
         kprobe_argument(ctx, state_index).and_then(|state| at::<u8>(state, hook_at)).unwrap_or(UNKNOWN);
-    emit::invalid_event(
-        &Invalid { context: ctx.as_ptr(), skb, text, zone, netfilter_hook },
-        segment,
-        flags & flag::RST != 0,
-    );
+    let packet = Packet { context: ctx.as_ptr(), skb, segment };
+    invalid_event(&InvalidPacket { packet, text, zone, netfilter_hook }, flags & flag::RST != 0);
 }
 
 /// Which segments are told of: the same of which drops are.
@@ -83,10 +78,4 @@ fn is_told(flags: u8) -> bool {
 #[inline(always)]
 fn at<T: Copy>(structure: u64, location: Location) -> Option<T> {
     if location == UNAVAILABLE { None } else { load(structure.wrapping_add(u64::from(offset_bytes(location)))) }
-}
-
-#[inline(always)]
-fn load<T: Copy>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the address itself and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }

@@ -21,7 +21,7 @@
 //! ([`crate::lives`]), a clock or two a connection, the name of the current task once, and one record.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
     macros::{btf_tracepoint, fentry, kprobe, tracepoint},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, TracePointContext},
 };
@@ -29,14 +29,15 @@ use connprobe_common::{abi::hook, connection, fields::Field};
 
 use super::{classic_field, classic_socket, kprobe_argument, kprobe_socket};
 use crate::{
+    clock,
     emit::connection::connection_event,
+    filter,
     globals::settings,
     lives::{Life, Place},
-    memory::{self, Known, Memory},
-    socket::state,
+    memory::{Known, Memory},
+    socket::{self, state},
 };
 
-const IPPROTO_TCP: u16 = 6;
 /// A bit of `enum sock_flags`, the same in every kernel since 2.6. Of it depends only which clock is read.
 const SOCK_DONE: u64 = 1 << 1;
 
@@ -101,14 +102,14 @@ fn is_told(to: u8) -> bool {
 #[inline(always)]
 fn on_state_change<M: Memory>(sk: M, from: u8, to: u8) {
     // Other protocols have the same states (`IPPROTO_MPTCP`, SCTP).
-    if sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+    if !socket::is_tcp(sk) {
         return;
     }
     let Some(place) = Place::of(sk.address()) else { return };
     match to {
         state::SYN_SENT => {
             if let Some(life) = place.life_to_write() {
-                *life = Life { opened_ns: clock_ns(), role: connection::ROLE_ACTIVE, ..Life::UNSEEN };
+                *life = Life { opened_ns: clock::now_ns(), role: connection::ROLE_ACTIVE, ..Life::UNSEEN };
                 note_owner(life, connection::OWNER_CONNECTED);
             }
         }
@@ -118,17 +119,11 @@ fn on_state_change<M: Memory>(sk: M, from: u8, to: u8) {
     }
 }
 
-#[inline(always)]
-fn clock_ns() -> u64 {
-    // SAFETY: the helper takes nothing and only reads a clock.
-    unsafe { bpf_ktime_get_ns() }
-}
-
 /// When the segment came in that is being looked at: the same clock, which TCP has read for itself (`tcp_mstamp_refresh`).
 #[inline(always)]
 fn received_ns<M: Memory>(sk: M) -> u64 {
     match sk.read::<u64>(Field::TpClockCache) {
-        Some(0) | None => clock_ns(),
+        Some(0) | None => clock::now_ns(),
         Some(received_ns) => received_ns,
     }
 }
@@ -136,7 +131,7 @@ fn received_ns<M: Memory>(sk: M) -> u64 {
 #[inline(always)]
 fn on_established<M: Memory>(sk: M, place: Place, from: u8) {
     // At SYN-SENT its port need not be known yet.
-    if !memory::passes(sk) {
+    if !filter::passes_socket(sk) {
         place.leave();
         return;
     }
@@ -163,7 +158,7 @@ fn on_established<M: Memory>(sk: M, place: Place, from: u8) {
 fn on_closing<M: Memory>(sk: M, place: Place) {
     let life = match place.life() {
         Some(life) => life,
-        None if memory::passes(sk) => {
+        None if filter::passes_socket(sk) => {
             let Some(life) = place.life_to_write() else { return };
             *life = Life::UNSEEN;
             life
@@ -205,7 +200,7 @@ fn tell<M: Memory>(sk: M, from: u8, life: &mut Life) {
     if life.owner_from == connection::OWNER_UNKNOWN && is_aborted_here {
         note_owner(life, connection::OWNER_CLOSED);
     }
-    let now_ns = if is_ended_by_segment(sk, from) { received_ns(sk) } else { clock_ns() };
+    let now_ns = if is_ended_by_segment(sk, from) { received_ns(sk) } else { clock::now_ns() };
     connection_event(sk, from, life, now_ns);
 }
 

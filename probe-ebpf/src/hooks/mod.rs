@@ -15,7 +15,7 @@ mod tcp;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_probe_read_kernel, generated::bpf_get_socket_cookie},
+    helpers::generated::bpf_get_socket_cookie,
     macros::map,
     maps::LruHashMap,
     programs::{ProbeContext, RetProbeContext, TracePointContext},
@@ -23,6 +23,7 @@ use aya_ebpf::{
 
 use crate::{
     globals::{self, settings},
+    memory::load,
     socket::Address,
 };
 
@@ -56,9 +57,7 @@ fn classic_field<T: Copy>(ctx: &TracePointContext, offset: *const u32) -> Option
 /// Reads a `T` at an offset of what the program was given.
 #[inline(always)]
 fn context_field<T: Copy>(ctx: &impl EbpfContext, offset: u32) -> Option<T> {
-    let at = (ctx.as_ptr() as u64).wrapping_add(u64::from(offset)) as *const T;
-    // SAFETY: the helper checks the address itself and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel(at) }.ok()
+    load((ctx.as_ptr() as u64).wrapping_add(u64::from(offset)))
 }
 
 /// The socket named in the record of the classic tracepoint with number `hook`.

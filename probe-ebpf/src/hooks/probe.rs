@@ -12,7 +12,7 @@ use connprobe_common::{
 
 use super::{cookie, entered, kprobe_socket, left, no_cookie, socket_argument};
 use crate::{
-    emit::{self, Kind, Limit, SocketEvent},
+    emit::socket::{Kind, Limit, SocketEvent, socket_event},
     memory::Memory,
     socket::{Address, state},
 };
@@ -134,6 +134,6 @@ fn tell(sk: Address, result: i32, cookie: impl FnOnce() -> u64) {
     let Some(state) = sk.state() else { return };
     if state::is_synchronized(state) {
         let event = SocketEvent { result, ..SocketEvent::new(hook::TCP_WRITE_WAKEUP, Kind::Full, state) };
-        emit::socket_event(event, Limit::Connection, sk, cookie);
+        socket_event(event, Limit::Connection, sk, cookie);
     }
 }

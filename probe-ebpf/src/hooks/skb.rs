@@ -14,7 +14,10 @@ use connprobe_common::{
 
 use super::{classic_field, cookie, no_cookie, socket_argument};
 use crate::{
-    emit::{self, Drop, Kind, Limit, Part, SocketEvent},
+    emit::{
+        packet::{DroppedPacket, Packet, Part, drop_event},
+        socket::{Kind, Limit, SocketEvent, packet_event, socket_event},
+    },
     globals::{read, settings},
     packet::{Segment, flag},
     socket::{Address, state},
@@ -125,7 +128,7 @@ fn on_syn(skb: Address, sk: Address, cookie: impl FnOnce() -> u64) {
             None => 0,
         };
         let event = SocketEvent { segment_flags, ..SocketEvent::new(hook::KFREE_SKB, Kind::Full, state) };
-        emit::socket_event(event, Limit::Connection, sk, cookie);
+        socket_event(event, Limit::Connection, sk, cookie);
     }
 }
 
@@ -134,7 +137,7 @@ fn on_syn(skb: Address, sk: Address, cookie: impl FnOnce() -> u64) {
 fn on_syn_of_unknown_socket(skb: Address) {
     let Some(segment) = Segment::of(skb) else { return };
     if let Some(tuple) = segment.tuple_of_receiver() {
-        emit::packet_event(hook::KFREE_SKB, &tuple, segment.flags().unwrap_or(0));
+        packet_event(&tuple, segment.flags().unwrap_or(0));
     }
 }
 
@@ -161,5 +164,5 @@ fn on_drop(context: *mut core::ffi::c_void, skb: Address, location: u64, told: u
         Part::Other
     };
     let reason = told & !(TOLD_OF_RESETS | TOLD_OF_SYNS);
-    emit::drop_event(&Drop { context, skb, location, reason, part }, segment);
+    drop_event(&DroppedPacket { packet: Packet { context, skb, segment }, location, reason, part });
 }

@@ -8,14 +8,12 @@ use connprobe_common::{abi::hook, fields::Field};
 
 use super::{classic_field, classic_socket, cookie, kprobe_argument, kprobe_socket, no_cookie, socket_argument};
 use crate::{
-    emit::{self, Kind, Limit, SocketEvent},
+    emit::socket::{Kind, Limit, SocketEvent, socket_event},
     globals::settings,
     limit,
     memory::Memory,
-    socket::{Address, state},
+    socket::{self, Address, state},
 };
-
-const IPPROTO_TCP: u16 = 6;
 
 /// A socket changes its state.
 ///
@@ -89,16 +87,14 @@ fn begins(to: u8) -> bool {
 
 #[inline(always)]
 fn on_state_change(sk: Address, from: u8, to: u8, cookie: impl FnOnce() -> u64) {
-    if !limit::is_watched(sk) {
-        return;
-    }
-    if to != state::CLOSE && limit::is_over(sk) {
+    let Some(watch) = limit::watched(sk) else { return };
+    if to != state::CLOSE && watch.is_over() {
         // Another socket by now.
         limit::unwatch(sk);
         return;
     }
     let event = SocketEvent { old_state: from, ..SocketEvent::new(hook::INET_SOCK_SET_STATE, Kind::Full, to) };
-    emit::socket_event(event, Limit::Connection, sk, cookie);
+    socket_event(event, Limit::Watched(watch), sk, cookie);
     if to == state::CLOSE {
         limit::unwatch(sk);
     }
@@ -136,7 +132,7 @@ fn sk_error_report_kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn on_error_report(sk: Address, cookie: impl FnOnce() -> u64) {
-    if sk.read::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+    if !socket::is_tcp(sk) {
         return;
     }
     let (Some(error), Some(state)) = (sk.read::<i32>(Field::SkErr), sk.state()) else { return };
@@ -144,7 +140,7 @@ fn on_error_report(sk: Address, cookie: impl FnOnce() -> u64) {
         return;
     }
     let event = SocketEvent::new(hook::INET_SK_ERROR_REPORT, Kind::Full, state);
-    emit::socket_event(event, Limit::Connection, sk, cookie);
+    socket_event(event, Limit::Connection, sk, cookie);
     if state == state::CLOSE {
         // `socket_event` put it under suspicion again, and no further state change will end that.
         limit::unwatch(sk);

@@ -13,7 +13,7 @@ use super::{
     classic_field, classic_socket, cookie, entered, kprobe_argument, kprobe_socket, left, no_cookie, socket_argument,
 };
 use crate::{
-    emit::{self, Kind, Limit, SocketEvent},
+    emit::socket::{Kind, Limit, SocketEvent, socket_event},
     globals::{read, settings},
     limit::{self, Timeout},
     memory::{Known, Memory},
@@ -89,7 +89,7 @@ fn on_retransmit<M: Memory>(sk: M, result: i32, cookie: impl FnOnce() -> u64) {
         Limit::Timeout(Timeout { snd_una: sk.read(Field::TpSndUna).unwrap_or(0), retransmits })
     };
     let event = SocketEvent { result, ..SocketEvent::new(hook::TCP_RETRANSMIT_SKB, Kind::Full, state) };
-    emit::socket_event(event, limit, sk, cookie);
+    socket_event(event, limit, sk, cookie);
 }
 
 /// A SYN-ACK was sent again.
@@ -139,7 +139,7 @@ fn on_retransmit_synack(req: Address) {
     }
     let event = SocketEvent::new(hook::TCP_RETRANSMIT_SYNACK, Kind::Request, state::NEW_SYN_RECV);
     // The cookie helper takes full sockets only; `SocketRecord::cookie` is still set when the kernel has given one.
-    emit::socket_event(event, Limit::Handshake, req, no_cookie);
+    socket_event(event, Limit::Handshake, req, no_cookie);
 }
 
 /// An acceptable RST came in.
@@ -249,10 +249,12 @@ fn on_send_reset_kprobe(ctx: &ProbeContext) -> u32 {
 fn on_reset(hook: u16, sk: Address, cookie: impl FnOnce() -> u64) {
     let Some(state) = sk.state() else { return };
     if state::is_synchronized(state) {
-        emit::socket_event(SocketEvent::new(hook, Kind::Full, state), Limit::Connection, sk, cookie);
-        if hook == hook::TCP_RECEIVE_RESET {
+        socket_event(SocketEvent::new(hook, Kind::Full, state), Limit::Connection, sk, cookie);
+        if hook == hook::TCP_RECEIVE_RESET
+            && let Some(watch) = limit::watched(sk)
+        {
             // Whatever RST the kernel takes closes its socket (`tcp_reset`, `net/ipv4/tcp_input.c`, 4.15 to 6.18).
-            limit::end(sk);
+            watch.end();
         }
     }
 }

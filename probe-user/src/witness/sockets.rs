@@ -61,7 +61,7 @@ pub(super) fn dump(states: &StateFlags, mut each: impl FnMut(&InetResponse)) -> 
     Ok(())
 }
 
-/// The event of a socket that waits: the same choice as the kernel's iterator makes (`probe-ebpf/src/scan.rs`).
+/// The event of a socket that waits: the same choice as the kernel's iterator makes (`probe-ebpf/src/iter/waiting.rs`).
 fn waiting_event(netns: u32, response: &InetResponse, at: MonoTime) -> Option<ConnectionEvent> {
     let info = tcp_info(response)?;
     let waits = info.retransmits > 0 || info.probes > 0 || info.backoff > 0;

@@ -149,6 +149,14 @@ pub(crate) fn test_shared(project: &Project) -> Result<Results> {
     test(project, architecture, &hosts(project, &Series::ALL, architecture, Accelerator::Tcg, LIMIT)?, true, &[])
 }
 
+/// Runs a command in a guest, showing what it writes, and returns its exit code.
+pub(crate) fn run_in(project: &Project, series: Series, command: &[String]) -> Result<i32> {
+    let architecture = Architecture::X86_64;
+    prepare_host(architecture)?;
+    let host = Host::new(project, series, architecture, Accelerator::Tcg, SHORT)?;
+    host.run(&shell_line(command), &mut Printer::new(None))
+}
+
 /// Runs a command in a guest and returns what it wrote. A guest that runs longer than `limit` is ended, with an error.
 pub(crate) fn output(project: &Project, series: Series, command: &[String], limit: Duration) -> Result<String> {
     let architecture = Architecture::X86_64;

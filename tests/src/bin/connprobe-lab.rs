@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
-    process::ExitCode,
+    process::{Command, ExitCode},
     thread::sleep,
     time::Duration,
 };
@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use connprobe_tests::{
     lab::Lab,
+    netns::Netns,
     peer::Peer,
     probe::Probe,
     require,
@@ -118,6 +119,9 @@ fn play(name: &str, arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     println!();
+    if view.expected.is_none() {
+        println!("nothing is expected at this seat");
+    }
     if let Some(Expectation { deadline: Deadline::GivesUp { .. }, .. }) = view.expected {
         println!("checked next: whether the kernel gives up at the stated time");
     }
@@ -166,27 +170,28 @@ fn tell(watched: &Watched) {
 }
 
 /// What can be typed while it is kept.
-const COMMANDS: &str = "connect, heal, client COMMAND, server COMMAND, end";
+const COMMANDS: &str = "connect, heal, again, client COMMAND, server COMMAND, in SEAT COMMAND, end";
 
 /// Lets a person look into the topology until it is told to end.
 fn keep(scenario: &Scenario, stage: &mut dyn Stage) -> Result<()> {
     println!("\nIt is kept. As root, from another terminal:\n");
-    for seat in [Seat::Client, Seat::Middle, Seat::Server] {
+    for seat in Seat::ALL {
         println!("  the {seat}: ip netns exec {} bash", stage.netns(seat).name());
     }
     println!("\nand there, side by side with connprobe diagnose --netns NAME --follow:\n");
-    println!("  ss -tnoi                         sockets with their timers");
-    println!(
-        "  conntrack -L -p tcp              what connection tracking knows (nsenter --net=/run/netns/NAME conntrack …)"
-    );
-    println!("  tcpdump -lni any tcp             packets");
-    println!("  nft list ruleset                 rules");
-    println!("  nstat -az 'TcpExt*'              the kernel's counters\n");
+    println!("  ss -tnoi                   sockets with their timers");
+    println!("  conntrack -L -p tcp        what connection tracking knows (package conntrack)");
+    println!("  tcpdump -lnni any tcp      packets (package tcpdump)");
+    println!("  nft -a list ruleset        rules");
+    println!("  nstat -az 'TcpExt*'        the kernel's counters\n");
     println!("Here: {COMMANDS}");
-    println!("      (of a peer: write N, shutdown, close, abort, status)");
-    if !scenario.can_be_healed {
-        println!("      (this one cannot be healed)");
+    println!("  connect          make one connection more");
+    match scenario.can_be_healed {
+        true => println!("  heal, again      undo what happened; let it happen again"),
+        false => println!("  heal             not for this one"),
     }
+    println!("  client COMMAND   of each client: write N, shutdown, close, abort, status; server likewise");
+    println!("  in SEAT COMMAND  run a shell command there: in middle nft list ruleset");
     let prompts = io::stdin().is_terminal();
     let mut lines = io::stdin().lock().lines();
     loop {
@@ -211,6 +216,12 @@ fn command(line: &str, stage: &mut dyn Stage) -> Result<bool> {
         "end" | "exit" | "quit" => return Ok(true),
         "connect" => stage.connect()?,
         "heal" => stage.heal()?,
+        "again" => stage.act()?,
+        "in" => {
+            let (seat, line) = rest.split_once(' ').context("in SEAT COMMAND")?;
+            let seat = Seat::ALL.into_iter().find(|known| known.name() == seat);
+            run_in(stage.netns(seat.context("a seat is client, middle or server")?), line)?;
+        }
         "client" => {
             ensure!(!stage.clients().is_empty(), "there is no client");
             stage.clients().iter().try_for_each(|client| tell_peer(client, rest))?;
@@ -219,6 +230,14 @@ fn command(line: &str, stage: &mut dyn Stage) -> Result<bool> {
         other => bail!("{other:?} is none of: {COMMANDS}"),
     }
     Ok(false)
+}
+
+fn run_in(netns: &Netns, line: &str) -> Result<()> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]);
+    let output = netns.output(shell, "")?;
+    print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 fn tell_peer(peer: &Peer, command: &str) -> Result<()> {

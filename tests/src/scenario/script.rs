@@ -27,6 +27,9 @@ pub enum Seat {
 }
 
 impl Seat {
+    /// Every seat, along the way of a connection.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Middle, Self::Server];
+
     /// Its name on the command line and in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {

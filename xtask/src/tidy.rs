@@ -9,6 +9,7 @@ use crate::project::{self, Project};
 
 mod code;
 mod links;
+mod named_files;
 mod paths;
 mod purity;
 mod size;
@@ -91,6 +92,7 @@ pub(crate) fn check(project: &Project) -> Result<bool> {
         ("leftover words", words::check(&sources)),
         ("unsafe code", unsafety::check(&sources)),
         ("links in documents", links::check(&sources, exists)),
+        ("files named as code", named_files::check(&sources)),
     ];
     let mut all_hold = true;
     for (name, offences) in checks {

@@ -35,7 +35,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Offence> {
     offences
 }
 
-/// The module a file of the user crate holds: `probe-user/src/case/timer.rs` is `case`, `timer`.
+/// The module a file of the user crate holds: `probe-user/src/case/tracker.rs` is `case`, `tracker`.
 fn module_of(path: &str) -> Option<Vec<&str>> {
     let inside = path.strip_prefix("probe-user/src/")?.strip_suffix(".rs")?;
     let mut module: Vec<&str> = inside.split('/').collect();

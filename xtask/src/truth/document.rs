@@ -6,21 +6,25 @@ use super::{Row, Truth};
 
 const INTRODUCTION: &str = "# Truth table
 
-Made by `cargo xtask truth` from what was measured, in [truth/](truth/6.1.toml): each scenario of the catalogue (`tests/src/scenario`) was
-played on each kernel, with connprobe watching from where the second column says. `cargo xtask lab NAME` plays one before your eyes.
+Made by `cargo xtask truth` from what was measured (`docs/truth`): each scenario of the catalogue (`tests/src/scenario`) was played on each
+kernel, with connprobe watching from where the second column says. `cargo xtask lab NAME` plays one before your eyes.
 
-A failure is made to happen to two connections, one older than the watch and one that began while it was on; a second watch begins
-some four seconds later, where the failure can still be seen then. **Told** counts, over all plays, connections and watches, those of which
-everything was right: verdict, cause, how sure it became, the connection, its network namespace, its owner, and the deadline where there is one.
-**False** counts what was told that is none: of another connection, or another cause. **First word** and **certain** are the times from what
-happened to the record, of watches that were there; certain is when the finding was as sure as its evidence ever makes it (a suspicion, for
-what can only be suspected). **Deadline** is how far the kernel's giving up was from the time last stated. Medians, and in brackets the
-longest.
+A failure is made to happen to two connections, one older than the watch and one that began while it was on, or, where the handshake itself
+fails, to one. A second watch begins some four seconds later, where the failure can still be seen then. All numbers are of single connections
+as single watches have told them:
 
-Guests run on one emulated processor, some ten times slower than a real one: their times are upper bounds. What the kernel itself waits for is in all times: the fourth
-retransmission timeout, by default the first that is told, comes 3 s after the first segment.
+- **told**: those of which everything was right (verdict, cause, confidence, connection, network namespace, owner, and the deadline where
+  there is one), of those that had to be told.
+- **false**: records about a finding that is none: of another connection, or with another cause.
+- **first word**, **certain**: from what happened to the record, of watches that were there. Certain is as sure as the evidence ever makes
+  it: a fact, or a suspicion where it can be no more.
+- **deadline**: how far from the time last stated the kernel gave up, the furthest of all; a dash where nothing ends it, or that was not
+  waited for.
 
-A row in red is one that failed: with what was wrong below its table.
+Times are medians, with the longest in brackets. What the kernel itself waits for is in them: the fourth retransmission timeout in a row, by
+default the first that is told, comes 3 s after the first segment. Guests have one emulated processor, some ten times slower than a real one.
+
+A row in red failed; what was wrong stands below its table.
 ";
 
 /// What stands before the tables, with all kernels in one.

@@ -306,7 +306,6 @@ fn resets(test: &TestContext) -> Result<()> {
     const RESET: (&str, Option<&str>, Option<&str>, Option<&str>) = ("reset", Some("local"), Some("local"), None);
     let own = test.lab()?;
     let netns = own.netns("resets")?;
-    netns.ip("link set lo up\n")?;
     let daemon = Daemon::start(&netns, true, &[])?;
     // It asks for an answer, and closes before it has read it.
     let (client, mut server) = pair(&netns)?;
@@ -365,7 +364,6 @@ fn amounts(test: &TestContext) -> Result<()> {
     const BYTES: usize = 300_000;
     let own = test.lab()?;
     let netns = own.netns("amounts")?;
-    netns.ip("link set lo up\n")?;
     let daemon = Daemon::start(&netns, true, &[])?;
     let (mut client, mut server) = netns.run(|| -> Result<_> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -423,7 +421,6 @@ fn churn(test: &TestContext) -> Result<()> {
     const CONNECTIONS: u64 = 3_000;
     let own = test.lab()?;
     let netns = own.netns("churn")?;
-    netns.ip("link set lo up\n")?;
     let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
     let server = Peer::listen(&netns, ([127, 0, 0, 1], PORT).into(), &echo)?;
     let daemon = Daemon::start(&netns, true, &[])?;
@@ -471,7 +468,6 @@ fn lost(test: &TestContext) -> Result<()> {
     const CONNECTIONS: usize = 100;
     let own = test.lab()?;
     let netns = own.netns("lost")?;
-    netns.ip("link set lo up\n")?;
     let daemon = Daemon::start(&netns, true, &["--ring-bytes", "4096"])?;
     daemon.signal(Signal::SIGSTOP)?;
     netns.run(|| -> Result<()> {

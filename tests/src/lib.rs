@@ -11,6 +11,7 @@
 pub mod child;
 pub mod clocks;
 pub mod collector;
+pub mod daemon;
 pub mod facts;
 pub mod findings;
 pub mod firewall;
@@ -27,6 +28,7 @@ mod openvswitch;
 pub mod padded;
 pub mod peer;
 pub mod probe;
+pub mod programs;
 mod registry;
 pub mod require;
 pub mod rsyslog;

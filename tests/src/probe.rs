@@ -141,12 +141,20 @@ impl Probe {
         self.stdout.objects()
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it has already ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)
+    }
+
     /// Sends SIGINT, as Ctrl-C does.
     ///
     /// # Errors
     /// When it has already ended.
     pub fn interrupt(&self) -> Result<()> {
-        self.child.signal(Signal::SIGINT)
+        self.signal(Signal::SIGINT)
     }
 
     /// Sends SIGINT and waits for the end.

@@ -11,15 +11,15 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
+    daemon::{Daemon, command, records_in, write_settings},
     findings::wait as finding,
     http::{get, metric},
     labs::routed::Routed,
-    netns::Netns,
     peer::Options,
     probe::{Probe, program},
     require::Requirement::{Promtool, SystemdAnalyze},
@@ -30,7 +30,6 @@ use connprobe_tests::{
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
 pub(crate) fn tests() -> Vec<Test> {
     let on_any = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
@@ -55,76 +54,6 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// A daemon with a folder of its own.
-pub(crate) struct Daemon {
-    pub(crate) probe: Probe,
-    pub(crate) folder: TempDir,
-}
-
-impl Daemon {
-    /// Starts one on a namespace, with more settings.
-    pub(crate) fn start(netns: &Netns, settings: &str) -> Result<Self> {
-        Self::start_by(Command::new(program()?), netns, settings)
-    }
-
-    /// The same by a command that starts the program with more arguments.
-    pub(crate) fn start_by(command: Command, netns: &Netns, settings: &str) -> Result<Self> {
-        Self::start_in(tempfile::tempdir()?, command, netns, settings)
-    }
-
-    /// The same in the folder of one that has ended.
-    pub(crate) fn start_in(folder: TempDir, mut command: Command, netns: &Netns, settings: &str) -> Result<Self> {
-        write_settings(folder.path(), netns, settings)?;
-        command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
-        Ok(Self { probe: Probe::start_command(command)?, folder })
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.probe.pid().cast_signed()), signal)?)
-    }
-
-    /// Waits for a heartbeat that is wanted.
-    pub(crate) fn heartbeat(&self, wanted: impl Fn(&Heartbeat) -> bool) -> Result<Heartbeat> {
-        let start = Instant::now();
-        while start.elapsed() < SOON {
-            let record = wire::read(&self.probe.wait_type("heartbeat", SOON)?)?;
-            let Body::Heartbeat(heartbeat) = record.body else { bail!("no heartbeat") };
-            if wanted(&heartbeat) {
-                return Ok(heartbeat);
-            }
-        }
-        bail!("no such heartbeat has come")
-    }
-
-    /// Ends it as a service manager does.
-    pub(crate) fn stop(self) -> Result<(Vec<Record>, TempDir, String)> {
-        self.signal(Signal::SIGTERM)?;
-        let finished = self.probe.finish(SOON)?;
-        ensure!(finished.code == Some(0), "exit code {:?}\n{}", finished.code, finished.stderr);
-        Ok((wire::read_all(&finished.records)?, self.folder, finished.stderr))
-    }
-}
-
-pub(crate) fn write_settings(folder: &Path, netns: &Netns, settings: &str) -> Result<()> {
-    let (inode, lock) = (netns.inode(), folder.join("lock"));
-    // Tests run side by side.
-    let listen = if settings.contains("metrics_listen") { "" } else { "metrics_listen = \"none\"\n" };
-    let base = format!("netns = \"{inode}\"\nlock = {lock:?}\nheartbeat_every = \"1s\"\nstdout = true\n{listen}");
-    let text = (base + settings).replace("FOLDER", &folder.display().to_string());
-    Ok(fs::write(folder.join("connprobe.toml"), text)?)
-}
-
-/// The records in a file, each whole.
-pub(crate) fn records_in(path: &Path) -> Result<Vec<Value>> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    ensure!(text.is_empty() || text.ends_with('\n'), "the last line of {} is not whole", path.display());
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-}
-
 /// What became of each finding: its states in order, by cause.
 fn stories(records: &[Record]) -> Vec<(String, Vec<String>)> {
     let mut stories: Vec<(String, String, Vec<String>)> = Vec::new();
@@ -140,7 +69,7 @@ fn stories(records: &[Record]) -> Vec<(String, Vec<String>)> {
 }
 
 /// A connection stalls, is found, and recovers.
-pub(crate) fn stall_and_recover(daemon: &Daemon, lab: &Routed) -> Result<()> {
+fn stall_and_recover(daemon: &Daemon, lab: &Routed) -> Result<()> {
     let (_server, client) = connect(lab, &Options::default())?;
     cut_and_write(lab, &client)?;
     finding(&daemon.probe, "opened", SOON)?;
@@ -155,7 +84,6 @@ fn three_failures(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     // So small that it is turned over with every few records; all of them are kept.
     let daemon = Daemon::start(&lab.client, "file = \"FOLDER/events\"\nfile_max_size = \"20kB\"\nfile_keep = 100")?;
-    attached(&daemon.probe)?;
     for round in 0..3 {
         stall_and_recover(&daemon, &lab)?;
         if round == 1 {
@@ -195,21 +123,17 @@ fn reload(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let daemon = Daemon::start(&lab.client, "ports = [1]")?;
-    attached(&daemon.probe)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     sleep(Duration::from_secs(6));
     // Wrong settings change nothing.
-    write_settings(daemon.folder.path(), &lab.client, "ports = [5672]\nprots = [1]")?;
-    daemon.signal(Signal::SIGHUP)?;
+    daemon.reload("ports = [5672]\nprots = [1]")?;
     daemon.probe.wait_stderr("unknown field `prots`", SOON)?;
-    write_settings(daemon.folder.path(), &lab.client, "ports = [5672]\nfile = \"FOLDER/events\"")?;
-    daemon.signal(Signal::SIGHUP)?;
+    daemon.reload("ports = [5672]\nfile = \"FOLDER/events\"")?;
     attached(&daemon.probe)?;
     // It is found although it began to wait before the filter let it through.
     finding(&daemon.probe, "opened", SOON)?;
-    write_settings(daemon.folder.path(), &lab.client, "ports = [5672, 1]\nfile = \"FOLDER/events\"")?;
-    daemon.signal(Signal::SIGHUP)?;
+    daemon.reload("ports = [5672, 1]\nfile = \"FOLDER/events\"")?;
     attached(&daemon.probe)?;
     lab.heal()?;
     let closed = finding(&daemon.probe, "closed", SOON)?;
@@ -226,15 +150,13 @@ fn thresholds(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     let late = "[thresholds]\nretransmits_suspected = 9\nretransmits_confirmed = 10\n";
     let daemon = Daemon::start(&lab.client, late)?;
-    attached(&daemon.probe)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     // The default would have told of it after 3 s.
     sleep(Duration::from_secs(7));
     let heartbeat = daemon.heartbeat(|heartbeat| heartbeat.watched_seconds > 7.0)?;
     ensure!((heartbeat.findings, heartbeat.open_cases) == (0, 1), "{heartbeat:?}");
-    write_settings(daemon.folder.path(), &lab.client, "")?;
-    daemon.signal(Signal::SIGHUP)?;
+    daemon.reload("")?;
     let found = finding(&daemon.probe, "opened", SOON)?;
     ensure!(found.cause == "peer_silent", "{found:?}");
     daemon.stop()?;
@@ -258,7 +180,7 @@ impl Drop for SmallDisk {
     }
 }
 
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+fn run(command: &mut Command) -> Result<()> {
     let output = command.output()?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
@@ -298,7 +220,6 @@ fn bad_readers(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let daemon = Daemon::start(&lab.client, "unix_socket = \"FOLDER/socket\"")?;
-    attached(&daemon.probe)?;
     let socket = daemon.path("socket");
     ensure!(fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o660, "its owner's and its group's");
     // One that never reads, one that is killed, one that reads.
@@ -328,9 +249,8 @@ fn notifies(test: &TestContext) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let manager = UnixDatagram::bind(folder.path().join("notify"))?;
     manager.set_read_timeout(Some(SOON))?;
-    write_settings(folder.path(), &lab.client, "")?;
-    let mut command = Command::new(program()?);
-    command.arg("daemon").arg("--config").arg(folder.path().join("connprobe.toml"));
+    let mut command = command()?;
+    command.arg("--config").arg(write_settings(folder.path(), &lab.client, "")?);
     command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "30000000");
     let probe = Probe::start_command(command)?;
     let said = || -> Result<String> {
@@ -370,7 +290,6 @@ fn metrics(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let daemon = Daemon::start(&lab.client, &format!("metrics_listen = \"{address}\""))?;
-    attached(&daemon.probe)?;
     ensure!(get(address, "/healthz")?.0.ends_with("200 OK"), "{:?}", get(address, "/healthz")?);
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
@@ -415,7 +334,6 @@ fn left_open(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let daemon = Daemon::start(&lab.client, "")?;
-    attached(&daemon.probe)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     finding(&daemon.probe, "opened", SOON)?;
@@ -435,7 +353,6 @@ fn refusals(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let daemon = Daemon::start(&lab.client, "")?;
-    attached(&daemon.probe)?;
     let config = daemon.path("connprobe.toml");
     let config = config.to_str().context("a path that is no text")?;
     let second = Probe::run(&["daemon", "--config", config], SOON)?;
@@ -443,7 +360,7 @@ fn refusals(test: &TestContext) -> Result<()> {
     ensure!(second.code == Some(2) && second.stderr.contains(&first), "{second:?}");
     let checked = Probe::run(&["daemon", "--config", config, "--check-config", "--port", "443"], SOON)?;
     ensure!(checked.code == Some(0) && checked.stdout.contains("443"), "{checked:?}");
-    write_settings(daemon.folder.path(), &lab.client, "scan_every = \"fast\"")?;
+    daemon.write_settings("scan_every = \"fast\"")?;
     let wrong = Probe::run(&["daemon", "--config", config, "--check-config"], SOON)?;
     ensure!(wrong.code == Some(2) && wrong.stderr.contains("line 6"), "{wrong:?}");
     let nowhere = Probe::run(&["daemon", "--file", "/nowhere/at/all", "--lock", &format!("{config}.lock")], SOON)?;

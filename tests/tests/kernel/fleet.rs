@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
     child::ManagedChild,
+    daemon::write_settings,
     labs::asymmetric::Asymmetric,
     netns::Netns,
     peer::{Mode, Options, Peer},
@@ -59,16 +60,11 @@ impl Host {
     fn start(name: &'static str, netns: &Netns, collector: &str, folder: &Path) -> Result<Self> {
         let folder = folder.join(name);
         fs::create_dir(&folder)?;
-        let settings = format!(
-            "netns = \"{}\"\nlock = \"FOLDER/lock\"\nheartbeat_every = \"1s\"\nmetrics_listen = \"none\"\nfile = \"FOLDER/events.ndjson\"\n",
-            netns.inode()
-        );
-        let config = folder.join("connprobe.toml");
-        fs::write(&config, settings.replace("FOLDER", &folder.display().to_string()))?;
+        let settings = write_settings(&folder, netns, "stdout = false\nfile = \"FOLDER/events.ndjson\"\n")?;
         // Hosts are told apart by their names; in a UTS namespace of its own each has one.
         let mut command = Command::new("unshare");
         command.args(["--uts", "sh", "-c", "hostname \"$0\" && exec \"$@\"", name]).arg(program()?);
-        command.arg("daemon").arg("--config").arg(&config).stderr(fs::File::create(folder.join("daemon.stderr"))?);
+        command.arg("daemon").arg("--config").arg(settings).stderr(fs::File::create(folder.join("daemon.stderr"))?);
         let daemon = ManagedChild::spawn(command)?;
         let own = folder.display().to_string();
         let replace = [

@@ -1,8 +1,6 @@
 //! Records of connections that are over: each once, with who ended it, what went over it and whose it was.
 
 use std::{
-    collections::BTreeSet,
-    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
@@ -14,10 +12,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use connprobe::model::Mechanism;
 use connprobe_tests::{
+    daemon::{Daemon, command},
     labs::routed::Routed,
     netns::Netns,
     peer::{Keepalive, Mode, Options, Peer},
     probe::Probe,
+    programs::held_by,
     require::Requirement::{Attaching, Ipv6},
     runner::{Test, TestContext},
     watching::{PORT, SOON, WATCHING, attached},
@@ -60,84 +60,31 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// A daemon that tells of every connection of a namespace that ends.
-struct Daemon {
-    probe: Probe,
-    folder: tempfile::TempDir,
+/// What a daemon is told that tells of every connection that ends.
+const TELLING: &str = "lifecycle = true";
+
+/// The next connection that was over at this endpoint, as that end's record has it.
+fn closed_at(daemon: &Daemon, local: SocketAddr) -> Result<Closed> {
+    let port = local.port();
+    let record = daemon.probe.wait_record(SOON, |record| {
+        at(record, "/type") == "connection" && at(record, "/connection/local/port") == port
+    })?;
+    match wire::read(&record)?.body {
+        Body::Connection(closed) => Ok(*closed),
+        other => anyhow::bail!("{other:?}"),
+    }
 }
 
-impl Daemon {
-    fn start(netns: &Netns, lifecycle: bool, more: &[&str]) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let config = folder.path().join("connprobe.toml");
-        let lock = folder.path().join("lock");
-        let inode = netns.inode();
-        fs::write(
-            &config,
-            format!(
-                "netns = \"{inode}\"\nlock = {lock:?}\nheartbeat_every = \"1s\"\nstdout = true\nmetrics_listen = \"none\"\n\
-                 lifecycle = {lifecycle}\n"
-            ),
-        )?;
-        let config = config.to_str().context("a path that is no text")?;
-        let probe = Probe::start(&[&["daemon", "--config", config], more].concat())?;
-        attached(&probe)?;
-        Ok(Self { probe, folder })
-    }
-
-    /// Takes the settings with another line at their end, and waits until programs are attached with them.
-    fn reload(&self, from: &str, to: &str) -> Result<()> {
-        let config = self.folder.path().join("connprobe.toml");
-        fs::write(&config, fs::read_to_string(&config)?.replace(from, to))?;
-        self.signal(Signal::SIGHUP)?;
-        attached(&self.probe)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.probe.pid().cast_signed()), signal)?)
-    }
-
-    /// The next connection that was over at this endpoint, as that end's record has it.
-    fn closed(&self, local: SocketAddr) -> Result<Closed> {
-        let port = local.port();
-        let record = self.probe.wait_record(SOON, |record| {
-            at(record, "/type") == "connection" && at(record, "/connection/local/port") == port
-        })?;
-        match wire::read(&record)?.body {
-            Body::Connection(closed) => Ok(*closed),
-            other => anyhow::bail!("{other:?}"),
+/// Waits until a daemon holds so many programs: those of before go when their last scan is over.
+fn wait_programs(daemon: &Daemon, wanted: usize) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let held = held_by(daemon.probe.pid())?.len();
+        if held == wanted {
+            return Ok(());
         }
-    }
-
-    /// Ends it as a service manager does.
-    fn stop(self) -> Result<Vec<Record>> {
-        self.signal(Signal::SIGTERM)?;
-        let finished = self.probe.finish(SOON)?;
-        ensure!(finished.code == Some(0), "exit code {:?}\n{}", finished.code, finished.stderr);
-        wire::read_all(&finished.records)
-    }
-
-    /// How many BPF programs it holds: their descriptors, and those of their links, name them.
-    fn programs(&self) -> Result<usize> {
-        let mut ids = BTreeSet::new();
-        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.probe.pid()))?.flatten() {
-            let info = fs::read_to_string(entry.path()).unwrap_or_default();
-            ids.extend(info.lines().filter_map(|line| line.strip_prefix("prog_id:")).map(|id| id.trim().to_owned()));
-        }
-        Ok(ids.len())
-    }
-
-    /// Waits until it holds so many: those of before go when their last scan is over.
-    fn wait_programs(&self, wanted: usize) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let held = self.programs()?;
-            if held == wanted {
-                return Ok(());
-            }
-            ensure!(start.elapsed() < SOON, "{held} programs are held, not {wanted}");
-            sleep(Duration::from_millis(100));
-        }
+        ensure!(start.elapsed() < SOON, "{held} programs are held, not {wanted}");
+        sleep(Duration::from_millis(100));
     }
 }
 
@@ -185,18 +132,18 @@ fn endings(test: &TestContext) -> Result<()> {
     let listen = |address| Peer::listen(&lab.server, address, &Options { keep_open: true, ..Options::default() });
     let (server, server_v6) = (listen(Routed::server_v4(0))?, listen(Routed::server_v6(0))?);
     let older = connected(&lab, &server)?;
-    let daemon = Daemon::start(&lab.client, true, &[])?;
+    let daemon = Daemon::start(&lab.client, TELLING)?;
     let connected = || connected(&lab, &server);
 
     older.command("close")?;
-    let told = daemon.closed(older.local()?)?;
+    let told = closed_at(&daemon, older.local()?)?;
     is(&told, FIN)?;
     ensure!(told.opened.is_none() && told.duration_seconds.is_none() && told.connection.role.is_none(), "{told:?}");
     ensure!(told.bytes_sent == Some(1_000), "the socket has counted itself: {told:?}");
 
     let client = self::connected(&lab, &server_v6)?;
     client.command("close")?;
-    let told = daemon.closed(client.local()?)?;
+    let told = closed_at(&daemon, client.local()?)?;
     is(&told, FIN)?;
     ensure!(told.connection.role.as_deref() == Some("active_open"), "{told:?}");
     ensure!(told.connection.remote.port == server_v6.local()?.port(), "{told:?}");
@@ -211,12 +158,12 @@ fn endings(test: &TestContext) -> Result<()> {
 
     let client = connected()?;
     client.command("abort")?;
-    is(&daemon.closed(client.local()?)?, ("reset", None, Some("local"), None))?;
+    is(&closed_at(&daemon, client.local()?)?, ("reset", None, Some("local"), None))?;
 
     let client = connected()?;
     let local = client.local()?;
     drop(client);
-    is(&daemon.closed(local)?, FIN)?;
+    is(&closed_at(&daemon, local)?, FIN)?;
 
     // Both FINs are on their way before either arrives.
     let client = connected()?;
@@ -225,7 +172,7 @@ fn endings(test: &TestContext) -> Result<()> {
     server.command("shutdown")?;
     sleep(Duration::from_millis(300));
     lab.heal()?;
-    let told = daemon.closed(client.local()?)?;
+    let told = closed_at(&daemon, client.local()?)?;
     ensure!(told.outcome == "closed_normally" && told.segments_retransmitted >= Some(1), "{told:?}");
     // Which segment comes first after the path is healed is chance: with the ACK of this end's FIN it is no simultaneous close.
     ensure!(["simultaneous", "local"].contains(&told.closed_by.as_deref().unwrap_or_default()), "{told:?}");
@@ -234,14 +181,14 @@ fn endings(test: &TestContext) -> Result<()> {
     server.command("shutdown")?;
     client.wait_event("eof", SOON)?;
     client.command("close")?;
-    is(&daemon.closed(client.local()?)?, ("closed_normally", Some("remote"), None, None))?;
+    is(&closed_at(&daemon, client.local()?)?, ("closed_normally", Some("remote"), None, None))?;
 
     let client = connected()?;
     server.command("abort")?;
-    is(&daemon.closed(client.local()?)?, ("reset", None, Some("remote"), Some("ECONNRESET")))?;
+    is(&closed_at(&daemon, client.local()?)?, ("reset", None, Some("remote"), Some("ECONNRESET")))?;
 
     // The listener's ends, in the other namespace, are none of this watch.
-    let records = daemon.stop()?;
+    let (records, ..) = daemon.stop()?;
     ensure!(closed_of(&records).len() == 7, "{} connections", closed_of(&records).len());
     Ok(())
 }
@@ -249,7 +196,7 @@ fn endings(test: &TestContext) -> Result<()> {
 fn failures(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    let daemon = Daemon::start(&lab.client, true, &[])?;
+    let daemon = Daemon::start(&lab.client, TELLING)?;
 
     let refused = lab.client.run(|| TcpStream::connect(Routed::server_v4(9)))?;
     ensure!(refused.is_err(), "somebody listens");
@@ -269,9 +216,9 @@ fn failures(test: &TestContext) -> Result<()> {
     sleep(Duration::from_millis(100));
     lab.cut()?;
     waiting.command("write 700")?;
-    let told = daemon.closed(idle.local()?)?;
+    let told = closed_at(&daemon, idle.local()?)?;
     is(&told, ("timed_out", None, None, Some("ETIMEDOUT")))?;
-    let told = daemon.closed(waiting.local()?)?;
+    let told = closed_at(&daemon, waiting.local()?)?;
     is(&told, ("timed_out", None, None, Some("ETIMEDOUT")))?;
     let retransmitted = told.segments_retransmitted.context("not counted")?;
     ensure!(retransmitted >= 4, "{told:?}");
@@ -287,7 +234,7 @@ fn failures(test: &TestContext) -> Result<()> {
     lab.cut()?;
     let options = Options { user_timeout: Some(Duration::from_secs(2)), ..Options::default() };
     let unanswered = Peer::start_connect(&lab.client, None, server.local()?, &options)?;
-    let told = daemon.closed(unanswered.local()?)?;
+    let told = closed_at(&daemon, unanswered.local()?)?;
     is(&told, ("timed_out", None, None, Some("ETIMEDOUT")))?;
     ensure!(told.established.is_none() && told.bytes_sent == Some(0), "{told:?}");
     Ok(())
@@ -306,7 +253,7 @@ fn resets(test: &TestContext) -> Result<()> {
     const RESET: (&str, Option<&str>, Option<&str>, Option<&str>) = ("reset", Some("local"), Some("local"), None);
     let own = test.lab()?;
     let netns = own.netns("resets")?;
-    let daemon = Daemon::start(&netns, true, &[])?;
+    let daemon = Daemon::start(&netns, TELLING)?;
     // It asks for an answer, and closes before it has read it.
     let (client, mut server) = pair(&netns)?;
     client.shutdown(Shutdown::Write)?;
@@ -314,7 +261,7 @@ fn resets(test: &TestContext) -> Result<()> {
     server.write_all(b"answer")?;
     let local = client.local_addr()?;
     drop(client);
-    let closed = daemon.closed(local)?;
+    let closed = closed_at(&daemon, local)?;
     is(&closed, RESET)?;
     ensure!(closed.connection.tcp_state.as_deref() == Some("fin_wait2"), "{closed:?}");
     // `tcp_reset` in CLOSE-WAIT.
@@ -329,7 +276,7 @@ fn resets(test: &TestContext) -> Result<()> {
     client.read_exact(&mut [0; 6])?;
     let local = client.local_addr()?;
     drop(client);
-    is(&daemon.closed(local)?, ("closed_normally", Some("local"), None, None))?;
+    is(&closed_at(&daemon, local)?, ("closed_normally", Some("local"), None, None))?;
     drop(server);
 
     // The first answer acknowledges the FIN of one that has gone.
@@ -337,7 +284,7 @@ fn resets(test: &TestContext) -> Result<()> {
     let local = client.local_addr()?;
     drop(client);
     server.write_all(b"answer")?;
-    let closed = daemon.closed(local)?;
+    let closed = closed_at(&daemon, local)?;
     ensure!(closed.connection.tcp_state.as_deref() == Some("fin_wait2"), "{closed:?}");
     is(&closed, RESET)?;
 
@@ -347,7 +294,7 @@ fn resets(test: &TestContext) -> Result<()> {
     ensure!(server.read(&mut [0; 1])? == 0, "no FIN");
     let remote = client.peer_addr()?;
     drop(server);
-    is(&daemon.closed(remote)?, ("closed_normally", Some("remote"), None, None))
+    is(&closed_at(&daemon, remote)?, ("closed_normally", Some("remote"), None, None))
 }
 
 /// A number of `ss -ti`, as `bytes_sent:100` or `rtt:0.05/0.02`, in thousandths where it has a fraction.
@@ -364,12 +311,8 @@ fn amounts(test: &TestContext) -> Result<()> {
     const BYTES: usize = 300_000;
     let own = test.lab()?;
     let netns = own.netns("amounts")?;
-    let daemon = Daemon::start(&netns, true, &[])?;
-    let (mut client, mut server) = netns.run(|| -> Result<_> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let client = TcpStream::connect(listener.local_addr()?)?;
-        Ok((client, listener.accept()?.0))
-    })??;
+    let daemon = Daemon::start(&netns, TELLING)?;
+    let (mut client, mut server) = pair(&netns)?;
     let (local, remote) = (client.local_addr()?, client.peer_addr()?);
     let reader = std::thread::spawn(move || server.read_exact(&mut [0; BYTES]).map(|()| server));
     client.write_all(&[7; BYTES])?;
@@ -384,7 +327,7 @@ fn amounts(test: &TestContext) -> Result<()> {
     // A reset changes nothing of what was counted.
     setsockopt(&client, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
     drop(client);
-    let told = daemon.closed(local)?;
+    let told = closed_at(&daemon, local)?;
     ensure!(told.bytes_sent == Some(u64::try_from(BYTES)?) && told.bytes_received == Some(1_000), "{told:?}");
     for (name, value) in [
         ("bytes_sent", told.bytes_sent),
@@ -398,18 +341,14 @@ fn amounts(test: &TestContext) -> Result<()> {
         ensure!(value.is_some() && shown(&said, name) == value, "{name}: {value:?} is told, and ss says: {said}");
     }
     drop(server);
-    daemon.closed(remote)?;
+    closed_at(&daemon, remote)?;
 
     // A server that hands what it accepts to a process of its own.
-    let (client, server) = netns.run(|| -> Result<_> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let client = TcpStream::connect(listener.local_addr()?)?;
-        Ok((client, listener.accept()?.0))
-    })??;
+    let (client, server) = pair(&netns)?;
     let remote = client.peer_addr()?;
     let mut worker = Command::new("sleep").arg("0.2").stdin(OwnedFd::from(server)).spawn()?;
     worker.wait()?;
-    let told = daemon.closed(remote)?;
+    let told = closed_at(&daemon, remote)?;
     let owner = &told.owner;
     ensure!(owner.pid == Some(worker.id()) && owner.comm.as_deref() == Some("sleep"), "{owner:?}");
     ensure!(owner.known_by.as_deref() == Some("close"), "{owner:?}");
@@ -423,21 +362,22 @@ fn churn(test: &TestContext) -> Result<()> {
     let netns = own.netns("churn")?;
     let echo = Options { mode: Mode::Echo, quiet: true, ..Options::default() };
     let server = Peer::listen(&netns, ([127, 0, 0, 1], PORT).into(), &echo)?;
-    let daemon = Daemon::start(&netns, true, &[])?;
+    let daemon = Daemon::start(&netns, TELLING)?;
     // A connection that is there before the settings change, and after.
     let kept = Peer::connect(&netns, server.local()?, &Options::default())?;
     let start = Instant::now();
     let client = Peer::churn(&netns, server.local()?, CONNECTIONS)?;
     sleep(Duration::from_millis(100));
-    daemon.reload("lifecycle", "peers = [\"127.0.0.0/8\"]\nlifecycle")?;
+    daemon.reload("lifecycle = true\npeers = [\"127.0.0.0/8\"]")?;
+    attached(&daemon.probe)?;
     let churned = client.wait_event("churned", Duration::from_secs(60))?;
     ensure!(at(&churned, "/failed") == 0, "{churned}");
     println!("{CONNECTIONS} connections in {:.1} s", start.elapsed().as_secs_f64());
     kept.command("close")?;
-    let told = daemon.closed(kept.local()?)?;
+    let told = closed_at(&daemon, kept.local()?)?;
     ensure!(told.opened.is_some() && told.owner.pid == Some(kept.pid()), "forgotten by new settings: {told:?}");
-    daemon.closed(server.local()?)?;
-    let records = daemon.stop()?;
+    closed_at(&daemon, server.local()?)?;
+    let (records, ..) = daemon.stop()?;
     let closed = closed_of(&records);
     let lost: u64 = records.iter().map(|record| if let Body::Loss(loss) = &record.body { loss.count } else { 0 }).sum();
     let mut ends: Vec<_> = closed
@@ -468,7 +408,9 @@ fn lost(test: &TestContext) -> Result<()> {
     const CONNECTIONS: usize = 100;
     let own = test.lab()?;
     let netns = own.netns("lost")?;
-    let daemon = Daemon::start(&netns, true, &["--ring-bytes", "4096"])?;
+    let mut command = command()?;
+    command.args(["--ring-bytes", "4096"]);
+    let daemon = Daemon::start_by(command, &netns, TELLING)?;
     daemon.signal(Signal::SIGSTOP)?;
     netns.run(|| -> Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -495,15 +437,17 @@ fn lost(test: &TestContext) -> Result<()> {
 fn off(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let netns = own.netns("off")?;
-    let daemon = Daemon::start(&netns, false, &[])?;
-    let without = daemon.programs()?;
+    let daemon = Daemon::start(&netns, "")?;
+    let without = held_by(daemon.probe.pid())?.len();
     let heartbeat = daemon.probe.wait_type("heartbeat", SOON)?;
     ensure!(at(&heartbeat, "/connections").is_null(), "{heartbeat}");
-    daemon.reload("lifecycle = false", "lifecycle = true")?;
-    daemon.wait_programs(without + 1)?;
-    daemon.reload("lifecycle = true", "lifecycle = false")?;
-    daemon.wait_programs(without)?;
-    let records = daemon.stop()?;
+    daemon.reload(TELLING)?;
+    attached(&daemon.probe)?;
+    wait_programs(&daemon, without + 1)?;
+    daemon.reload("lifecycle = false")?;
+    attached(&daemon.probe)?;
+    wait_programs(&daemon, without)?;
+    let (records, ..) = daemon.stop()?;
     let told: Vec<_> =
         records
             .iter()

@@ -212,6 +212,17 @@ pub fn program() -> Result<PathBuf> {
     known.clone().map_err(|message| anyhow!(message))
 }
 
+/// A command that runs the program as root without any capability, to be given arguments.
+///
+/// # Errors
+/// As [`program`].
+pub fn unprivileged() -> Result<Command> {
+    let mut command = Command::new("setpriv");
+    // The program itself must be readable to whom it runs as, so only the capabilities are taken away.
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(program()?);
+    Ok(command)
+}
+
 fn find() -> Result<PathBuf> {
     if let Some(path) = env::var_os(PROBE_VARIABLE) {
         return Ok(PathBuf::from(path));

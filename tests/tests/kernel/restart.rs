@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     daemon::Daemon,
-    findings::wait as finding,
+    findings::{all as findings, wait as finding},
     labs::routed::Routed,
     peer::Options,
     probe::Probe,
     runner::{Test, TestContext},
     watching::{SOON, WATCHING, connect, cut_and_write},
-    wire::{Body, Finding, Record, read_all},
+    wire::{Finding, Record, read_all},
 };
 use nix::sys::signal::Signal;
 
@@ -43,13 +43,6 @@ fn kept(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn findings(records: &[Record]) -> Vec<&Finding> {
-    records
-        .iter()
-        .filter_map(|record| if let Body::Finding(finding) = &record.body { Some(&**finding) } else { None })
-        .collect()
-}
-
 fn goes_on(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
@@ -60,7 +53,7 @@ fn goes_on(test: &TestContext) -> Result<()> {
     let other = Probe::run(&["daemon", "--state-dir", &daemon.path("state").display().to_string()], SOON)?;
     ensure!(other.code == Some(2) && other.stderr.contains("another daemon"), "{other:?}");
     let (first, folder, _) = daemon.stop()?;
-    let before = findings(&first).last().context("no finding")?.to_owned().clone();
+    let before = findings(&first).pop().context("no finding")?;
     ensure!(before.state == "left_open" && before.finding_id == opened.finding_id, "{before:?}");
     ensure!(kept(folder.path())?.len() == 1);
 

@@ -39,5 +39,6 @@ mod share;
 pub mod store;
 pub mod stray;
 pub mod sysctl;
+pub mod unpacked;
 pub mod watching;
 pub mod wire;

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::packages::{self, Tool};
-use crate::project::{self, Project};
+use crate::project::Project;
 use crate::{debs, run};
 
 /// The engine alone, 182 MB: what the package `chdb` adds to it is for data frames. Its versions are those of ClickHouse.
@@ -20,20 +20,18 @@ pub(crate) fn prepare(project: &Project) {
 
 fn unpack(project: &Project) -> Result<()> {
     let folder = project.target().join("chdb");
-    let (tree, made_of) = (folder.join("python"), folder.join("packages"));
-    if tree.exists() && std::fs::read_to_string(&made_of).is_ok_and(|made_of| made_of == ENGINE) {
-        return Ok(());
-    }
-    if cfg!(not(target_arch = "x86_64")) {
-        bail!("it is unpacked for x86_64 alone");
-    }
-    std::fs::create_dir_all(&folder)?;
-    packages::install_missing(&TOOLS)?;
-    debs::replace_tree(&tree, |scratch| {
-        let mut pip = std::process::Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]);
-        pip.args(["--no-deps", "--only-binary=:all:", "--no-compile", ENGINE, "--target"]).arg(scratch);
-        run::run(&mut pip)
-    })?;
-    project::write_whole(&made_of, ENGINE.as_bytes())
+    let tree = folder.join("python");
+    debs::make_unless_made(&tree, ENGINE, || {
+        if cfg!(not(target_arch = "x86_64")) {
+            bail!("it is unpacked for x86_64 alone");
+        }
+        std::fs::create_dir_all(&folder)?;
+        packages::install_missing(&TOOLS)?;
+        debs::replace_tree(&tree, |scratch| {
+            let mut pip = std::process::Command::new("python3");
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]);
+            pip.args(["--no-deps", "--only-binary=:all:", "--no-compile", ENGINE, "--target"]).arg(scratch);
+            run::run(&mut pip)
+        })
+    })
 }

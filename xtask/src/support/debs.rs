@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_is_made_again_only_of_something_else() {
+        let folder = std::env::temp_dir().join(format!("connprobe-xtask-{}", std::process::id()));
+        let (tree, made) = (folder.join("root"), std::cell::Cell::new(0));
+        let make = |of: &str| {
+            make_unless_made(&tree, of, || {
+                made.set(made.get() + 1);
+                replace_tree(&tree, |_| Ok(()))
+            })
+        };
+        for (of, times) in [("one", 1), ("one", 1), ("other", 2), ("one", 3)] {
+            make(of).unwrap();
+            assert_eq!(made.get(), times, "{of}");
+        }
+        remove_tree(&folder).unwrap();
+    }
+
+    #[test]
     fn a_package_without_a_candidate_is_unknown() {
         assert_eq!(candidate("x:\n  Installed: (none)\n  Candidate: 1:22.1\n").unwrap(), "1:22.1");
         assert_eq!(candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"), None);

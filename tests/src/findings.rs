@@ -9,8 +9,15 @@ use crate::{
     netns::Netns,
     peer::Peer,
     probe::Probe,
-    wire::{self, Body, Connection, Evidence, Finding, ForwardedConnection},
+    wire::{self, Body, Connection, Evidence, Finding, ForwardedConnection, Record},
 };
+
+/// The findings among these records that are about connections of this host's own.
+#[must_use]
+pub fn all(records: &[Record]) -> Vec<Finding> {
+    let own = |record: &Record| Connection::finding(record.body.clone());
+    records.iter().filter_map(own).collect()
+}
 
 /// Waits for a finding in this state.
 ///

@@ -14,6 +14,23 @@ pub fn drops_invalid(hook: &str) -> String {
     )
 }
 
+/// A ruleset that drops, at this hook (`input`, `forward`, `output`), the segments with this flag (`fin`, `rst`). Its table is `drops`.
+#[must_use]
+pub fn drops_flag(hook: &str, flag: &str) -> String {
+    format!(
+        "table inet drops {{ chain {hook} {{ type filter hook {hook} priority 0; tcp flags & {flag} == {flag} drop; }}; }}\n"
+    )
+}
+
+/// A ruleset that changes each FIN that comes in by this interface, before connection tracking sees it: `statement` says how, in the
+/// language of nftables. Its table is `mangle`.
+pub(crate) fn mangles_fins(interface: &str, statement: &str) -> String {
+    format!(
+        "table inet mangle {{ chain raw {{ type filter hook prerouting priority -400; \
+         iifname \"{interface}\" tcp flags & fin == fin {statement}; }}; }}\n"
+    )
+}
+
 impl Netns {
     /// Loads rules in the language of nftables; all of them or, after an error, none.
     ///

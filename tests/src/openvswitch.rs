@@ -14,7 +14,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::{child::ManagedChild, netlink::Connection, netns::Netns, server};
+use crate::{child::ManagedChild, netlink::Connection, netns::Netns, server::SERVERS};
 
 const DATABASE_SERVER: &str = "usr/sbin/ovsdb-server";
 const DAEMON: &str = "usr/lib/openvswitch-switch/ovs-vswitchd";
@@ -28,7 +28,7 @@ const STARTING: Duration = Duration::from_secs(60);
 
 /// Whether the programs are there.
 pub(crate) fn check() -> Result<()> {
-    server::check_programs(&[DATABASE_SERVER, DAEMON, DATABASE_TOOL, CONFIGURE, FLOWS, CONTROL])
+    SERVERS.check(&[DATABASE_SERVER, DAEMON, DATABASE_TOOL, CONFIGURE, FLOWS, CONTROL])
 }
 
 /// Whether the kernel has a datapath for the namespace of this thread.
@@ -49,7 +49,7 @@ impl OpenVswitch {
     pub(crate) fn start(netns: &Netns, folder: &Path) -> Result<Self> {
         let database = folder.join("conf.db");
         let mut create = program(DATABASE_TOOL, folder)?;
-        create.arg("create").arg(&database).arg(server::file("usr/share/openvswitch/vswitch.ovsschema")?);
+        create.arg("create").arg(&database).arg(SERVERS.file("usr/share/openvswitch/vswitch.ovsschema")?);
         netns.check_output(create, "")?;
 
         let socket = folder.join("db.sock");
@@ -99,7 +99,7 @@ impl OpenVswitch {
 
 /// A command with all of Open vSwitch's folders in one.
 fn program(path: &str, folder: &Path) -> Result<Command> {
-    let mut command = server::command(path)?;
+    let mut command = SERVERS.command(path)?;
     for name in ["OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR"] {
         command.env(name, folder);
     }

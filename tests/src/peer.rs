@@ -145,7 +145,7 @@ impl Peer {
         Self::connect_from(netns, None, to, options)
     }
 
-    /// As [`Peer::connect`], from a given local address (port 0: any).
+    /// As [`Peer::connect`], from a given local address (port 0: any), whatever the options say of it.
     ///
     /// # Errors
     /// As [`Peer::connect`].
@@ -168,7 +168,8 @@ impl Peer {
         arguments.extend(
             (options.count > 1).then(|| ["--count".to_owned(), options.count.to_string()]).into_iter().flatten(),
         );
-        arguments.extend(from.iter().flat_map(|address| ["--bind".to_owned(), address.to_string()]));
+        let from = from.map(|address| address.to_string()).or(options.bind.map(|address| address.to_string()));
+        arguments.extend(from.into_iter().flat_map(|address| ["--bind".to_owned(), address]));
         let mut peer = Self::start(netns, &arguments)?;
         peer.learn_addresses("connecting")?;
         Ok(peer)
@@ -313,7 +314,6 @@ impl Options {
         add("--write-bytes", (self.write_bytes > 0).then(|| self.write_bytes.to_string()));
         let triple =
             |keepalive: Keepalive| format!("{},{},{}", keepalive.time_s, keepalive.interval_s, keepalive.probes);
-        add("--bind", self.bind.map(|address| address.to_string()));
         add("--keepalive", self.keepalive.map(triple));
         add("--comm", self.comm.map(str::to_owned));
         add("--device", self.device.map(str::to_owned));

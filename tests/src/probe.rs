@@ -141,12 +141,20 @@ impl Probe {
         self.stdout.objects()
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it has already ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)
+    }
+
     /// Sends SIGINT, as Ctrl-C does.
     ///
     /// # Errors
     /// When it has already ended.
     pub fn interrupt(&self) -> Result<()> {
-        self.child.signal(Signal::SIGINT)
+        self.signal(Signal::SIGINT)
     }
 
     /// Sends SIGINT and waits for the end.
@@ -202,6 +210,17 @@ pub fn program() -> Result<PathBuf> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let known = PROGRAM.get_or_init(|| find().map_err(|error| format!("{error:#}")));
     known.clone().map_err(|message| anyhow!(message))
+}
+
+/// A command that runs the program as root without any capability, to be given arguments.
+///
+/// # Errors
+/// As [`program`].
+pub fn unprivileged() -> Result<Command> {
+    let mut command = Command::new("setpriv");
+    // The program itself must be readable to whom it runs as, so only the capabilities are taken away.
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(program()?);
+    Ok(command)
 }
 
 fn find() -> Result<PathBuf> {

@@ -168,7 +168,7 @@ impl Requirement {
                 })?;
             }
             Self::Rsyslog => rsyslog::check()?,
-            Self::Promtool => server::check_programs(&[server::PROMTOOL])?,
+            Self::Promtool => server::SERVERS.check(&[server::PROMTOOL])?,
             Self::Store => {
                 ensure!(!is_guest(), "half a gigabyte of program is too much for a guest");
                 store::check()?;

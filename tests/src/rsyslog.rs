@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{child::ManagedChild, netns::Netns, server, store::SHIPPED};
+use crate::{child::ManagedChild, netns::Netns, server::SERVERS, store::SHIPPED};
 
 const DAEMON: &str = "usr/sbin/rsyslogd";
 const MODULES: &str = "usr/lib/x86_64-linux-gnu/rsyslog";
@@ -20,7 +20,8 @@ const STOPPING: Duration = Duration::from_secs(60);
 
 /// Whether it is there, with what Debian packs apart.
 pub(crate) fn check() -> Result<()> {
-    server::check_programs(&[DAEMON, &format!("{MODULES}/omrelp.so")])
+    SERVERS.check(&[DAEMON])?;
+    SERVERS.file(&format!("{MODULES}/omrelp.so")).map(drop)
 }
 
 /// One at work. Dropping it kills it.
@@ -78,8 +79,8 @@ impl Rsyslog {
 }
 
 fn spawn(netns: &Netns, folder: &Path) -> Result<ManagedChild> {
-    let mut command = server::command(DAEMON)?;
-    command.args(["-n", "-i", "NONE", "-M"]).arg(server::file(MODULES)?).arg("-f").arg(folder.join("rsyslog.conf"));
+    let mut command = SERVERS.command(DAEMON)?;
+    command.args(["-n", "-i", "NONE", "-M"]).arg(SERVERS.file(MODULES)?).arg("-f").arg(folder.join("rsyslog.conf"));
     let errors = fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr"))?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
     netns.spawn(command)

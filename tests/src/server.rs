@@ -1,50 +1,24 @@
 //! Real server programs, unpacked by `cargo xtask test` below `target/servers`.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::child::ManagedChild;
 use crate::netns::Netns;
+use crate::unpacked::Tree;
 
-/// Where they are unpacked, beside the folder of the build that this program is part of.
-fn tree() -> Result<PathBuf> {
-    Ok(target()?.join("servers/root"))
-}
-
-/// Where all that is built and unpacked is. Cargo puts tests into `deps`, one level below the programs.
-pub(crate) fn target() -> Result<PathBuf> {
-    let program = env::current_exe().context("cannot tell where this program is")?;
-    let mut folders = program.ancestors().skip(1).skip_while(|folder| folder.ends_with("deps"));
-    Ok(folders.nth(1).context("this program is in no build folder")?.to_owned())
-}
+/// Where they are unpacked.
+pub(crate) const SERVERS: Tree = Tree::new("servers");
 
 /// Whether HAProxy and nginx can be started.
 ///
 /// # Errors
 /// When they are not there.
 pub fn check() -> Result<()> {
-    check_programs(&["usr/sbin/haproxy", "usr/sbin/nginx"])
+    SERVERS.check(&["usr/sbin/haproxy", "usr/sbin/nginx"])
 }
-
-/// Whether these programs of the tree can be started.
-pub(crate) fn check_programs(programs: &[&str]) -> Result<()> {
-    let tree = tree()?;
-    for program in programs.iter().chain([&LOADER]) {
-        ensure!(tree.join(program).exists(), "there is no {}", tree.join(program).display());
-    }
-    Ok(())
-}
-
-/// Where a file of the tree is.
-pub(crate) fn file(path: &str) -> Result<PathBuf> {
-    Ok(tree()?.join(path))
-}
-
-/// The loader of the tree: with its own libraries the programs run on any distribution.
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// Where Prometheus' judge of alerts is in the tree.
 pub(crate) const PROMTOOL: &str = "usr/bin/promtool";
@@ -52,9 +26,9 @@ pub(crate) const PROMTOOL: &str = "usr/bin/promtool";
 /// Prometheus' judge of alerts.
 ///
 /// # Errors
-/// When this program is in no build folder.
+/// When it is not there.
 pub fn promtool() -> Result<Command> {
-    command(PROMTOOL)
+    SERVERS.command(PROMTOOL)
 }
 
 /// Starts HAProxy with this configuration, written into `folder`.
@@ -90,20 +64,10 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 fn start(netns: &Netns, program: &str, arguments: &[&Path]) -> Result<ManagedChild> {
-    let mut command = command(program)?;
+    let mut command = SERVERS.command(program)?;
     command.args(arguments);
     netns.spawn({
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     })
-}
-
-/// A command that starts a program of the tree with the tree's own libraries.
-pub(crate) fn command(program: &str) -> Result<Command> {
-    let tree = tree()?;
-    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| tree.join(path));
-    let libraries = env::join_paths(libraries).context("a path with a colon")?;
-    let mut command = Command::new(tree.join(LOADER));
-    command.arg("--library-path").arg(libraries).arg(tree.join(program));
-    Ok(command)
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{child::ManagedChild, server};
+use crate::{child::ManagedChild, unpacked::target};
 
 /// What is shipped for the store of a fleet.
 pub const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fleet");
@@ -22,7 +22,7 @@ pub const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fleet");
 const STARTING: Duration = Duration::from_secs(60);
 
 fn tree() -> Result<PathBuf> {
-    Ok(server::target()?.join("chdb/python"))
+    Ok(target()?.join("chdb/python"))
 }
 
 /// Whether the engine is there.

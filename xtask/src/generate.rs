@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result};
 use crate::project::{Project, files_below, write_whole};
 use crate::run;
 
+const COMMAND: &str = "cargo xtask generate";
+
 const SCHEMA: &str = "docs/schema/connprobe-1.schema.json";
 const COMMANDS: &str = "docs/commands.md";
 /// The manual pages, in a folder of their own.
@@ -49,17 +51,11 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
 /// Whether the committed files are what the program says; if not, says what to do.
 pub(crate) fn is_up_to_date(project: &Project) -> Result<bool> {
     let files = generate(project)?;
-    let mut wrong: Vec<_> = left_over(project, &files)?;
-    for (file, text) in &files {
-        if std::fs::read_to_string(project.path(file)).ok().as_ref() != Some(text) {
-            wrong.push(file.clone());
-        }
+    let left_over = left_over(project, &files)?;
+    for file in &left_over {
+        println!("{file}: left over: run `{COMMAND}`");
     }
-    for file in &wrong {
-        println!("{file}: not what the program says: run `cargo xtask generate`");
-    }
-    println!("{} files, {} of them not as the program says", files.len(), wrong.len());
-    Ok(wrong.is_empty())
+    Ok(project.is_as_made(&files, COMMAND) && left_over.is_empty())
 }
 
 /// Files of subcommands that there are no more.

@@ -1,6 +1,6 @@
 //! `cargo xtask golden`: recordings of real kernels, and what is told of them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
-    let programs = build(project)?;
+    let programs = project.build_programs()?;
     let folder = project.path(FOLDER);
     if arguments.record {
         record(project, &programs, &folder)?;
@@ -48,13 +48,6 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         println!("{}: {}", expected.display(), if is_same { "as it was" } else { "written" });
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn build(project: &Project) -> Result<PathBuf> {
-    let mut cargo = run::cargo();
-    cargo.args(["build", "-p", "connprobe", "-p", "connprobe-tests", "--bins"]);
-    run::run(cargo.current_dir(project.root()))?;
-    Ok(project.target().join("debug"))
 }
 
 /// The programs are copied to where programs are: the records say where they lie.

@@ -60,20 +60,11 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
 /// Whether the document is what the facts say; if not, says what to do.
 pub(crate) fn is_up_to_date(project: &Project) -> Result<bool> {
     let document = document(&read(project)?);
-    let same = std::fs::read_to_string(project.path(DOCUMENT)).is_ok_and(|committed| committed == document);
-    if same {
-        println!("{DOCUMENT}: as the facts say");
-    } else {
-        println!("{DOCUMENT} is not what the facts in {FOLDER} say: run `cargo xtask kernels`");
-    }
-    Ok(same)
+    Ok(project.is_as_made(&[(DOCUMENT.to_owned(), document)], "cargo xtask kernels"))
 }
 
 fn build(project: &Project) -> Result<PathBuf> {
-    let mut cargo = run::cargo();
-    cargo.args(["build", "-p", "connprobe", "-p", "connprobe-tests", "--bins"]);
-    run::run(cargo.current_dir(project.root()))?;
-    Ok(project.target().join("debug/connprobe-facts"))
+    Ok(project.build_programs()?.join("connprobe-facts"))
 }
 
 /// One kernel's facts, as `tests/src/facts.rs` writes them.

@@ -1,6 +1,7 @@
 //! The single entry for people and continuous integration: `cargo xtask <command>`.
 //!
-//! One file per command. Continuous integration runs exactly these commands, so what passes on a laptop passes there.
+//! One file per command; what several share is in `support`, and in `release`. Continuous integration runs exactly these commands, so what
+//! passes on a laptop passes there.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -14,7 +15,6 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod book;
 mod ci;
-mod debs;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -24,21 +24,17 @@ mod instructions;
 mod kernels;
 mod lab;
 mod package;
-mod packages;
-mod project;
 mod release;
-mod results;
-mod run;
-mod servers;
 mod soak;
-mod store;
+mod support;
 mod test;
 mod tidy;
-mod tools;
 mod truth;
 mod vm;
 
-use project::Project;
+use support::project::Project;
+// Commands name them without their folder.
+use support::{debs, packages, project, results, run, servers, store, tools};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, tests and shows connprobe", version)]

@@ -97,10 +97,9 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
 
 /// Whether the document is what was measured; if not, says what to do.
 pub(crate) fn is_up_to_date(project: &Project) -> Result<bool> {
-    let is = std::fs::read_to_string(project.path(DOCUMENT))
-        .is_ok_and(|text| document(project).is_ok_and(|made| made == text));
-    println!("{DOCUMENT}: {}", if is { "as measured" } else { "not as measured: run `cargo xtask truth`" });
-    Ok(is)
+    // Where nothing was measured there is no document to compare with.
+    let made = document(project).unwrap_or_default();
+    Ok(project.is_as_made(&[(DOCUMENT.to_owned(), made)], "cargo xtask truth"))
 }
 
 /// What `connprobe-truth` prints of the running kernel, and the kernel's name.

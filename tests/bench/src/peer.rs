@@ -1,13 +1,14 @@
 //! Other tools, from Debian's packages as `cargo xtask bench` has unpacked them below `target/peers`: run with their own libraries, never
 //! installed.
 
-use std::env;
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use connprobe_tests::netns::Netns;
+use connprobe_tests::unpacked::Tree;
+
+/// Where they are unpacked.
+pub(crate) const TREE: Tree = Tree::new("peers");
 
 /// Tracing tools look for tracefs where it once was, below debugfs. Mounted where only this one process sees it.
 const WITH_TRACEFS: &str =
@@ -85,7 +86,6 @@ impl Peer {
     /// How it is started; where tracing tools need tracefs, it is there. `None` for what is no process.
     pub(crate) fn command(&self) -> Result<Option<Command>> {
         let Some((program, arguments)) = self.arguments.split_first() else { return Ok(None) };
-        let program = file(program)?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c"]);
         command.arg(match self.kind {
@@ -93,17 +93,18 @@ impl Peer {
             Kind::Listening | Kind::ListeningTracked | Kind::Tracked => "exec \"$@\"",
         });
         command.arg("sh");
-        let (loader, [option, libraries]) = loader()?;
-        command.arg(loader).args([option, libraries]);
-        if self.kind == Kind::Python {
-            command.env("PYTHONHOME", file("usr")?).env("PYTHONPATH", file("usr/lib/python3/dist-packages")?);
-            command.arg(file("usr/bin/python3.11")?);
+        let is_script = self.kind == Kind::Python;
+        let tool = TREE.command(if is_script { "usr/bin/python3.11" } else { program })?;
+        command.arg(tool.get_program()).args(tool.get_args());
+        if is_script {
+            command.env("PYTHONHOME", TREE.file("usr")?);
+            command.env("PYTHONPATH", TREE.file("usr/lib/python3/dist-packages")?);
+            command.arg(TREE.file(program)?);
         }
-        command.arg(program);
         for argument in arguments {
             // A script is a file of the tree, too.
             if argument.starts_with("usr/") {
-                command.arg(file(argument)?)
+                command.arg(TREE.file(argument)?)
             } else {
                 command.arg(argument)
             };
@@ -131,29 +132,6 @@ impl Peer {
     fn is_tracked(&self) -> bool {
         matches!(self.kind, Kind::Tracked | Kind::ListeningTracked)
     }
-}
-
-/// A program of the tree, run with the tree's own libraries.
-pub(crate) fn tool(program: &str) -> Result<Command> {
-    let (loader, options) = loader()?;
-    let mut command = Command::new(loader);
-    command.args(options).arg(file(program)?);
-    Ok(command)
-}
-
-/// The loader, and its options that tell of the libraries: with those the programs run on any distribution.
-fn loader() -> Result<(PathBuf, [OsString; 2])> {
-    let libraries = [file("usr/lib/x86_64-linux-gnu")?, file("lib/x86_64-linux-gnu")?];
-    Ok((file("lib64/ld-linux-x86-64.so.2")?, ["--library-path".into(), env::join_paths(libraries)?]))
-}
-
-/// A file of the tree.
-fn file(path: &str) -> Result<PathBuf> {
-    let program = env::current_exe().context("cannot tell where this program is")?;
-    let tree = program.ancestors().nth(2).context("this program is in no build folder")?.join("peers/root");
-    let file = tree.join(path);
-    ensure!(file.exists(), "it is not unpacked");
-    Ok(file)
 }
 
 /// The line of a tool's errors that says why it does not run here.

@@ -1,12 +1,12 @@
-//! Kernel programs of a process, and how long they ran.
+//! Kernel programs, and how long they ran.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use aya::programs::loaded_programs;
+
+pub(crate) use connprobe_tests::programs::held_by;
 
 /// One kernel program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,18 +15,6 @@ pub(crate) struct Program {
     /// Counted only while statistics are on ([`aya::sys::enable_stats`]).
     pub(crate) run_time: Duration,
     pub(crate) runs: u64,
-}
-
-/// Numbers of the programs that a process holds, by descriptors of programs or of what they are attached by.
-pub(crate) fn held_by(pid: u32) -> Result<BTreeSet<u32>> {
-    let folder = format!("/proc/{pid}/fdinfo");
-    let mut held = BTreeSet::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))? {
-        // A descriptor may be closed meanwhile.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        held.extend(text.lines().filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()));
-    }
-    Ok(held)
 }
 
 /// The programs with these numbers.

@@ -12,7 +12,7 @@ use nix::sys::time::TimeValLike as _;
 
 use crate::effort::{Effort, progress};
 use crate::load::micros;
-use crate::peer::tool;
+use crate::peer::TREE;
 use crate::population::Population;
 use crate::statistics::Spread;
 use crate::table::Table;
@@ -97,7 +97,7 @@ fn look(netns: &Netns, way: &Way) -> Result<(Duration, Duration)> {
                     command
                 }
                 Some((program, arguments)) => {
-                    let mut command = tool(program)?;
+                    let mut command = TREE.command(program)?;
                     command.args(arguments);
                     command
                 }

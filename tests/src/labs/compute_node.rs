@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::{
+    firewall::mangles_fins,
     lab::Lab,
     link::{End, veth},
     netns::Netns,
@@ -89,10 +90,7 @@ impl ComputeNode {
     pub fn mangle_fins(&self, statement: &str) -> Result<()> {
         // Else a packet crosses without its checksum ever being computed.
         self.server.tx_offload_off("uplink")?;
-        self.network.nft(&format!(
-            "table inet mangle {{ chain raw {{ type filter hook prerouting priority -400; \
-             iifname \"server\" tcp flags & fin == fin {statement}; }}; }}\n"
-        ))
+        self.network.nft(&mangles_fins("server", statement))
     }
 
     /// Lets the server's FINs pass unchanged again.

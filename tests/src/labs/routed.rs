@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
+    firewall::mangles_fins,
     lab::Lab,
     link::{End, veth},
     netns::Netns,
@@ -32,6 +33,9 @@ pub struct Routed {
 }
 
 impl Routed {
+    /// A virtual address that the client may have beside its own.
+    pub const VIP: &str = "10.77.1.100";
+
     /// Makes the three namespaces and their links.
     ///
     /// # Errors
@@ -134,10 +138,7 @@ impl Routed {
         // Else a packet crosses without its checksum ever being computed.
         self.server.tx_offload_off("uplink")?;
         self.router.tx_offload_off("client")?;
-        self.router.nft(&format!(
-            "table inet mangle {{ chain raw {{ type filter hook prerouting priority -400; \
-             iifname \"server\" tcp flags & fin == fin {statement}; }}; }}\n"
-        ))
+        self.router.nft(&mangles_fins("server", statement))
     }
 
     /// Swallows what is sent to `10.77.9.0/24`, addresses that are nobody's, so that SYNs may be forged from them: no answer draws a reset.

@@ -1,7 +1,6 @@
 //! What is watched only while something is under suspicion: where all is well, no program runs at changes of state.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     thread::{self, sleep},
@@ -11,17 +10,17 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use connprobe_tests::{
     clocks::{now_wall_seconds, wall_seconds},
+    daemon::Daemon,
     findings::wait as finding,
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::Probe,
+    programs::is_attached_to,
     runner::{Test, TestContext},
-    watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write, stop, watch},
+    watching::{PORT, SOON, WATCHING, connect, cut_and_write, stop, watch},
     wire::{self, Body},
 };
 use serde_json::Value;
-
-use crate::daemon::Daemon;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -35,15 +34,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Whether the program that looks at changes of state is attached: its link names the tracepoint.
 fn looks_at_states(probe: &Probe) -> Result<bool> {
-    let mut is_attached = false;
-    for entry in fs::read_dir(format!("/proc/{}/fdinfo", probe.pid()))?.flatten() {
-        // Descriptors come and go meanwhile.
-        let info = fs::read_to_string(entry.path()).unwrap_or_default();
-        is_attached |= info.lines().any(|line| line.starts_with("tp_name:") && line.ends_with("inet_sock_set_state"));
-    }
-    Ok(is_attached)
+    is_attached_to(probe.pid(), "inet_sock_set_state")
 }
 
 fn wait_until(probe: &Probe, looks: bool) -> Result<()> {
@@ -99,7 +91,6 @@ fn no_heirs(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     let daemon = Daemon::start(&lab.client, "scan_every = \"never\"")?;
-    attached(&daemon.probe)?;
     let listener = lab.server.run(|| TcpListener::bind(("0.0.0.0", PORT + 1)))??;
     let pair = || -> Result<_> { Ok((TcpStream::connect(Routed::server_v4(PORT + 1))?, listener.accept()?.0)) };
     let pairs = || (0..CONNECTIONS).map(|_| pair()).collect::<Result<Vec<_>>>();

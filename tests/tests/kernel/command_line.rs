@@ -71,9 +71,8 @@ fn bad_input(_: &TestContext) -> Result<()> {
 
 fn unprivileged(_: &TestContext) -> Result<()> {
     for subcommand in ["diagnose", "check"] {
-        let mut command = Command::new("setpriv");
-        // The program itself must be readable to whom it runs as, so only the capabilities are taken away.
-        command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(probe::program()?).arg(subcommand);
+        let mut command = probe::unprivileged()?;
+        command.arg(subcommand);
         let finished = Probe::start_command(command)?.finish(SOON)?;
         ensure_trouble(&finished, &["CAP_BPF", "CAP_PERFMON", "root"])?;
         ensure!(finished.stderr.lines().count() == 1, "{}", finished.stderr);

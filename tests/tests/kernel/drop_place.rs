@@ -69,12 +69,7 @@ fn dropped_by(
     set_up(&lab.client)?;
     let (server, client): (Peer, Peer) = connect(&lab, &Options::default())?;
     if mangled {
-        lab.server.tx_offload_off("uplink")?;
-        lab.router.tx_offload_off("client")?;
-        lab.router.nft(
-            "table inet mangle { chain forward { type filter hook forward priority 0; \
-             oifname \"client\" tcp flags & fin == fin tcp checksum set 0xbad; }; }\n",
-        )?;
+        lab.mangle_fins("tcp checksum set 0xbad")?;
     }
     let probe = watch(&lab.client, &[])?;
     match who {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     clocks::{wall_of_event, wall_seconds},
     findings::{ensure_is_about, recovered, wait as finding},
+    firewall::drops_flag,
     labs::routed::Routed,
     peer::{Keepalive, Options, Peer},
     runner::{Test, TestContext},
@@ -134,9 +135,7 @@ fn asks_anew(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     let probe = watch(&lab.server, &[])?;
     let (server, from) = lose_client(&lab)?;
-    lab.router.nft(
-        "table inet resets { chain forward { type filter hook forward priority 0; tcp flags & rst == rst drop; }; }\n",
-    )?;
+    lab.router.nft(&drops_flag("forward", "rst"))?;
     let _again = Peer::start_connect(&lab.client, Some(from), Routed::server_v4(PORT), &Options::default())?;
     let opened = finding(&probe, "opened", SOON)?;
     ensure!((opened.cause.as_str(), opened.confidence.as_str()) == ("peer_restarted", "suspected"), "{opened:?}");

@@ -11,19 +11,18 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
     child::ManagedChild,
+    daemon::Daemon,
     findings::wait as finding,
     labs::routed::Routed,
     peer::Options,
     probe::program,
     require::{JOURNALD, Requirement::Journald},
     runner::{Test, TestContext},
-    watching::{SOON, WATCHING, attached, connect, cut_and_write},
+    watching::{SOON, WATCHING, connect, cut_and_write},
     wire::{self, Body, Record, Sink},
 };
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::daemon::Daemon;
 
 pub(crate) fn tests() -> Vec<Test> {
     let needs = [WATCHING, &[Journald]].concat();
@@ -132,8 +131,9 @@ fn fields(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     let mut journal = Journal::start()?;
-    let daemon = Daemon::start_by(journal.beside(program()?), &lab.client, "journald = true")?;
-    attached(&daemon.probe)?;
+    let mut command = journal.beside(program()?);
+    command.arg("daemon");
+    let daemon = Daemon::start_by(command, &lab.client, "journald = true")?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     finding(&daemon.probe, "opened", SOON)?;

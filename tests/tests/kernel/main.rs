@@ -1,5 +1,9 @@
-//! Real failures and real health in network namespaces, and what the program says of them. One file per verdict; what must
-//! stay silent is in the catalogue of scenarios (`tests/src/scenario`).
+//! Real failures and real health in network namespaces, and what the program says of them.
+//!
+//! `main` lists the files by what they are about: the catalogue of scenarios (`tests/src/scenario`), which holds what must stay silent, too;
+//! verdicts (from `retransmit_stalled` on), whose cases have files of their own where the setting is another; the daemon and what it alone
+//! tells (from `daemon` on); commands that look once (`risks`, `snapshot`); and the program whatever it finds (from `mechanisms` on): what it
+//! attaches and when, what it loses, its recordings and its command line.
 
 #![expect(clippy::print_stdout, reason = "what was measured is shown with the results")]
 

@@ -10,17 +10,16 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe_tests::{
     collector::{Answer, Collector, LogRecord},
+    daemon::{Daemon, records_in},
     findings::wait as finding,
     labs::routed::Routed,
     peer::Options,
     runner::{Test, TestContext},
-    watching::{SOON, WATCHING, attached, connect, cut_and_write},
+    watching::{SOON, WATCHING, connect, cut_and_write},
     wire::Sink,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-use crate::daemon::{Daemon, records_in};
 
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function).not_shared();
@@ -65,7 +64,6 @@ fn stopped_collector(test: &TestContext) -> Result<()> {
         "file = \"FOLDER/events\"\notlp_endpoint = \"{url}\"\notlp_timeout = \"5s\"\notlp_headers_file = \"{headers}\"\n"
     );
     let daemon = Daemon::start(&lab.client, &settings)?;
-    attached(&daemon.probe)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     sink(&daemon, |sink| sink.written > 1 && is_well(sink))?;
@@ -216,7 +214,6 @@ fn mute_at_the_end(test: &TestContext) -> Result<()> {
     let collector = Collector::start()?;
     collector.answer(Answer::Never);
     let daemon = Daemon::start(&lab.client, &format!("otlp_endpoint = \"{}\"\n", collector.url()))?;
-    attached(&daemon.probe)?;
     wait(|| Ok(!collector.requests()?.is_empty()))?;
     let (records, _, stderr) = daemon.stop()?;
     // All that was sent was sent while nobody answered; what was not is told, by the sink or, where that is starved, by who waits for it.

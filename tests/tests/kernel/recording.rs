@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs::File, io::BufReader, path::Path, process::C
 use anyhow::{Context as _, Result, bail, ensure};
 use connprobe::recording::{Input, Reader};
 use connprobe_tests::{
-    findings::{recovered, wait as finding, wait_forwarded},
+    findings::{all as findings, recovered, wait as finding, wait_forwarded},
+    firewall::drops_flag,
     labs::routed::Routed,
     netns::Netns,
     peer::{Mode, Options, Peer},
@@ -13,7 +14,7 @@ use connprobe_tests::{
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
     watching::{PORT, SOON, WATCHING, attached, connect, cut_and_write},
-    wire::{self, Body, Connection, Finding},
+    wire::{self, Connection, Finding},
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -119,16 +120,13 @@ fn silent_peer(test: &TestContext) -> Result<()> {
     Ok(())
 }
 
-const DROPS_FINS: &str =
-    "table inet drops { chain forward { type filter hook forward priority 0; tcp flags & fin == fin drop; }; }\n";
-
 fn forwarded_fin(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
     lab.track()?;
     let (server, client) = connect(&lab, &Options::default())?;
     let recorder = Recorder::start(&lab.router, &[])?;
-    lab.router.nft(DROPS_FINS)?;
+    lab.router.nft(&drops_flag("forward", "fin"))?;
     server.command("close")?;
     let opened = wait_forwarded(&recorder.probe, "opened", SOON)?;
     ensure!(opened.cause == "firewall_drop", "{opened:#?}");
@@ -161,15 +159,6 @@ fn story(finding: &Finding) -> impl PartialEq + std::fmt::Debug + use<> {
     (judged, finding.since.clone(), deadline, evidence)
 }
 
-fn endpoint_findings(finished: &Finished) -> Result<Vec<Finding>> {
-    let records = wire::read_all(&finished.records)?;
-    let findings = records.into_iter().filter_map(|record| match record.body {
-        Body::Finding(finding) => Some(*finding),
-        _ => None,
-    });
-    Ok(findings.collect())
-}
-
 fn anonymized(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
@@ -182,7 +171,7 @@ fn anonymized(test: &TestContext) -> Result<()> {
     let (live, folder) = recorder.stop()?;
     let replayed = replay(&path(&folder), "ndjson")?;
     ensure!(replayed.code == live.code, "{:?}, but live {:?}", replayed.code, live.code);
-    let (told, retold) = (endpoint_findings(&live)?, endpoint_findings(&replayed)?);
+    let (told, retold) = (findings(&wire::read_all(&live.records)?), findings(&wire::read_all(&replayed.records)?));
     ensure!(told.len() == retold.len() && told.len() >= 3, "{told:?}\n{retold:?}");
     for (told, retold) in told.iter().zip(&retold) {
         ensure!(story(told) == story(retold), "{told:#?}\n{retold:#?}");

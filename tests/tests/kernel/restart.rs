@@ -4,26 +4,22 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
-    findings::wait as finding,
+    daemon::Daemon,
+    findings::{all as findings, wait as finding},
     labs::routed::Routed,
-    netns::Netns,
     peer::Options,
-    probe::{Probe, program},
+    probe::Probe,
     runner::{Test, TestContext},
-    watching::{SOON, WATCHING, attached, connect, cut_and_write},
-    wire::{Body, Finding, Record, read_all},
+    watching::{SOON, WATCHING, connect, cut_and_write},
+    wire::{Finding, Record, read_all},
 };
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
-
-use crate::daemon::Daemon;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -34,12 +30,6 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 const SETTINGS: &str = "state_dir = \"FOLDER/state\"";
-
-fn start(folder: TempDir, netns: &Netns) -> Result<Daemon> {
-    let daemon = Daemon::start_in(folder, Command::new(program()?), netns, SETTINGS)?;
-    attached(&daemon.probe)?;
-    Ok(daemon)
-}
 
 /// The files of the findings that are kept.
 fn kept(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -53,28 +43,21 @@ fn kept(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn findings(records: &[Record]) -> Vec<&Finding> {
-    records
-        .iter()
-        .filter_map(|record| if let Body::Finding(finding) = &record.body { Some(&**finding) } else { None })
-        .collect()
-}
-
 fn goes_on(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    let daemon = start(tempfile::tempdir()?, &lab.client)?;
+    let daemon = Daemon::start(&lab.client, SETTINGS)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     let opened = finding(&daemon.probe, "opened", SOON)?;
     let other = Probe::run(&["daemon", "--state-dir", &daemon.path("state").display().to_string()], SOON)?;
     ensure!(other.code == Some(2) && other.stderr.contains("another daemon"), "{other:?}");
     let (first, folder, _) = daemon.stop()?;
-    let before = findings(&first).last().context("no finding")?.to_owned().clone();
+    let before = findings(&first).pop().context("no finding")?;
     ensure!(before.state == "left_open" && before.finding_id == opened.finding_id, "{before:?}");
     ensure!(kept(folder.path())?.len() == 1);
 
-    let daemon = start(folder, &lab.client)?;
+    let daemon = Daemon::start_in(folder, &lab.client, SETTINGS)?;
     let again = finding(&daemon.probe, "updated", SOON)?;
     ensure!(again.finding_id == before.finding_id, "{again:?}");
     // Each run compares the clocks anew, a little apart.
@@ -100,7 +83,7 @@ fn goes_on(test: &TestContext) -> Result<()> {
 fn killed(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    let daemon = start(tempfile::tempdir()?, &lab.client)?;
+    let daemon = Daemon::start(&lab.client, SETTINGS)?;
     let (_server, client) = connect(&lab, &Options::default())?;
     cut_and_write(&lab, &client)?;
     let opened = finding(&daemon.probe, "opened", SOON)?;
@@ -110,7 +93,7 @@ fn killed(test: &TestContext) -> Result<()> {
         sleep(Duration::from_millis(100));
     }
     daemon.signal(Signal::SIGKILL)?;
-    let Daemon { probe, folder } = daemon;
+    let Daemon { probe, folder, .. } = daemon;
     let ended = probe.finish(SOON)?;
     ensure!(!findings(&read_all(&ended.records)?).iter().any(|finding| finding.state == "left_open"), "it was killed");
     // Its owner gives it up while nobody watches. (The kernel would go on for its orphan: nothing is left of it.)
@@ -119,7 +102,7 @@ fn killed(test: &TestContext) -> Result<()> {
     let [file] = kept(folder.path())?.try_into().ok().context("one finding is kept")?;
     fs::write(file.with_file_name("1-1.json"), "{\"format\":\"connprobe-state/1\",\"find")?;
 
-    let daemon = start(folder, &lab.client)?;
+    let daemon = Daemon::start_in(folder, &lab.client, SETTINGS)?;
     daemon.probe.wait_stderr("1-1.json", SOON)?;
     let closed = finding(&daemon.probe, "closed", SOON)?;
     ensure!(closed.finding_id == opened.finding_id, "{closed:?}");

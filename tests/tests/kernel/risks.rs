@@ -1,6 +1,6 @@
 //! Risk notes: what is idle, what keeps it known, and what was never closed. Told by both commands, never a finding.
 
-use std::{process::Command, thread::sleep, time::Duration};
+use std::{thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
@@ -219,9 +219,7 @@ fn bare(test: &TestContext) -> Result<()> {
     let _server = Peer::listen(&lab.server, Routed::server_v4(PORT), &Options::default())?;
     let _client = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
     sleep(IDLE_FOR);
-    let mut command = Command::new("setpriv");
-    // The program itself must be readable to whom it runs as, so only the capabilities are taken away.
-    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(probe::program()?);
+    let mut command = probe::unprivileged()?;
     command.args(["snapshot", "--duration", "1s", "--format", "json", "--risks", "--idle-timeout", LIMIT]);
     let output = lab.client.output(command, "")?;
     ensure!(output.status.code() == Some(0), "{output:?}");

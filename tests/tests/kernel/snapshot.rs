@@ -4,13 +4,14 @@ use std::{process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
+    findings::all as findings,
     labs::routed::Routed,
     netns::Netns,
     peer::{Mode, Options, Peer},
     probe::{self, Finished, Probe},
     runner::{Test, TestContext},
     watching::{PORT, SOON, WATCHING, connect, cut_and_write},
-    wire::{self, Body, Finding},
+    wire::{self, Body},
 };
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -25,44 +26,24 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// A virtual address beside the client's own.
-const VIP: &str = "10.77.1.100";
-
 fn snapshot(netns: &Netns) -> Result<Finished> {
     let inode = netns.inode().to_string();
     Probe::run(&["snapshot", "--netns", &inode, "--format", "ndjson"], SOON)
 }
 
-fn findings(finished: &Finished) -> Result<Vec<Finding>> {
-    let records = wire::read_all(&finished.records)?;
-    Ok(records
-        .into_iter()
-        .filter_map(|record| match record.body {
-            Body::Finding(finding) => Some(*finding),
-            Body::Forwarded(_)
-            | Body::Connection(_)
-            | Body::Coverage(_)
-            | Body::Loss(_)
-            | Body::Risk(_)
-            | Body::Heartbeat(_)
-            | Body::Summary(_) => None,
-        })
-        .collect())
-}
-
 fn everything(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.add_address("uplink", &format!("{VIP}/32"))?;
+    lab.client.add_address("uplink", &format!("{}/32", Routed::VIP))?;
     let mute = Options { mode: Mode::Mute, ..Options::default() };
     let _mute = Peer::listen(&lab.server, Routed::server_v4(PORT + 1), &mute)?;
     let flooded = Peer::connect(&lab.client, Routed::server_v4(PORT + 1), &Options::default())?;
     flooded.command("write 20000000")?;
-    let (_server, moved) = connect(&lab, &Options { bind: Some(VIP.parse()?), ..Options::default() })?;
+    let (_server, moved) = connect(&lab, &Options { bind: Some(Routed::VIP.parse()?), ..Options::default() })?;
     let silent = Peer::connect(&lab.client, Routed::server_v4(PORT), &Options::default())?;
     // Answered probes of the window for so long that its reader is not only slow.
     sleep(Duration::from_secs(8));
-    lab.client.del_address("uplink", &format!("{VIP}/32"))?;
+    lab.client.del_address("uplink", &format!("{}/32", Routed::VIP))?;
     moved.command("write 100")?;
     // What the shut window's peer answers must still come back.
     lab.router.nft(&format!(
@@ -72,7 +53,7 @@ fn everything(test: &TestContext) -> Result<()> {
     sleep(Duration::from_secs(4));
     let finished = snapshot(&lab.client)?;
     ensure!(finished.code == Some(1), "exit code {:?}: {}{}", finished.code, finished.stdout, finished.stderr);
-    let findings = findings(&finished)?;
+    let findings = findings(&wire::read_all(&finished.records)?);
     for (peer, cause) in [(&flooded, "peer_window_shut"), (&moved, "source_address_lost"), (&silent, "peer_silent")] {
         let port = peer.local()?.port();
         let found = findings.iter().find(|finding| finding.connection.local.port == port);
@@ -92,9 +73,7 @@ fn bare(test: &TestContext) -> Result<()> {
     cut_and_write(&lab, &client)?;
     sleep(Duration::from_secs(4));
     let run = |format: &str| -> Result<String> {
-        let mut command = Command::new("setpriv");
-        // The program itself must be readable to whom it runs as, so only the capabilities are taken away.
-        command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(probe::program()?);
+        let mut command = probe::unprivileged()?;
         command.args(["snapshot", "--format", format]);
         let output = lab.client.output(command, "")?;
         ensure!(output.status.code() == Some(1), "{output:?}");
@@ -131,7 +110,7 @@ fn named(test: &TestContext) -> Result<()> {
     ensure!(!text.contains("\x1b[2J") && !text.contains('\u{202e}'), "{text:?}");
     let finished = snapshot(&lab.client)?;
     ensure!(finished.stdout.contains("\\u202e") && !finished.stdout.contains('\u{202e}'), "{}", finished.stdout);
-    let findings = findings(&finished)?;
+    let findings = findings(&wire::read_all(&finished.records)?);
     let owner = findings.first().and_then(|finding| finding.owner.as_ref()).context("no owner")?;
     ensure!(owner.comm == NAME, "{owner:?}");
     Ok(())
@@ -152,16 +131,16 @@ fn healthy(test: &TestContext) -> Result<()> {
     sleep(Duration::from_secs(4));
     let finished = snapshot(&lab.client)?;
     ensure!(finished.code == Some(0), "exit code {:?}: {}{}", finished.code, finished.stdout, finished.stderr);
-    ensure!(findings(&finished)?.is_empty(), "{}", finished.stdout);
+    ensure!(findings(&wire::read_all(&finished.records)?).is_empty(), "{}", finished.stdout);
     Ok(())
 }
 
 fn fallback(test: &TestContext) -> Result<()> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.add_address("uplink", &format!("{VIP}/32"))?;
-    let (_server, client) = connect(&lab, &Options { bind: Some(VIP.parse()?), ..Options::default() })?;
-    lab.client.del_address("uplink", &format!("{VIP}/32"))?;
+    lab.client.add_address("uplink", &format!("{}/32", Routed::VIP))?;
+    let (_server, client) = connect(&lab, &Options { bind: Some(Routed::VIP.parse()?), ..Options::default() })?;
+    lab.client.del_address("uplink", &format!("{}/32", Routed::VIP))?;
     client.command("write 100")?;
     sleep(Duration::from_secs(3));
     let inode = lab.client.inode().to_string();

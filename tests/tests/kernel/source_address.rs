@@ -20,9 +20,6 @@ use connprobe_tests::{
 };
 use serde_json::Value;
 
-/// A virtual address beside the client's own.
-const VIP: &str = "10.77.1.100";
-
 pub(crate) fn tests() -> Vec<Test> {
     let test = |name: &str, function: fn(&TestContext) -> Result<()>| Test::new(name, WATCHING, function);
     let sending = |name: &str, function: fn(&TestContext) -> Result<()>| {
@@ -54,16 +51,16 @@ pub(crate) fn tests() -> Vec<Test> {
 fn lab_with_vip(test: &TestContext) -> Result<(connprobe_tests::lab::Lab, Routed)> {
     let own = test.lab()?;
     let lab = Routed::new(&own)?;
-    lab.client.add_address("uplink", &format!("{VIP}/32"))?;
+    lab.client.add_address("uplink", &format!("{}/32", Routed::VIP))?;
     Ok((own, lab))
 }
 
 fn from_vip(user_timeout: Option<Duration>) -> Result<Options> {
-    Ok(Options { bind: Some(VIP.parse()?), user_timeout, ..Options::default() })
+    Ok(Options { bind: Some(Routed::VIP.parse()?), user_timeout, ..Options::default() })
 }
 
 fn lose_vip(lab: &Routed) -> Result<()> {
-    lab.client.del_address("uplink", &format!("{VIP}/32"))
+    lab.client.del_address("uplink", &format!("{}/32", Routed::VIP))
 }
 
 fn write(client: &Peer) -> Result<()> {
@@ -87,7 +84,7 @@ fn idle_failover(test: &TestContext) -> Result<()> {
     ensure!(opened.socket.unsent_bytes == Some(100), "{:?}", opened.socket);
     let deadline = opened.deadline.as_ref().context("no deadline")?;
     ensure!((deadline.timer.as_str(), deadline.set_by.as_str()) == ("probe0", "tcp_retries2"), "{deadline:?}");
-    lab.client.add_address("uplink", &format!("{VIP}/32"))?;
+    lab.client.add_address("uplink", &format!("{}/32", Routed::VIP))?;
     let closed = recovered::<Connection>(&probe, SOON)?;
     ensure_is_about(&closed, &client, &lab.client)?;
     let (finished, _) = stop(probe)?;
@@ -246,7 +243,8 @@ fn lost_before(test: &TestContext) -> Result<()> {
     let inode = lab.client.inode().to_string();
     let finished = Probe::run(&["diagnose", "--netns", &inode, "--duration", "2s"], SOON)?;
     ensure!(finished.code == Some(1), "exit code {:?}: {}{}", finished.code, finished.stdout, finished.stderr);
-    for wanted in ["source_address_lost (confirmed)", "100 bytes have waited to be sent", VIP, "connprobe-peer"] {
+    for wanted in ["source_address_lost (confirmed)", "100 bytes have waited to be sent", Routed::VIP, "connprobe-peer"]
+    {
         ensure!(finished.stdout.contains(wanted), "no {wanted:?} in:\n{}", finished.stdout);
     }
     Ok(())

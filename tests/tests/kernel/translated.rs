@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use connprobe_tests::{
     findings::wait_forwarded,
-    firewall::drops_invalid,
+    firewall::{drops_flag, drops_invalid},
     labs::routed::Routed,
     peer::{Options, Peer},
     probe::Probe,
@@ -125,9 +125,7 @@ fn both_translated(test: &TestContext) -> Result<()> {
     let lab = Routed::new(&own)?;
     lab.router.nft(SNAT)?;
     let (_server, client) = connect(&lab)?;
-    lab.router.nft(
-        "table inet drops { chain forward { type filter hook forward priority 0; tcp flags & fin == fin drop; }; }\n",
-    )?;
+    lab.router.nft(&drops_flag("forward", "fin"))?;
     let probe = watch(&lab.router, &[])?;
     client.command("shutdown")?;
     let opened = wait_forwarded(&probe, "opened", SOON)?;

@@ -50,10 +50,8 @@ fn boot(folder: &Path, package: &Path) -> Result<()> {
 
 /// A minimal system of this machine's release, made once: packages are put into a layer above it.
 fn system(folder: &Path) -> Result<PathBuf> {
-    let release = std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let codename = codename.context("/etc/os-release names no VERSION_CODENAME: this is not Debian")?.trim_matches('"');
-    let system = folder.join(codename);
+    let codename = debs::codename()?;
+    let system = folder.join(&codename);
     if system.is_dir() {
         return Ok(system);
     }
@@ -63,7 +61,7 @@ fn system(folder: &Path) -> Result<PathBuf> {
     debs::replace_tree(&system, |scratch| {
         let mut debootstrap = Command::new(tools.join("usr/sbin/debootstrap"));
         debootstrap.env("DEBOOTSTRAP_DIR", tools.join("usr/share/debootstrap"));
-        run::run(debootstrap.args(["--variant=minbase", codename]).arg(scratch))
+        run::run(debootstrap.args(["--variant=minbase", &codename]).arg(scratch))
     })?;
     Ok(system)
 }

@@ -1,6 +1,6 @@
 use super::give_up_soon;
 use crate::{
-    firewall::drops_invalid,
+    firewall::{drops_flag, drops_invalid},
     labs::{compute_node::ComputeNode, routed::Routed},
     require::Requirement::Conntrack,
     scenario::{
@@ -10,13 +10,6 @@ use crate::{
 };
 
 const VERDICT: &str = "silently_dropped_fin";
-
-/// A rule, at this hook, for segments with this flag.
-fn drops(hook: &str, flag: &str) -> String {
-    format!(
-        "table inet drops {{ chain {hook} {{ type filter hook {hook} priority 0; tcp flags & {flag} == {flag} drop; }}; }}\n"
-    )
-}
 
 const fn dropped(cause: &'static str) -> Expectation {
     Expectation::new(VERDICT, cause).within(5.0, 10.0)
@@ -91,7 +84,7 @@ pub(super) fn all() -> Vec<Scenario> {
         Script::<Routed> {
             views: vec![(Seat::Client, Some(dropped("firewall_drop")))],
             act: |cast| {
-                cast.lab.client.nft(&drops("input", "fin"))?;
+                cast.lab.client.nft(&drops_flag("input", "fin"))?;
                 cast.server_says("close")
             },
             heal: Some(|cast| cast.lab.client.nft("delete table inet drops\n")),
@@ -102,7 +95,7 @@ pub(super) fn all() -> Vec<Scenario> {
             views: vec![(Seat::Middle, Some(dropped("firewall_drop")))],
             prepare: Routed::track,
             act: |cast| {
-                cast.lab.router.nft(&drops("forward", "fin"))?;
+                cast.lab.router.nft(&drops_flag("forward", "fin"))?;
                 cast.server_says("close")
             },
             heal: Some(|cast| cast.lab.router.nft("delete table inet drops\n")),
@@ -112,7 +105,7 @@ pub(super) fn all() -> Vec<Scenario> {
         Script::<Routed> {
             views: vec![(Seat::Client, Some(dropped("firewall_drop").only_as_it_happens()))],
             act: |cast| {
-                cast.lab.client.nft(&drops("input", "rst"))?;
+                cast.lab.client.nft(&drops_flag("input", "rst"))?;
                 cast.server_says("abort")
             },
             ..tracked("reset-dropped-by-rule", "a rule of the client's firewall drops the server's RST, which is sent only once")

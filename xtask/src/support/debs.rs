@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::project::write_whole;
 use crate::{packages, run};
 
 /// Where packages come from: this machine's package lists, or lists of another architecture that this machine's package
@@ -13,12 +14,14 @@ pub(crate) struct Source {
     options: Vec<String>,
     /// Where `install --download-only` puts files, where that is not the host's own place.
     archives: Option<PathBuf>,
+    /// Whether its package lists are its own, and not the host's.
+    has_own_lists: bool,
 }
 
 impl Source {
     /// This machine's.
     pub(crate) fn host() -> Self {
-        Self { options: Vec::new(), archives: None }
+        Self { options: Vec::new(), archives: None, has_own_lists: false }
     }
 
     /// This machine's, as if nothing were installed: what is unpacked from it with its dependencies is whole. Downloads are kept in
@@ -36,15 +39,12 @@ impl Source {
         ];
         let options =
             settings.into_iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]).collect();
-        Ok(Self { options, archives: Some(cache.join("archives")) })
+        Ok(Self { options, archives: Some(cache.join("archives")), has_own_lists: false })
     }
 
     /// Debian's for another architecture, with state of its own in `folder`. The lists are fetched once.
     pub(crate) fn foreign(folder: &Path, architecture: &str) -> Result<Self> {
-        let release = std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-        let codename =
-            codename.context("/etc/os-release names no VERSION_CODENAME: this is not Debian")?.trim_matches('"');
+        let codename = codename()?;
         for part in ["state/lists/partial", "cache/archives/partial"] {
             let path = folder.join(part);
             std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -72,7 +72,7 @@ impl Source {
         ];
         let options =
             settings.into_iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]).collect();
-        let source = Self { options, archives: Some(folder.join("cache/archives")) };
+        let source = Self { options, archives: Some(folder.join("cache/archives")), has_own_lists: true };
         if is_new {
             std::fs::write(&list, suites.concat()).context("cannot write the list of sources")?;
             if let Err(error) = run::run(source.apt("apt-get").arg("update")) {
@@ -91,8 +91,10 @@ impl Source {
         for file in files_ending(archives, ".deb")? {
             std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
-        let mut install = self.apt("apt-get");
-        run::run(install.args(["install", "--download-only", "--yes"]).args(names))?;
+        self.with_fresh_lists(|| {
+            let mut install = self.apt("apt-get");
+            run::run(install.args(["install", "--download-only", "--yes"]).args(names))
+        })?;
         replace_tree(tree, |scratch| {
             for file in files_ending(archives, ".deb")? {
                 run::run(Command::new("dpkg").arg("-x").arg(file).arg(scratch))?;
@@ -107,12 +109,25 @@ impl Source {
         command
     }
 
-    fn update_lists(&self) -> Result<()> {
-        match self.archives {
-            None => packages::update_lists(),
-            Some(_) => run::run(self.apt("apt-get").arg("update")),
-        }
+    /// Tries once more with renewed package lists when the first try fails: they may name what the mirror no longer has.
+    fn with_fresh_lists<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        attempt().or_else(|reason| {
+            eprintln!("the package lists may be out of date: {reason:#}");
+            match self.has_own_lists {
+                true => run::run(self.apt("apt-get").arg("update"))?,
+                false => packages::update_lists()?,
+            }
+            attempt()
+        })
     }
+}
+
+/// What Debian calls the release that this machine has.
+pub(crate) fn codename() -> Result<String> {
+    let release = std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = codename.context("/etc/os-release names no VERSION_CODENAME: this is not Debian")?;
+    Ok(codename.trim_matches('"').to_owned())
 }
 
 fn files_ending(folder: &Path, suffix: &str) -> Result<Vec<PathBuf>> {
@@ -176,16 +191,7 @@ pub(crate) fn download(source: &Source, debs: &Path, plan: impl Fn() -> Result<V
         }
     }
     std::fs::create_dir_all(debs).with_context(|| format!("cannot create {}", debs.display()))?;
-    match plan().and_then(|wanted| fetch(source, debs, &wanted).map(|()| wanted)) {
-        Ok(wanted) => Ok(wanted),
-        Err(reason) => {
-            eprintln!("the package lists may be out of date: {reason:#}");
-            source.update_lists()?;
-            let wanted = plan()?;
-            fetch(source, debs, &wanted)?;
-            Ok(wanted)
-        }
-    }
+    source.with_fresh_lists(|| plan().and_then(|wanted| fetch(source, debs, &wanted).map(|()| wanted)))
 }
 
 /// Downloads these versions.
@@ -193,6 +199,16 @@ pub(crate) fn fetch(source: &Source, debs: &Path, wanted: &[Package]) -> Result<
     let mut apt = source.apt("apt-get");
     apt.arg("download").args(wanted.iter().map(Package::pinned)).current_dir(debs);
     run::run(&mut apt)
+}
+
+/// Makes a tree, unless it is there and was made of the same: a file beside it names what that was.
+pub(crate) fn make_unless_made(tree: &Path, of: &str, make: impl FnOnce() -> Result<()>) -> Result<()> {
+    let made_of = tree.with_file_name("packages");
+    if tree.exists() && std::fs::read_to_string(&made_of).is_ok_and(|made_of| made_of == of) {
+        return Ok(());
+    }
+    make()?;
+    write_whole(&made_of, of.as_bytes())
 }
 
 /// Fills a new tree and puts it in place of the old one when it is complete.
@@ -240,6 +256,23 @@ mod tests {
         let text = "libstd-rust-web-dev\n  Depends: libstd-rust-web-1.96\n  Conflicts: <rustup>\n";
         assert_eq!(direct_dependencies(text), ["libstd-rust-web-1.96"]);
         assert!(direct_dependencies("libstd-rust-web-dev\n").is_empty());
+    }
+
+    #[test]
+    fn a_tree_is_made_again_only_of_something_else() {
+        let folder = std::env::temp_dir().join(format!("connprobe-xtask-{}", std::process::id()));
+        let (tree, made) = (folder.join("root"), std::cell::Cell::new(0));
+        let make = |of: &str| {
+            make_unless_made(&tree, of, || {
+                made.set(made.get() + 1);
+                replace_tree(&tree, |_| Ok(()))
+            })
+        };
+        for (of, times) in [("one", 1), ("one", 1), ("other", 2), ("one", 3)] {
+            make(of).unwrap();
+            assert_eq!(made.get(), times, "{of}");
+        }
+        remove_tree(&folder).unwrap();
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::run;
+
 /// The repository this program works on.
 pub(crate) struct Project {
     root: PathBuf,
@@ -38,6 +40,27 @@ impl Project {
     /// The folder of build products: cargo's own rule for where that is.
     pub(crate) fn target(&self) -> PathBuf {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), |folder| self.root.join(folder))
+    }
+
+    /// Builds connprobe and the programs of the tests for debugging, and returns the folder that they are in.
+    pub(crate) fn build_programs(&self) -> Result<PathBuf> {
+        let mut cargo = run::cargo();
+        cargo.args(["build", "-p", "connprobe", "-p", "connprobe-tests", "--bins"]);
+        run::run(cargo.current_dir(&self.root))?;
+        Ok(self.target().join("debug"))
+    }
+
+    /// Whether these committed files hold the text that `command` makes; if not, says which do not, and what to do.
+    pub(crate) fn is_as_made(&self, files: &[(String, String)], command: &str) -> bool {
+        let is_other = |(file, text): &&(String, String)| {
+            !std::fs::read_to_string(self.path(file)).is_ok_and(|committed| committed == *text)
+        };
+        let others: Vec<_> = files.iter().filter(is_other).collect();
+        for (file, _) in &others {
+            println!("{file}: not as `{command}` makes it: run that");
+        }
+        println!("{} of {} files as `{command}` makes them", files.len() - others.len(), files.len());
+        others.is_empty()
     }
 }
 

@@ -3,8 +3,8 @@
 
 use anyhow::{Result, bail};
 
-use crate::debs::Source;
-use crate::project::{self, Project};
+use crate::debs::{self, Source};
+use crate::project::Project;
 use crate::run;
 
 const PACKAGES: [&str; 6] = ["haproxy", "nginx-light", "openvswitch-switch", "prometheus", "rsyslog", "rsyslog-relp"];
@@ -20,20 +20,10 @@ pub(crate) fn prepare(project: &Project) {
 pub(crate) fn unpack(project: &Project, name: &str, packages: &[&str]) -> Result<()> {
     let folder = project.target().join(name);
     let tree = folder.join("root");
-    // Names what the tree was made of: one of an earlier list is made anew.
-    let made_of = folder.join("packages");
-    let wanted = packages.join("\n");
-    if tree.exists() && std::fs::read_to_string(&made_of).is_ok_and(|made_of| made_of == wanted) {
-        return Ok(());
-    }
-    if run::find("apt-get").is_none() {
-        bail!("{} come from Debian's packages, and this machine has no apt-get", packages.join(" and "));
-    }
-    let source = Source::bare(&folder)?;
-    source.unpack_with_dependencies(packages, &tree).or_else(|reason| {
-        eprintln!("the package lists may be out of date: {reason:#}");
-        crate::packages::update_lists()?;
-        source.unpack_with_dependencies(packages, &tree)
-    })?;
-    project::write_whole(&made_of, wanted.as_bytes())
+    debs::make_unless_made(&tree, &packages.join("\n"), || {
+        if run::find("apt-get").is_none() {
+            bail!("{} come from Debian's packages, and this machine has no apt-get", packages.join(" and "));
+        }
+        Source::bare(&folder)?.unpack_with_dependencies(packages, &tree)
+    })
 }

@@ -1,6 +1,6 @@
 //! The single entry for people and continuous integration: `cargo xtask <command>`.
 //!
-//! One file per command; what several share is in `support`, and in `release`. Continuous integration runs exactly these commands, so what
+//! One file per command; what several share is in `support`. Continuous integration runs exactly these commands, so what
 //! passes on a laptop passes there.
 #![expect(
     clippy::print_stdout,
@@ -24,7 +24,6 @@ mod instructions;
 mod kernels;
 mod lab;
 mod package;
-mod release;
 mod soak;
 mod support;
 mod test;
@@ -34,7 +33,7 @@ mod vm;
 
 use support::project::Project;
 // Commands name them without their folder.
-use support::{debs, packages, project, results, run, servers, store, tools};
+use support::{debs, packages, project, release, results, run, servers, store, tools};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, tests and shows connprobe", version)]

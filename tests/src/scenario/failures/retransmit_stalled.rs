@@ -11,9 +11,6 @@ use crate::{
     },
 };
 
-/// A virtual address beside the client's own.
-const VIP: &str = "10.77.1.100";
-
 const VERDICT: &str = "retransmit_stalled";
 
 /// The first segment fails in routing, so that the persist timer runs.
@@ -87,14 +84,14 @@ pub(super) fn all() -> Vec<Scenario> {
             views: vec![(Seat::Client, Some(unsendable("source_address_lost")))],
             prepare: |lab| {
                 give_up_soon(lab)?;
-                lab.client.add_address("uplink", &format!("{VIP}/32"))
+                lab.client.add_address("uplink", &format!("{}/32", Routed::VIP))
             },
-            client: || Ok(Options { bind: Some(VIP.parse()?), ..Options::default() }),
+            client: || Ok(Options { bind: Some(Routed::VIP.parse()?), ..Options::default() }),
             act: |cast| {
-                cast.lab.client.del_address("uplink", &format!("{VIP}/32"))?;
+                cast.lab.client.del_address("uplink", &format!("{}/32", Routed::VIP))?;
                 cast.clients_say("write 100")
             },
-            heal: Some(|cast| cast.lab.client.add_address("uplink", &format!("{VIP}/32"))),
+            heal: Some(|cast| cast.lab.client.add_address("uplink", &format!("{}/32", Routed::VIP))),
             ..script(
                 "virtual-address-moved",
                 "a virtual address moves to another host, and what was connected from it goes on writing here",

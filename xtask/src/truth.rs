@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::num::NonZero;
 use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
     /// How often each scenario is played
     #[arg(long, default_value_t = NonZero::<u32>::MIN, value_name = "COUNT")]
     times: NonZero<u32>,
-    /// Play only those whose names contain one of these, and print what came of it instead of keeping it
+    /// Play only those whose names contain one of these; the others' rows stay as they were measured
     parts: Vec<String>,
 }
 
@@ -48,6 +49,20 @@ struct Truth {
     release: String,
     times: usize,
     rows: Vec<Row>,
+}
+
+impl Truth {
+    /// With the rows of another run in place of those of the same scenarios.
+    fn renewed(mut self, newer: Self) -> Self {
+        for row in newer.rows {
+            let is_it = |old: &&mut Row| (&old.scenario, &old.seat) == (&row.scenario, &row.seat);
+            match self.rows.iter_mut().find(is_it) {
+                Some(old) => *old = row,
+                None => self.rows.push(row),
+            }
+        }
+        self
+    }
 }
 
 /// One scenario, seen from one seat.
@@ -71,6 +86,7 @@ struct Row {
 
 /// Runs the command.
 pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
+    ensure!(arguments.parts.is_empty() || arguments.host || arguments.guests, "where to play them: --host, --guests");
     if arguments.host || arguments.guests {
         release::prepare(project, "connprobe-tests", "scenarios make network namespaces and load kernel programs")?;
         servers::prepare(project);
@@ -84,11 +100,9 @@ pub(crate) fn main(project: &Project, arguments: &Arguments) -> Result<ExitCode>
     }
     for (name, text) in measured {
         let truth: Truth = toml::from_str(&text).with_context(|| format!("of kernel {name}: {text}"))?;
-        if arguments.parts.is_empty() {
-            write_whole(&project.path(FOLDER).join(format!("{name}.toml")), toml::to_string(&truth)?.as_bytes())?;
-        } else {
-            print!("{}", document::section(&name, &truth));
-        }
+        let file = project.path(FOLDER).join(format!("{name}.toml"));
+        let truth = if arguments.parts.is_empty() { truth } else { read(&file)?.renewed(truth) };
+        write_whole(&file, toml::to_string(&truth)?.as_bytes())?;
     }
     write_whole(&project.path(DOCUMENT), document(project)?.as_bytes())?;
     println!("{DOCUMENT} is made from {FOLDER}");
@@ -141,12 +155,17 @@ fn words(arguments: &Arguments, at_once: &str) -> Vec<String> {
     options.into_iter().chain(arguments.parts.iter().cloned()).collect()
 }
 
-fn program(project: &Project) -> std::path::PathBuf {
+fn program(project: &Project) -> PathBuf {
     release::program(project, "connprobe-truth")
 }
 
-fn probe(project: &Project) -> std::path::PathBuf {
+fn probe(project: &Project) -> PathBuf {
     release::program(project, "connprobe")
+}
+
+fn read(path: &Path) -> Result<Truth> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in {}", path.display()))
 }
 
 /// The whole document.
@@ -155,9 +174,7 @@ fn document(project: &Project) -> Result<String> {
     let mut kernels = Vec::new();
     for path in crate::project::files_below(&folder)? {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let truth: Truth = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-        kernels.push((name, truth));
+        kernels.push((name, read(&path)?));
     }
     kernels.sort_by_key(|(name, _)| crate::kernels::version(name));
     let mut text = document::introduction(&kernels);

@@ -24,7 +24,8 @@ as single watches have told them:
 Times are medians, with the longest in brackets. What the kernel itself waits for is in them: the fourth retransmission timeout in a row, by
 default the first that is told, comes 3 s after the first segment. Guests have one emulated processor, some ten times slower than a real one.
 
-A row in red failed; what was wrong stands below its table.
+A row in red failed; what was wrong stands below its table. What has no row because nothing is told of it, by design or so far: a connection on
+which nothing is sent, however dead it is; and, at the client of `embryonic-timeout`, a peer that acknowledges nothing and goes on sending.
 ";
 
 /// What stands before the tables, with all kernels in one.

@@ -57,6 +57,8 @@ pub(super) fn all() -> Vec<Scenario> {
                     }
                     sleep(Duration::from_millis(500));
                 }
+                // Its end would be dropped, too, and that is told.
+                cast.keep(client);
                 Ok(())
             },
             ..Script::control(

@@ -14,7 +14,8 @@ pub(super) fn all() -> Vec<Scenario> {
                 Seat::Client,
                 Some(Expectation {
                     deadline: Deadline::Nothing,
-                    ..Expectation::new("zero_window_stalled", "peer_window_shut").within(15.0, 45.0)
+                    // The window is shut when the buffers are full, for which a guest takes some seconds.
+                    ..Expectation::new("zero_window_stalled", "peer_window_shut").within(20.0, 60.0)
                 }),
             )],
             server: Some(Options { mode: Mode::Mute, ..Options::default() }),

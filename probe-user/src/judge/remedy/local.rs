@@ -19,7 +19,7 @@ pub(super) fn source_address_lost(patient: &Patient<'_>) -> Vec<Remedy> {
             Remedy::new(format!(
                 "End all connections from {local} at once: without the address none of them gets anywhere."
             ))
-            .command(format!("{}ss -K src {}", patient.here(), patient.local()))
+            .command(format!("{}ss -tK src {}", patient.here(), patient.local()))
             .place(patient.place())
             .risk(format!(
                 "cuts every connection from {local} in that namespace, whoever holds it: first see that the address is \

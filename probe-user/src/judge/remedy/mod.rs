@@ -168,7 +168,7 @@ impl Patient<'_> {
     fn kill(&self, text: &str) -> Remedy {
         Remedy::new(text)
             .command(format!(
-                "{}ss -K src {} sport = :{} dst {} dport = :{}",
+                "{}ss -tK src {} sport = :{} dst {} dport = :{}",
                 self.here(),
                 self.local(),
                 self.key.local.port(),

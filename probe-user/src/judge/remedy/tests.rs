@@ -42,7 +42,7 @@ fn every_cause_has_one_to_five_remedies_whoever_holds_the_socket() {
                         remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), None, is_over, &[]);
                     assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{cause:?} {comm}");
                     let kills =
-                        |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -K"));
+                        |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -tK"));
                     assert!(!(is_over && remedies.iter().any(kills)), "{cause:?}: what is over cannot be ended");
                 }
             }
@@ -87,8 +87,8 @@ fn what_ends_more_than_one_connection_says_so() {
         let is_it = |remedy: &&Remedy| remedy.command.as_ref().is_some_and(|it| it.ends_with(command));
         remedies.iter().find(is_it).and_then(|remedy| remedy.risk.clone()).unwrap()
     };
-    assert!(risk("ss -K src 10.0.0.1").contains("cuts every connection from 10.0.0.1"));
-    assert!(risk("ss -K src 10.0.0.1 sport = :1 dst 10.0.0.2 dport = :2").contains("cuts this one connection"));
+    assert!(risk("ss -tK src 10.0.0.1").contains("cuts every connection from 10.0.0.1"));
+    assert!(risk("ss -tK src 10.0.0.1 sport = :1 dst 10.0.0.2 dport = :2").contains("cuts this one connection"));
 }
 
 #[test]
@@ -158,7 +158,8 @@ fn addresses_of_ipv6_are_written_as_ss_reads_them() {
         remote: "[2001:db8::2]:2".parse().unwrap(),
     };
     assert!(
-        said(Cause::PeerSilent, &key, None).contains("ss -K src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
+        said(Cause::PeerSilent, &key, None)
+            .contains("ss -tK src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
     );
 }
 

@@ -97,7 +97,27 @@ struct Patient<'a> {
     evidence: &'a [Evidence],
 }
 
+/// One of the two ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The local one.
+    Here,
+    /// The remote one.
+    Peer,
+}
+
 impl Patient<'_> {
+    /// The end that serves, as far as the ports tell: the one with a port of AMQP, or with one that no client is given.
+    fn service(&self) -> Option<End> {
+        let ports = [self.key.local.port(), self.key.remote.port()];
+        let only_one = |serves: fn(u16) -> bool| match ports.map(serves) {
+            [true, false] => Some(End::Here),
+            [false, true] => Some(End::Peer),
+            [true, true] | [false, false] => None,
+        };
+        only_one(software::is_amqp).or_else(|| only_one(|port| port < FIRST_EPHEMERAL_PORT))
+    }
+
     /// What a command begins with to run in the network namespace of the process that holds the socket.
     fn here(&self) -> String {
         self.owner.map_or(String::new(), |owner| format!("nsenter -t {} -n ", owner.pid))
@@ -194,6 +214,9 @@ fn in_filter(address: IpAddr) -> String {
         IpAddr::V6(address) => format!("[{address}]"),
     }
 }
+
+/// Of the ports that clients get. Linux begins here (`inet_init_net`, `net/ipv4/af_inet.c`), others higher (RFC 6335 section 6).
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 
 const ONLY_LOOKS: &str = "none: it only looks";
 

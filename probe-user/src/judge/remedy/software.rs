@@ -61,7 +61,7 @@ fn software(patient: &Patient<'_>) -> Option<Software> {
     }
 }
 
-fn is_amqp(port: u16) -> bool {
+pub(super) fn is_amqp(port: u16) -> bool {
     AMQP_PORTS.contains(&port)
 }
 

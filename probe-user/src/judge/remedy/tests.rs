@@ -127,6 +127,20 @@ fn the_broker_is_told_of_heartbeats_and_its_clients_are() {
 }
 
 #[test]
+fn what_was_reset_is_asked_of_the_peer_by_its_role() {
+    for (local, remote, expected) in [
+        (40_000, 80, "whether what listens on port 80 was"),
+        (5672, 39_473, "whether the client was"),
+        (5672, 20_000, "whether the client was"),
+        (40_000, 40_001, "whether what held the other end was"),
+        (80, 443, "whether what held the other end was"),
+    ] {
+        let text = said(Cause::PeerReset, &key(local, remote), None);
+        assert!(text.contains(expected) && text.contains("virtual address"), "{local} and {remote}: {text}");
+    }
+}
+
+#[test]
 fn the_kernels_limit_is_named_only_where_it_decides_and_can_be_lowered() {
     let lowers = |set_by| {
         let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, None, false, &[]);

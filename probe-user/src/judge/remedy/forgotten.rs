@@ -37,10 +37,8 @@ pub(super) fn peer_restarted(patient: &Patient<'_>) -> Vec<Remedy> {
         .risk(super::ONLY_LOOKS),
     ];
     // Where the peer's reset does not come through, it goes on asking in vain.
-    remedies.extend(patient.end_now().map(|remedy| Remedy {
-        text: "End the old connection: until it is gone, the peer gets no new one from that port.".to_owned(),
-        ..remedy
-    }));
+    let text = "End the old connection: until it is gone, the peer gets no new one from that port.";
+    remedies.extend(patient.end_known_to_peer(text));
     remedies.extend(noticed_earlier(patient));
     remedies
 }

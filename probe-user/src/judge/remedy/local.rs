@@ -22,8 +22,8 @@ pub(super) fn source_address_lost(patient: &Patient<'_>) -> Vec<Remedy> {
             .command(format!("{}ss -tK src {}", patient.here(), patient.local()))
             .place(patient.place())
             .risk(format!(
-                "cuts every connection from {local} in that namespace, whoever holds it: first see that the address is \
-                     still gone; needs CONFIG_INET_DIAG_DESTROY"
+                "cuts every connection from {local} in that namespace, whoever holds it, and their peers may not be told: first see \
+                     that the address is still gone; needs CONFIG_INET_DIAG_DESTROY"
             )),
         );
     }

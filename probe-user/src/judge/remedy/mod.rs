@@ -171,18 +171,28 @@ impl Patient<'_> {
         matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. }))
     }
 
-    /// Ends the connection, if it is still there.
+    /// Ends the connection, if it is still there, where what this host sends gets lost: so does the RST by which the kernel tells the peer
+    /// (`tcp_abort`, `net/ipv4/tcp.c`).
     fn end_now(&self) -> Option<Remedy> {
-        (!self.is_over).then(|| Remedy {
-            risk: Some(
-                "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost, as it will be at the \
-                 deadline; needs CONFIG_INET_DIAG_DESTROY"
-                    .to_owned(),
-            ),
-            ..self.kill(
-                "End the connection now instead of waiting: the application gets an error at once and can reconnect.",
+        let remedy = self.end_known_to_peer(
+            "End the connection now instead of waiting: the application gets an error at once and can reconnect.",
+        )?;
+        Some(remedy.risk(
+            "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost, as it will be at the \
+             deadline; where segments are lost on the way, so is the RST that tells the peer, and its end stays open: end that, too; \
+             needs CONFIG_INET_DIAG_DESTROY",
+        ))
+    }
+
+    /// Ends the connection, if it is still there, where the peer is told.
+    fn end_known_to_peer(&self, text: &str) -> Option<Remedy> {
+        let remedy = || {
+            self.kill(text).risk(
+                "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost; needs \
+                 CONFIG_INET_DIAG_DESTROY",
             )
-        })
+        };
+        (!self.is_over).then(remedy)
     }
 
     fn kill(&self, text: &str) -> Remedy {

@@ -92,6 +92,17 @@ fn what_ends_more_than_one_connection_says_so() {
 }
 
 #[test]
+fn what_is_ended_where_segments_are_lost_stays_open_at_the_peer() {
+    let warns = |cause| said(cause, &key(40_000, 5672), None).contains("so is the RST that tells the peer");
+    for lost in [Cause::PeerSilent, Cause::KeepaliveUnanswered, Cause::ConntrackExpired, Cause::EmbryonicExpired] {
+        assert!(warns(lost), "{lost:?}");
+    }
+    for told in [Cause::PeerRestarted, Cause::PeerWindowShut, Cause::ConntrackInvalid] {
+        assert!(!warns(told), "{told:?}");
+    }
+}
+
+#[test]
 fn haproxy_that_writes_from_a_lost_address_is_told_of_tcp_ut() {
     let text = said(Cause::SourceAddressLost, &key(5672, 40_000), Some(&owner("haproxy")));
     assert!(text.contains("tcp-ut 30s") && text.contains("/etc/haproxy/haproxy.cfg"), "{text}");

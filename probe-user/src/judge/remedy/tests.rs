@@ -238,6 +238,27 @@ fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_withou
 }
 
 #[test]
+fn a_checksum_that_is_wrong_to_its_receiver_is_not_let_pass() {
+    use crate::{
+        judge::{EvidenceKind, rules::scene},
+        model::{Checksum, DroppedSegment},
+    };
+    let first = |checksum| {
+        let segment = DroppedSegment { checksum, ..scene::fin() };
+        let kind = EvidenceKind::SegmentDropped(Box::new(segment));
+        let ruling = ruling(Cause::ConntrackBadChecksum, DEFAULT);
+        let evidence = [Evidence { at: MonoTime::from_ns(1), kind }];
+        let remedies = remedies(&key(40_000, 80), &ruling, None, None, false, &evidence);
+        let command = |remedy: &Remedy| remedy.command.clone().unwrap_or_default();
+        let sets = remedies.iter().position(|remedy| command(remedy).ends_with("nf_conntrack_checksum=0"));
+        (sets, remedies.iter().any(|remedy| remedy.text.contains("stack_drop")))
+    };
+    assert_eq!(first(Checksum::Wrong { carried: 1, due: 2 }), (None, true));
+    assert_eq!(first(Checksum::NotVerifiable), (Some(0), true));
+    assert_eq!(first(Checksum::Right), (Some(0), false));
+}
+
+#[test]
 fn a_flow_of_open_vswitch_is_looked_for_where_it_has_dropped_it_or_can_have() {
     use crate::{
         judge::EvidenceKind,

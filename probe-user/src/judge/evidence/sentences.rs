@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use nix::errno::Errno;
 
 use super::{Attempt, EvidenceKind, SynAckRepeat};
-use crate::model::{Checksum, ConntrackEntry, DroppedSegment, InvalidSegment, Origin, SocketView};
+use crate::model::{Checksum, ConntrackEntry, DropReason, DroppedSegment, InvalidSegment, Origin, SocketView};
 
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,10 +108,11 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 }
 
 fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{} dropped {}", whose(segment), segment.reason.phrase())?;
+    write!(f, "{} dropped", whose(segment))?;
     if let Some(function) = &segment.function {
         write!(f, " in {function}")?;
     }
+    write!(f, " {}", segment.reason.phrase())?;
     fmt_packet(segment, f)?;
     if segment.is_tracked == Some(false) && segment.reason.is_filter() {
         f.write_str("; connection tracking had given it no connection")?;
@@ -144,7 +145,8 @@ fn whose(segment: &DroppedSegment) -> String {
 fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match segment.checksum {
         Checksum::Wrong { carried, due } => {
-            write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
+            let it = if segment.reason == DropReason::TcpChecksum { "it" } else { "its TCP checksum" };
+            write!(f, "; {it} is {carried:#06x} and should be {due:#06x}")?;
             if let Some(padding) = segment.padding_in_checksum() {
                 write!(f, " (it counts {padding} bytes of padding in)")?;
             }
@@ -255,4 +257,48 @@ fn fmt_numbers(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 pub(super) fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 100.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        judge::rules::scene,
+        model::{DropPlace, Knowledge},
+    };
+
+    #[test]
+    fn a_wrong_checksum_that_tcp_drops_for_is_told_once() {
+        let checksum = Checksum::Wrong { carried: 0xbad, due: 0xb6c9 };
+        let segment = |reason, function: &str| {
+            let function = Some(function.to_owned());
+            EvidenceKind::SegmentDropped(Box::new(DroppedSegment {
+                reason,
+                function,
+                checksum,
+                is_tracked: Some(true),
+                ..scene::fin()
+            }))
+        };
+        assert_eq!(
+            segment(DropReason::TcpChecksum, "tcp_v4_rcv").to_string(),
+            "FIN from the peer dropped in tcp_v4_rcv because its TCP checksum is wrong; it is 0x0bad and should be 0xb6c9"
+        );
+        assert_eq!(
+            segment(DropReason::TcEgress, "sch_handle_egress").to_string(),
+            "FIN from the peer dropped in sch_handle_egress by a tc filter on the way out; its TCP checksum is 0x0bad and should be 0xb6c9"
+        );
+    }
+
+    #[test]
+    fn a_place_is_told_by_its_calls_where_it_has_no_name() {
+        let place = |functions: &[&str]| {
+            let functions = functions.iter().map(|name| (*name).to_owned()).collect();
+            EvidenceKind::DropPlace(Box::new(DropPlace { site: None, functions, rules: Knowledge::NotAsked }))
+                .to_string()
+        };
+        let calls = ["sk_skb_reason_drop", "tcp_v4_rcv"];
+        assert_eq!(place(&calls), "it was dropped in sk_skb_reason_drop, called by tcp_v4_rcv");
+        assert_eq!(place(&[]), "it was dropped at a place that is not known");
+    }
 }

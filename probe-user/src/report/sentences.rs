@@ -17,7 +17,7 @@ use crate::{
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
     model::{
         Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, OwnerKnowledge,
-        Place, Site, SocketView,
+        Place, Site, SocketView, counted,
     },
 };
 
@@ -135,16 +135,15 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             waiting(socket, if socket.cannot_send() { "to be sent" } else { "for an acknowledgment" }, &since)
         ),
         Cause::KeepaliveUnanswered => {
-            let probes = match socket.unanswered_probes() {
-                None | Some(0 | 1) => "a keepalive probe has".to_owned(),
-                Some(count) => format!("{count} keepalive probes have"),
-            };
-            format!("The connection is idle, and {probes} not been answered by {peer} {since}.")
+            format!(
+                "The connection is idle, and {} not been answered by {peer} {since}.",
+                unanswered(socket, "keepalive probe")
+            )
         }
         Cause::WindowProbesUnanswered => format!(
-            "{peer} had shut its window with {} waiting, and {} probes {since} have not been answered.",
+            "{peer} had shut its window with {} waiting, and {} not been answered {since}.",
             bytes(socket.unsent()),
-            socket.unanswered_probes().unwrap_or(0)
+            unanswered(socket, "probe")
         ),
         Cause::ConntrackBadChecksum => format!(
             "{} this host's connection tracking held it for invalid because its checksum is wrong{}, {}. {}",
@@ -169,7 +168,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             "This host has closed the connection and sent its FIN{} {since}, and {peer} does not acknowledge it.",
             match socket.retransmits {
                 None | Some(0) => String::new(),
-                Some(count) => format!(", again at {count} retransmission timeouts"),
+                Some(count) => format!(", again at {}", counted(count, "retransmission timeout")),
             }
         ),
         Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => handshake::what(finding, &since),
@@ -297,7 +296,15 @@ fn waiting(socket: &SocketView, for_what: &str, since: &str) -> String {
 }
 
 fn bytes(amount: Option<u32>) -> String {
-    amount.map_or("data".to_owned(), |amount| format!("{amount} bytes"))
+    amount.map_or("data".to_owned(), |amount| counted(amount, "byte"))
+}
+
+/// How many probes have not, up to the "been answered".
+fn unanswered(socket: &SocketView, probe: &str) -> String {
+    match socket.unanswered_probes() {
+        None | Some(0 | 1) => format!("a {probe} has"),
+        Some(count) => format!("{count} {probe}s have"),
+    }
 }
 
 /// What the kernel will do and when.
@@ -316,7 +323,7 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
             format!("net.ipv4.tcp_orphan_retries (in effect {retries}: the application has already closed the socket)")
         }
         DeadlineSource::TcpUserTimeout { timeout } => format!("TCP_USER_TIMEOUT = {} ms", timeout.as_millis()),
-        DeadlineSource::KeepaliveProbes { probes } => format!("{probes} keepalive probes"),
+        DeadlineSource::KeepaliveProbes { probes } => counted(probes, "keepalive probe"),
     };
     let at = time_of_day(clock.at(deadline.at));
     let then = match deadline.set_by {

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use nix::errno::Errno;
 
 use super::{Attempt, EvidenceKind, SynAckRepeat};
-use crate::model::{Checksum, ConntrackEntry, DropReason, DroppedSegment, InvalidSegment, Origin, SocketView};
+use crate::model::{Checksum, ConntrackEntry, DropReason, DroppedSegment, InvalidSegment, Origin, SocketView, counted};
 
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +42,7 @@ impl fmt::Display for EvidenceKind {
                     "a SYN-ACK came in again for the established connection: the peer has not got the final ACK",
                 )?;
                 match socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
-                    Some(bytes) => write!(f, "; {bytes} bytes unacknowledged"),
+                    Some(bytes) => write!(f, "; {} unacknowledged", counted(bytes, "byte")),
                     None => Ok(()),
                 }
             }
@@ -148,7 +148,7 @@ fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Resu
             let it = if segment.reason == DropReason::TcpChecksum { "it" } else { "its TCP checksum" };
             write!(f, "; {it} is {carried:#06x} and should be {due:#06x}")?;
             if let Some(padding) = segment.padding_in_checksum() {
-                write!(f, " (it counts {padding} bytes of padding in)")?;
+                write!(f, " (it counts {} of padding in)", counted(padding, "byte"))?;
             }
         }
         Checksum::Right => f.write_str("; its TCP checksum is right")?,
@@ -219,10 +219,10 @@ fn fmt_failure(attempt: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn fmt_scanned(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("found waiting")?;
     if let Some(count) = socket.retransmits.filter(|count| *count > 0) {
-        write!(f, " after {count} retransmission timeouts")?;
+        write!(f, " after {}", counted(count, "retransmission timeout"))?;
     }
     if let Some(count) = socket.unanswered_probes().filter(|count| *count > 0) {
-        write!(f, " with {count} probes unanswered")?;
+        write!(f, " with {} unanswered", counted(count, "probe"))?;
     }
     if socket.window_is_shut() {
         f.write_str(" for the peer to open its window")?;
@@ -234,13 +234,18 @@ fn fmt_scanned(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn fmt_numbers(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut separator = ": ";
-    if let Some(bytes) = socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
-        write!(f, "{separator}{bytes} bytes unacknowledged")?;
+    let unacknowledged = socket.unacknowledged_data().filter(|bytes| *bytes > 0);
+    if let Some(bytes) = unacknowledged {
+        write!(f, "{separator}{} unacknowledged", counted(bytes, "byte"))?;
         separator = ", ";
     }
     if let Some(bytes) = socket.unsent().filter(|bytes| *bytes > 0) {
-        let behind = if socket.packets_out == Some(0) { "not sent yet" } else { "waiting behind them" };
-        write!(f, "{separator}{bytes} bytes {behind}")?;
+        let state = match (socket.packets_out, unacknowledged) {
+            (Some(0), _) => "not sent yet",
+            (_, Some(1)) => "waiting behind it",
+            (_, _) => "waiting behind them",
+        };
+        write!(f, "{separator}{} {state}", counted(bytes, "byte"))?;
         separator = ", ";
     }
     if let Some(rto) = socket.rto {

@@ -180,7 +180,7 @@ impl Writer {
         self.hanging(BODY, ITEM, self.bold(&finding.ends()));
         let state = match finding.vantage() {
             Vantage::Endpoint => {
-                finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.name()))
+                finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.spoken()))
             }
             Vantage::Forwarder => String::new(),
         };

@@ -57,7 +57,7 @@ impl fmt::Display for EvidenceKind {
             }
             Self::HandshakeCompleted => f.write_str("the handshake is complete"),
             Self::StateChange { from, to, error } => {
-                write!(f, "state changed from {} to {}", from.name(), to.name())?;
+                write!(f, "state changed from {} to {}", from.spoken(), to.spoken())?;
                 fmt_error(*error, f)
             }
             Self::ResetReceived(socket) => {
@@ -71,12 +71,12 @@ impl fmt::Display for EvidenceKind {
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
             Self::SegmentInvalid(segment) => fmt_invalid(segment, f),
             Self::DropPlace(place) => place::fmt(place, f),
-            Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::StillOpen { state } => write!(f, "the socket has not got it: it is still {}", state.spoken()),
             Self::EndWaits(end) => write!(
                 f,
-                "its receiver is on this host, in network namespace {}, and has not got it: it is still in {}",
+                "its receiver is on this host, in network namespace {}, and has not got it: it is still {}",
                 end.netns,
-                end.state.name()
+                end.state.spoken()
             ),
             Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
             Self::SocketError { error } => {

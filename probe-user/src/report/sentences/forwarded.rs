@@ -124,7 +124,7 @@ fn waits(flow: &FlowView) -> String {
                 "{receiver} is in network namespace {} of this host{owner}, and still has the connection open ({}); without keepalive or \
                  a timeout of its own it waits for ever.",
                 end.netns,
-                end.status.state.name()
+                end.status.state.spoken()
             )
         }
         None => format!(

@@ -4,7 +4,7 @@ mod forwarded;
 mod handshake;
 mod risk;
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
@@ -17,7 +17,7 @@ use crate::{
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
     model::{
         Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, OwnerKnowledge,
-        Place, Site, SocketView, counted,
+        Place, Site, SocketView, counted, span,
     },
 };
 
@@ -380,16 +380,6 @@ pub(super) fn time_of_day(time: Timestamp) -> String {
     time.strftime("%H:%M:%S%.3f").to_string()
 }
 
-/// A length of time as people say it: `4.2 s`, `15 min 24 s`, `2 h 5 min`.
-pub(super) fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{:.1} s", duration.as_secs_f64()),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,12 +427,5 @@ mod tests {
         };
         assert_eq!(text(1), "held by x (pid 7) and one more process");
         assert_eq!(text(12), "held by x (pid 7) and 12 more processes");
-    }
-
-    #[test]
-    fn lengths_of_time_are_said_as_people_say_them() {
-        assert_eq!(span(Duration::from_millis(4_240)), "4.2 s");
-        assert_eq!(span(Duration::from_secs(924)), "15 min 24 s");
-        assert_eq!(span(Duration::from_secs(7_500)), "2 h 5 min");
     }
 }

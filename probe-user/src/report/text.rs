@@ -12,7 +12,7 @@ use super::{
     groups::{Group, groups},
     handbook::Topic,
     printable::Printable,
-    sentences::{ended, held, keepalive, span, time_of_day, until, what},
+    sentences::{ended, held, keepalive, time_of_day, until, what},
     vantages::Vantages,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     judge::{Cause, Confidence, Remedy},
     model::{
         COST_OF_SOCK_DIAG, Coverage, HookStatus, ModuleStatus, MonoTime, ScanStatus, SelfTest, Vantage,
-        cost_of_missing, counted,
+        cost_of_missing, counted, span,
     },
 };
 

@@ -2,12 +2,14 @@
 
 mod place;
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use nix::errno::Errno;
 
 use super::{Attempt, EvidenceKind, SynAckRepeat};
-use crate::model::{Checksum, ConntrackEntry, DropReason, DroppedSegment, InvalidSegment, Origin, SocketView, counted};
+use crate::model::{
+    Checksum, ConntrackEntry, DropReason, DroppedSegment, InvalidSegment, Origin, SocketView, counted, span,
+};
 
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,7 +34,7 @@ impl fmt::Display for EvidenceKind {
             Self::ConntrackEntryMissing(settings) => {
                 f.write_str("this host's connection tracking knows other connections, but not this one")?;
                 match settings.timeout_established {
-                    Some(timeout) => write!(f, "; it forgets an idle one after {}", seconds(timeout)),
+                    Some(timeout) => write!(f, "; it forgets an idle one after {}", span(timeout)),
                     None => Ok(()),
                 }
             }
@@ -63,7 +65,7 @@ impl fmt::Display for EvidenceKind {
             Self::ResetReceived(socket) => {
                 f.write_str("RST received")?;
                 match socket.last_ack_ago {
-                    Some(ago) => write!(f, ", {} after the last ACK from the peer", seconds(ago)),
+                    Some(ago) => write!(f, ", {} after the last ACK from the peer", span(ago)),
                     None => Ok(()),
                 }
             }
@@ -102,7 +104,7 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         f.write_str(", from one direction only")?;
     }
     match entry.expires_in {
-        Some(time) => write!(f, ", for another {}", seconds(time)),
+        Some(time) => write!(f, ", for another {}", span(time)),
         None => Ok(()),
     }
 }
@@ -249,19 +251,13 @@ fn fmt_numbers(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         separator = ", ";
     }
     if let Some(rto) = socket.rto {
-        write!(f, "{separator}RTO {}", seconds(rto))?;
+        write!(f, "{separator}RTO {}", span(rto))?;
         separator = ", ";
     }
     if let Some(ago) = socket.last_ack_ago {
-        write!(f, "{separator}last ACK from the peer {} before", seconds(ago))?;
+        write!(f, "{separator}last ACK from the peer {} before", span(ago))?;
     }
     Ok(())
-}
-
-/// A duration in seconds with as many digits as help a reader.
-pub(super) fn seconds(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    if seconds < 100.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }
 
 #[cfg(test)]

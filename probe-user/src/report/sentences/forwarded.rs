@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::{dropped_for_that, dropping_rule, latest_dropped, padding, span, time_of_day, why_invalid};
+use super::{dropped_for_that, dropping_rule, latest_dropped, padding, time_of_day, why_invalid};
 use crate::{
     case::{Finding, FlowView},
     judge::{Cause, Evidence, Verdict},
-    model::{Behind, ControlMessage, Knowledge, MonoTime, Port},
+    model::{Behind, ControlMessage, Knowledge, MonoTime, Port, span},
     report::WallClock,
 };
 

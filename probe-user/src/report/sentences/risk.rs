@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::{owner, span};
+use super::owner;
 use crate::{
     judge::risk::{KeepaliveTimes, LimitSource, Risk, RiskKind, ServiceDirection},
-    model::{OwnerKnowledge, counted},
+    model::{OwnerKnowledge, counted, span},
 };
 
 /// `37 connections of nova-compute to :5672`

@@ -8,7 +8,7 @@ use crate::{
         risk::{LookedBy, Risk, Risks},
         risk_remedies,
     },
-    model::counted,
+    model::{counted, span},
     report::{handbook::Topic, sentences},
 };
 
@@ -50,11 +50,7 @@ impl Writer {
         self.line(BODY, format!("network namespace {}, {}", risk.netns, sentences::holder(risk)));
         self.line(BODY, sentences::risk(risk));
         for example in &risk.examples {
-            self.hanging(
-                "     ",
-                "       ",
-                format!("{}, idle for {}", example.key, sentences::span(example.idle_for)),
-            );
+            self.hanging("     ", "       ", format!("{}, idle for {}", example.key, span(example.idle_for)));
         }
         let left_out = risk.count.saturating_sub(risk.examples.len());
         if left_out > 0 {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{dropped_for_that, dropping_rule, latest_dropped, padding, time_of_day, why_invalid};
+use super::{
+    dropped::{dropped_for_that, dropping_rule, latest_dropped, padding, why_invalid},
+    time_of_day,
+};
 use crate::{
     case::{Finding, FlowView},
     judge::{Cause, Evidence, Verdict},

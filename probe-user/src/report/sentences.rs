@@ -225,9 +225,11 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
         return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(finding, outcome)));
     }
     let Some(deadline) = finding.ruling.deadline else {
-        return (finding.ruling.cause == Cause::PeerWindowShut).then(|| {
-            "The kernel waits for as long as the peer answers the probes: no TCP_USER_TIMEOUT is set.".to_owned()
-        });
+        if finding.ruling.cause == Cause::PeerWindowShut {
+            let text = "The kernel waits for as long as the peer answers the probes: no TCP_USER_TIMEOUT is set.";
+            return Some(text.to_owned());
+        }
+        return dropped::repeated_until(finding);
     };
     let set_by = match deadline.set_by {
         DeadlineSource::TcpRetries2 { retries } => format!("net.ipv4.tcp_retries2 = {retries}"),

@@ -2,8 +2,8 @@
 
 use crate::{
     case::Finding,
-    judge::Evidence,
-    model::{Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, Origin, Site},
+    judge::{Evidence, Verdict},
+    model::{Checksum, ControlMessage, DroppedSegment, FilterRule, InvalidSegment, Knowledge, Origin, Site},
 };
 
 pub(super) fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
@@ -91,4 +91,21 @@ pub(super) fn waits(finding: &Finding) -> &'static str {
              its own it waits for ever."
         }
     }
+}
+
+/// For how long another host goes on sending the FIN, and the drop can be seen. The settings are there.
+pub(super) fn repeated_until(finding: &Finding) -> Option<String> {
+    let segment = latest_dropped(finding)?;
+    let sender = match segment.origin {
+        Origin::Received { .. } => finding.id.key.remote.ip(),
+        Origin::Forwarded { sender, .. } => sender.ip(),
+        Origin::Sent => return None,
+    };
+    // Eight times, the first after 0.2 s at least, each after twice as long (`tcp_orphan_retries`, `net/ipv4/tcp_timer.c`): 102 s.
+    (segment.message == ControlMessage::Fin && finding.ruling.verdict == Verdict::SilentlyDroppedFin).then(|| {
+        format!(
+            "{sender} repeats its FIN for about 100 s by default once its application has closed the socket (net.ipv4.tcp_orphan_retries \
+             there); a watch that begins after that finds nothing."
+        )
+    })
 }

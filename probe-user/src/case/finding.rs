@@ -45,7 +45,7 @@ pub enum FindingState {
 pub enum Outcome {
     /// The peer acknowledges data again.
     Recovered,
-    /// The connection was closed on this host: by its application, or by an operator (`ss -K`).
+    /// The connection was closed on this host: by its application, or by an operator (`ss -tK`).
     ClosedNormally,
     /// A RST ended the connection.
     Reset,

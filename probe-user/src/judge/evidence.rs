@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn errors_are_named_and_explained() {
         let kind = EvidenceKind::StateChange { from: TcpState::Established, to: TcpState::Close, error: Some(110) };
-        assert_eq!(kind.to_string(), "state changed from established to close with ETIMEDOUT (Connection timed out)");
+        assert_eq!(kind.to_string(), "state changed from established to closed with ETIMEDOUT (Connection timed out)");
         assert_eq!(kind.error(), Some(Errno::ETIMEDOUT));
     }
 }

@@ -348,6 +348,9 @@ impl fmt::Display for MissingEvidence {
                 "whether a firewall on one of the two ways drops what it has seen only one direction of is not told here; the peer \
                  may as well be down",
             ),
+            Self::LostEvents { count: 1 } => {
+                f.write_str("an event was lost while watching; it may have been about this connection")
+            }
             Self::LostEvents { count } => {
                 write!(f, "{count} events were lost while watching; one of them may have been about this connection")
             }

@@ -256,7 +256,7 @@ impl ClosedConnection {
                 | TcpState::Close => Ending::Aborted,
             },
             Some(ECONNREFUSED) => Ending::Refused,
-            // `tcp_abort` (an operator's `ss -K`) sends a RST.
+            // `tcp_abort` (an operator's `ss -tK`) sends a RST.
             Some(ECONNABORTED) if self.last_state.is_synchronized() => Ending::Reset(Some(Side::Local)),
             Some(ECONNABORTED) => Ending::Aborted,
             Some(ECONNRESET | EPIPE) => match self.last_state {

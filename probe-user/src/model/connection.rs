@@ -152,6 +152,23 @@ impl TcpState {
         }
     }
 
+    /// For people: a word where one says it, else RFC 9293's name.
+    pub const fn spoken(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::SynSent => "SYN-SENT",
+            Self::SynReceived | Self::NewSynReceived => "SYN-RECEIVED",
+            Self::FinWait1 => "FIN-WAIT-1",
+            Self::FinWait2 => "FIN-WAIT-2",
+            Self::TimeWait => "TIME-WAIT",
+            Self::Close => "closed",
+            Self::CloseWait => "CLOSE-WAIT",
+            Self::LastAck => "LAST-ACK",
+            Self::Listen => "LISTEN",
+            Self::Closing => "CLOSING",
+        }
+    }
+
     /// Whether the handshake is complete and the socket still holds the connection (RFC 9293's synchronized states,
     /// without TIME-WAIT, which has no full socket any more).
     pub const fn is_synchronized(self) -> bool {

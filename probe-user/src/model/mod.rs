@@ -22,6 +22,7 @@ mod place;
 mod question;
 mod segment;
 mod socket;
+mod spoken;
 mod tcp_timing;
 mod time;
 
@@ -50,5 +51,6 @@ pub use question::{Answer, InZone, Knowledge, Question, ServiceStatus, SocketLoo
 pub(crate) use segment::dropped_fin;
 pub use segment::{Checksum, ControlMessage, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketStatus, SocketTimer, SocketView, Ticks};
+pub(crate) use spoken::{counted, span};
 pub use tcp_timing::{COARSEST_TICK, RTO_MAX, RTO_MIN};
 pub use time::MonoTime;

@@ -1,24 +1,23 @@
 //! What a finding says in sentences: who, what, since when, until when.
 
+mod dropped;
 mod forwarded;
 mod handshake;
 mod risk;
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
 pub(super) use forwarded::forwarded;
 pub(super) use risk::{heading, holder, risk};
 
+use self::dropped::{dropped, dropped_for_that, dropping_rule, latest_dropped, padding, waits, why_invalid};
 use super::WallClock;
 use crate::{
     case::{Finding, FindingState, Outcome},
     judge::{Cause, DeadlineSource, Evidence, EvidenceKind},
-    model::{
-        Checksum, DroppedSegment, FilterRule, InvalidSegment, Knowledge, MonoTime, Origin, Owner, OwnerKnowledge,
-        Place, Site, SocketView,
-    },
+    model::{MonoTime, Owner, OwnerKnowledge, Place, SocketView, counted, span},
 };
 
 /// Who holds the socket, where there is one.
@@ -135,16 +134,15 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             waiting(socket, if socket.cannot_send() { "to be sent" } else { "for an acknowledgment" }, &since)
         ),
         Cause::KeepaliveUnanswered => {
-            let probes = match socket.unanswered_probes() {
-                None | Some(0 | 1) => "a keepalive probe has".to_owned(),
-                Some(count) => format!("{count} keepalive probes have"),
-            };
-            format!("The connection is idle, and {probes} not been answered by {peer} {since}.")
+            format!(
+                "The connection is idle, and {} not been answered by {peer} {since}.",
+                unanswered(socket, "keepalive probe")
+            )
         }
         Cause::WindowProbesUnanswered => format!(
-            "{peer} had shut its window with {} waiting, and {} probes {since} have not been answered.",
+            "{peer} had shut its window with {} waiting, and {} not been answered {since}.",
             bytes(socket.unsent()),
-            socket.unanswered_probes().unwrap_or(0)
+            unanswered(socket, "probe")
         ),
         Cause::ConntrackBadChecksum => format!(
             "{} this host's connection tracking held it for invalid because its checksum is wrong{}, {}. {}",
@@ -169,7 +167,7 @@ pub(super) fn what(finding: &Finding, clock: &WallClock, now: MonoTime) -> Strin
             "This host has closed the connection and sent its FIN{} {since}, and {peer} does not acknowledge it.",
             match socket.retransmits {
                 None | Some(0) => String::new(),
-                Some(count) => format!(", again at {count} retransmission timeouts"),
+                Some(count) => format!(", again at {}", counted(count, "retransmission timeout")),
             }
         ),
         Cause::FinalAckLost | Cause::SynackLost | Cause::ReversePathFiltered => handshake::what(finding, &since),
@@ -193,93 +191,6 @@ fn has_got_through(finding: &Finding) -> bool {
     finding.evidence.iter().any(|evidence| evidence.kind == EvidenceKind::SegmentGotThrough)
 }
 
-fn latest_dropped(finding: &Finding) -> Option<&DroppedSegment> {
-    Evidence::dropped(&finding.evidence).map(|[_, (_, latest)]| latest)
-}
-
-/// What was dropped, up to the colon before who did it.
-fn dropped(finding: &Finding, since: &str) -> String {
-    let (name, sender) = latest_dropped(finding)
-        .map_or(("FIN", true), |segment| (segment.message.name(), !matches!(segment.origin, Origin::Sent)));
-    let peer = finding.id.key.remote.ip();
-    let whose = if sender {
-        format!("{peer} has ended the connection, but its {name}")
-    } else {
-        format!("The {name} of this host")
-    };
-    format!("{whose} was thrown away on this host {since}:")
-}
-
-/// What connection tracking has told of the latest that was dropped.
-fn why_invalid(finding: &Finding) -> Option<&InvalidSegment> {
-    let [_, (at, latest)] = Evidence::dropped(&finding.evidence)?;
-    Evidence::why_invalid(&finding.evidence, at, latest)
-}
-
-/// Who dropped what connection tracking held for invalid.
-fn dropped_for_that(finding: &Finding) -> String {
-    match (latest_dropped(finding), dropping_rule(finding)) {
-        (Some(segment), _) if !segment.reason.is_seen() => {
-            let place = Evidence::place(&finding.evidence).and_then(|place| place.site);
-            let by = match place {
-                Some(Site::OpenVswitch) => {
-                    "it was on its way through Open vSwitch, whose flows drop without a word before Linux 6.6"
-                }
-                Some(Site::Netfilter(_) | Site::Bridge(_) | Site::TrafficControl) | None => {
-                    "who dropped it was not seen"
-                }
-            };
-            format!("and no copy of it has got through; {by}")
-        }
-        (Some(segment), _) if segment.reason.is_of_open_vswitch() => {
-            "and a flow of Open vSwitch drops what is invalid".to_owned()
-        }
-        (Some(_) | None, Some(rule)) => format!("and {rule} drops it"),
-        (Some(_) | None, None) => "and the firewall drops what is invalid".to_owned(),
-    }
-}
-
-/// The rule that dropped it, where only one can have done it.
-fn dropping_rule(finding: &Finding) -> Option<&FilterRule> {
-    let Knowledge::Known(rules) = &Evidence::place(&finding.evidence)?.rules else { return None };
-    rules.only()
-}
-
-/// In the words of a frame on the wire, which one sees in a capture.
-fn padding(finding: &Finding) -> String {
-    /// Bytes of an Ethernet header without a tag.
-    const ETHERNET: u32 = 14;
-    match latest_dropped(finding) {
-        Some(segment) => {
-            let frame = segment.stated_bytes + ETHERNET;
-            let sum = match (segment.padding_in_checksum(), segment.checksum) {
-                (Some(padding), _) => {
-                    let padded = frame + padding;
-                    return format!(
-                        " (it is that of the {frame}-byte frame padded to {padded}: who computed it took the padding in)"
-                    );
-                }
-                (None, _) if segment.padding_bytes() == 0 => return String::new(),
-                (None, Checksum::Right) => ", and the padding was taken into the sum; it is right without it",
-                (None, _) => "; it is wrong without the padding, and with zeros as padding",
-            };
-            format!(" (a {frame}-byte frame arrived padded to {}{sum})", segment.actual_bytes + ETHERNET)
-        }
-        None => String::new(),
-    }
-}
-
-/// Who waits for it, and for how long.
-fn waits(finding: &Finding) -> &'static str {
-    match latest_dropped(finding).map(|segment| segment.origin) {
-        Some(Origin::Sent) => "The peer goes on holding its end open.",
-        Some(Origin::Received { .. } | Origin::Forwarded { .. }) | None => {
-            "The application here still holds the connection for open and waits for more; without keepalive or a timeout of \
-             its own it waits for ever."
-        }
-    }
-}
-
 /// How much waits for what, through how many timeouts.
 fn waiting(socket: &SocketView, for_what: &str, since: &str) -> String {
     let amount = if socket.cannot_send() { socket.unsent() } else { socket.unacknowledged_data() };
@@ -297,7 +208,15 @@ fn waiting(socket: &SocketView, for_what: &str, since: &str) -> String {
 }
 
 fn bytes(amount: Option<u32>) -> String {
-    amount.map_or("data".to_owned(), |amount| format!("{amount} bytes"))
+    amount.map_or("data".to_owned(), |amount| counted(amount, "byte"))
+}
+
+/// How many probes have not, up to the "been answered".
+fn unanswered(socket: &SocketView, probe: &str) -> String {
+    match socket.unanswered_probes() {
+        None | Some(0 | 1) => format!("a {probe} has"),
+        Some(count) => format!("{count} {probe}s have"),
+    }
 }
 
 /// What the kernel will do and when.
@@ -306,9 +225,11 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
         return Some(format!("At {} {}.", time_of_day(clock.at(finding.at)), ended(finding, outcome)));
     }
     let Some(deadline) = finding.ruling.deadline else {
-        return (finding.ruling.cause == Cause::PeerWindowShut).then(|| {
-            "The kernel waits for as long as the peer answers the probes: no TCP_USER_TIMEOUT is set.".to_owned()
-        });
+        if finding.ruling.cause == Cause::PeerWindowShut {
+            let text = "The kernel waits for as long as the peer answers the probes: no TCP_USER_TIMEOUT is set.";
+            return Some(text.to_owned());
+        }
+        return dropped::repeated_until(finding);
     };
     let set_by = match deadline.set_by {
         DeadlineSource::TcpRetries2 { retries } => format!("net.ipv4.tcp_retries2 = {retries}"),
@@ -316,7 +237,7 @@ pub(super) fn until(finding: &Finding, clock: &WallClock, now: MonoTime) -> Opti
             format!("net.ipv4.tcp_orphan_retries (in effect {retries}: the application has already closed the socket)")
         }
         DeadlineSource::TcpUserTimeout { timeout } => format!("TCP_USER_TIMEOUT = {} ms", timeout.as_millis()),
-        DeadlineSource::KeepaliveProbes { probes } => format!("{probes} keepalive probes"),
+        DeadlineSource::KeepaliveProbes { probes } => counted(probes, "keepalive probe"),
     };
     let at = time_of_day(clock.at(deadline.at));
     let then = match deadline.set_by {
@@ -373,16 +294,6 @@ pub(super) fn time_of_day(time: Timestamp) -> String {
     time.strftime("%H:%M:%S%.3f").to_string()
 }
 
-/// A length of time as people say it: `4.2 s`, `15 min 24 s`, `2 h 5 min`.
-pub(super) fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{:.1} s", duration.as_secs_f64()),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,12 +341,5 @@ mod tests {
         };
         assert_eq!(text(1), "held by x (pid 7) and one more process");
         assert_eq!(text(12), "held by x (pid 7) and 12 more processes");
-    }
-
-    #[test]
-    fn lengths_of_time_are_said_as_people_say_them() {
-        assert_eq!(span(Duration::from_millis(4_240)), "4.2 s");
-        assert_eq!(span(Duration::from_secs(924)), "15 min 24 s");
-        assert_eq!(span(Duration::from_secs(7_500)), "2 h 5 min");
     }
 }

@@ -216,6 +216,23 @@ fn the_error_that_the_kernel_remembers_is_the_one_it_will_report() {
 }
 
 #[test]
+fn for_how_long_a_drop_can_be_seen_is_told_of_a_fin_that_another_host_repeats() {
+    use crate::model::{ControlMessage, DroppedSegment, Origin, dropped_fin};
+    let told = |origin, message| {
+        let segment = DroppedSegment { message, ..dropped_fin(origin) };
+        let mut finding = finding("10.3.0.50:51050", FindingState::Opened);
+        let (verdict, cause) = (Verdict::SilentlyDroppedFin, Cause::FirewallDrop);
+        finding.ruling = Ruling { verdict, cause, deadline: None, ..finding.ruling };
+        finding.evidence = vec![Evidence { at: at(0), kind: EvidenceKind::SegmentDropped(Box::new(segment)) }];
+        sentences::until(&finding, &clock(), at(1_000))
+    };
+    let from_peer = Origin::Received { ifindex: 2 };
+    assert!(told(from_peer, ControlMessage::Fin).unwrap().starts_with("10.3.0.100 repeats its FIN for about 100 s"));
+    assert_eq!(told(from_peer, ControlMessage::Reset), None, "a RST is sent once");
+    assert_eq!(told(Origin::Sent, ControlMessage::Fin), None, "of its own this host knows the deadline");
+}
+
+#[test]
 fn however_many_there_are_the_report_is_bounded() {
     let findings = (0..1_000_u32).map(|number| {
         let mut finding = finding(&format!("10.3.0.50:{}", 40_000 + number), FindingState::Opened);

@@ -12,14 +12,15 @@ use super::{
     groups::{Group, groups},
     handbook::Topic,
     printable::Printable,
-    sentences::{ended, held, keepalive, span, time_of_day, until, what},
+    sentences::{ended, held, keepalive, time_of_day, until, what},
     vantages::Vantages,
 };
 use crate::{
     case::{Finding, FindingState},
     judge::{Cause, Confidence, Remedy},
     model::{
-        COST_OF_SOCK_DIAG, Coverage, HookStatus, ModuleStatus, MonoTime, ScanStatus, SelfTest, Vantage, cost_of_missing,
+        COST_OF_SOCK_DIAG, Coverage, HookStatus, ModuleStatus, MonoTime, ScanStatus, SelfTest, Vantage,
+        cost_of_missing, counted, span,
     },
 };
 
@@ -59,8 +60,7 @@ pub fn report(summary: &Summary, coverage: &Coverage, clock: &WallClock, now: Mo
     let watched = format!("watched for {} until {} UTC", span(summary.watched), time_of_day(clock.at(now)));
     let headline = match unresolved.first.len() {
         0 => "No connection in limbo".to_owned(),
-        1 => "1 connection in limbo".to_owned(),
-        count => format!("{count} connections in limbo"),
+        count => format!("{} in limbo", counted(count, "connection")),
     };
     out.line("", out.bold(&format!("{headline} ({watched}).")));
     let groups = groups(unresolved.first.iter().copied());
@@ -180,7 +180,7 @@ impl Writer {
         self.hanging(BODY, ITEM, self.bold(&finding.ends()));
         let state = match finding.vantage() {
             Vantage::Endpoint => {
-                finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.name()))
+                finding.socket.state.map_or("state unknown, ".to_owned(), |state| format!("{}, ", state.spoken()))
             }
             Vantage::Forwarder => String::new(),
         };
@@ -200,7 +200,7 @@ impl Writer {
             self.hanging(ITEM, "                   ", format!("{at}  {}", evidence.kind));
         }
         if finding.evidence_left_out > 0 {
-            self.line(ITEM, format!("({} more in between are left out)", finding.evidence_left_out));
+            self.line(ITEM, format!("({} more in between, left out)", finding.evidence_left_out));
         }
         if !ruling.missing.is_empty() {
             self.line(BODY, self.dim("not seen"));
@@ -291,11 +291,11 @@ impl Writer {
                     let _ = write!(text, " {name} lost {}.", hook.lost);
                 }
                 if hook.missed > 0 {
-                    let _ = write!(text, " {name} was not run {} times.", hook.missed);
+                    let _ = write!(text, " {name} was not run {}.", counted(hook.missed, "time"));
                 }
             }
             if summary.undecodable > 0 {
-                let _ = write!(text, " {} records could not be decoded.", summary.undecodable);
+                let _ = write!(text, " {} could not be decoded.", counted(summary.undecodable, "record"));
             }
             text.push_str(" A connection that is in limbo may be missing above.");
             self.line("", text);
@@ -303,11 +303,18 @@ impl Writer {
         let suppressed: u64 = summary.hooks.iter().map(|hook| hook.suppressed).sum();
         if suppressed > 0 {
             self.blank();
-            self.line("", format!("{suppressed} events were held back by the limits on handshake repeats, resets and dropped segments."));
+            let events = counted(suppressed, "event");
+            self.line(
+                "",
+                format!("The limits on handshake repeats, resets and dropped segments have held back {events}."),
+            );
         }
         if summary.unasked > 0 {
             self.blank();
-            self.line("", format!("{} questions about sockets could not be asked in time.", summary.unasked));
+            self.line(
+                "",
+                format!("{} about sockets could not be asked in time.", counted(summary.unasked, "question")),
+            );
         }
     }
 

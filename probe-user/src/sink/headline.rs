@@ -1,8 +1,11 @@
 //! A record in a sentence, and how urgent it is: for sinks whose readers have a line for each.
 
-use crate::report::{
-    Printable,
-    record::{Body, EndpointBody, FindingBody, Record, SeenConnectionBody},
+use crate::{
+    model::counted,
+    report::{
+        Printable,
+        record::{Body, EndpointBody, FindingBody, Record, SeenConnectionBody},
+    },
 };
 
 /// How urgent a record is.
@@ -48,13 +51,15 @@ pub(super) fn message(record: &Record) -> String {
         }
         Body::Coverage(coverage) => format!("watching on {}", coverage.kernel_release),
         Body::Heartbeat(heartbeat) => format!(
-            "{} connections under suspicion, {} findings open, {} events lost",
-            heartbeat.open_cases, heartbeat.open_findings, heartbeat.lost
+            "{} under suspicion, {} open, {} lost",
+            counted(heartbeat.open_cases, "connection"),
+            counted(heartbeat.open_findings, "finding"),
+            counted(heartbeat.lost, "event")
         ),
         Body::Loss(loss) => format!("{} lost ({})", loss.count, loss.place),
-        Body::Risk(risk) => format!("risk: {}: {} connections: {}", risk.kind, risk.connections, risk.text),
+        Body::Risk(risk) => format!("risk: {}: {}: {}", risk.kind, counted(risk.connections, "connection"), risk.text),
         Body::Summary(summary) => {
-            format!("stopped watching: {} findings, {} of them unresolved", summary.findings, summary.unresolved)
+            format!("stopped watching: {}, {} unresolved", counted(summary.findings, "finding"), summary.unresolved)
         }
     };
     Printable::from(message).into_string()

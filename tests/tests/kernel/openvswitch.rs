@@ -161,8 +161,9 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     ensure_tells_who_dropped(&finding, "bad checksum")?;
     let held = finding.evidence_of("segment_invalid")?;
     ensure!(held.data.get("checksum") == Some(&"wrong".into()), "{held:?}");
-    let setting = "sysctl -w net.netfilter.nf_conntrack_checksum=0";
-    ensure!(finding.remedies.iter().any(|remedy| remedy.command.as_deref() == Some(setting)), "{finding:#?}");
+    // To let it pass would not help: its receiver finds the sum wrong, too.
+    let is_setting = |command: &str| command.contains("nf_conntrack_checksum=0");
+    ensure!(!finding.remedies.iter().any(|remedy| remedy.command.as_deref().is_some_and(is_setting)), "{finding:#?}");
     stop(probe)?;
     Ok(())
 }

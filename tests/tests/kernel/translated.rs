@@ -98,7 +98,7 @@ fn service(test: &TestContext) -> Result<()> {
     ensure_is(&translated.responder, Routed::server_v4(PORT))?;
     ensure!(translated.community_id != connection.community_id, "{connection:?}");
     let port = local.port();
-    ensure_said(&commands, &format!("ss -K src 10.77.1.1 sport = :{port} dst 10.77.9.9 dport = :443"))?;
+    ensure_said(&commands, &format!("ss -tK src 10.77.1.1 sport = :{port} dst 10.77.9.9 dport = :443"))?;
     ensure_said(&commands, "ip saddr 10.77.2.1 ip daddr 10.77.1.1 tcp flags & (fin|rst) != 0 accept")?;
     stop(probe)?;
     let report = text.finish(SOON)?.stdout;
@@ -106,13 +106,13 @@ fn service(test: &TestContext) -> Result<()> {
         format!("10.77.1.1:{port} -> 10.77.9.9:443"),
         format!("translated to 10.77.1.1:{port} -> 10.77.2.1:5672"),
         "10.77.2.1 has ended the connection".to_owned(),
-        format!("ss -K src 10.77.1.1 sport = :{port} dst 10.77.9.9 dport = :443"),
+        format!("ss -tK src 10.77.1.1 sport = :{port} dst 10.77.9.9 dport = :443"),
     ] {
         let unwrapped = report.split_whitespace().collect::<Vec<_>>().join(" ");
         ensure!(unwrapped.contains(&said), "no {said:?} in {report}");
     }
     // It does what it says.
-    let end = commands.iter().find(|command| command.contains("ss -K ")).context("no command ends it")?;
+    let end = commands.iter().find(|command| command.contains("ss -tK ")).context("no command ends it")?;
     let mut shell = Command::new("sh");
     shell.args(["-c", end]);
     lab.router.check_output(shell, "")?;
@@ -135,7 +135,7 @@ fn both_translated(test: &TestContext) -> Result<()> {
     ensure!(translated.initiator.address == std::net::IpAddr::from([10, 77, 2, 254]), "{translated:?}");
     ensure_is(&translated.responder, Routed::server_v4(PORT))?;
     let port = translated.initiator.port;
-    ensure_said(&commands, &format!("ss -K src 10.77.2.1 sport = :5672 dst 10.77.2.254 dport = :{port}"))?;
+    ensure_said(&commands, &format!("ss -tK src 10.77.2.1 sport = :5672 dst 10.77.2.254 dport = :{port}"))?;
     // On that hook the destination is translated already, and the source not yet.
     ensure_said(&commands, "ip saddr 10.77.1.1 ip daddr 10.77.2.1 tcp flags & (fin|rst) != 0 accept")?;
     stop(probe)?;

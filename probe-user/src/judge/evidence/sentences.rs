@@ -2,12 +2,14 @@
 
 mod place;
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use nix::errno::Errno;
 
 use super::{Attempt, EvidenceKind, SynAckRepeat};
-use crate::model::{Checksum, ConntrackEntry, DroppedSegment, InvalidSegment, Origin, SocketView};
+use crate::model::{
+    Checksum, ConntrackEntry, DropReason, DroppedSegment, InvalidSegment, Origin, SocketView, counted, span,
+};
 
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,7 +34,7 @@ impl fmt::Display for EvidenceKind {
             Self::ConntrackEntryMissing(settings) => {
                 f.write_str("this host's connection tracking knows other connections, but not this one")?;
                 match settings.timeout_established {
-                    Some(timeout) => write!(f, "; it forgets an idle one after {}", seconds(timeout)),
+                    Some(timeout) => write!(f, "; it forgets an idle one after {}", span(timeout)),
                     None => Ok(()),
                 }
             }
@@ -42,7 +44,7 @@ impl fmt::Display for EvidenceKind {
                     "a SYN-ACK came in again for the established connection: the peer has not got the final ACK",
                 )?;
                 match socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
-                    Some(bytes) => write!(f, "; {bytes} bytes unacknowledged"),
+                    Some(bytes) => write!(f, "; {} unacknowledged", counted(bytes, "byte")),
                     None => Ok(()),
                 }
             }
@@ -57,13 +59,13 @@ impl fmt::Display for EvidenceKind {
             }
             Self::HandshakeCompleted => f.write_str("the handshake is complete"),
             Self::StateChange { from, to, error } => {
-                write!(f, "state changed from {} to {}", from.name(), to.name())?;
+                write!(f, "state changed from {} to {}", from.spoken(), to.spoken())?;
                 fmt_error(*error, f)
             }
             Self::ResetReceived(socket) => {
                 f.write_str("RST received")?;
                 match socket.last_ack_ago {
-                    Some(ago) => write!(f, ", {} after the last ACK from the peer", seconds(ago)),
+                    Some(ago) => write!(f, ", {} after the last ACK from the peer", span(ago)),
                     None => Ok(()),
                 }
             }
@@ -71,12 +73,12 @@ impl fmt::Display for EvidenceKind {
             Self::SegmentDropped(segment) => fmt_dropped(segment, f),
             Self::SegmentInvalid(segment) => fmt_invalid(segment, f),
             Self::DropPlace(place) => place::fmt(place, f),
-            Self::StillOpen { state } => write!(f, "the socket has not got it: it is still in {}", state.name()),
+            Self::StillOpen { state } => write!(f, "the socket has not got it: it is still {}", state.spoken()),
             Self::EndWaits(end) => write!(
                 f,
-                "its receiver is on this host, in network namespace {}, and has not got it: it is still in {}",
+                "its receiver is on this host, in network namespace {}, and has not got it: it is still {}",
                 end.netns,
-                end.state.name()
+                end.state.spoken()
             ),
             Self::SegmentGotThrough => f.write_str("a copy of it has got through"),
             Self::SocketError { error } => {
@@ -102,16 +104,17 @@ fn fmt_entry(entry: &ConntrackEntry, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         f.write_str(", from one direction only")?;
     }
     match entry.expires_in {
-        Some(time) => write!(f, ", for another {}", seconds(time)),
+        Some(time) => write!(f, ", for another {}", span(time)),
         None => Ok(()),
     }
 }
 
 fn fmt_dropped(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{} dropped {}", whose(segment), segment.reason.phrase())?;
+    write!(f, "{} dropped", whose(segment))?;
     if let Some(function) = &segment.function {
         write!(f, " in {function}")?;
     }
+    write!(f, " {}", segment.reason.phrase())?;
     fmt_packet(segment, f)?;
     if segment.is_tracked == Some(false) && segment.reason.is_filter() {
         f.write_str("; connection tracking had given it no connection")?;
@@ -144,9 +147,10 @@ fn whose(segment: &DroppedSegment) -> String {
 fn fmt_packet(segment: &DroppedSegment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match segment.checksum {
         Checksum::Wrong { carried, due } => {
-            write!(f, "; its TCP checksum is {carried:#06x} and should be {due:#06x}")?;
+            let it = if segment.reason == DropReason::TcpChecksum { "it" } else { "its TCP checksum" };
+            write!(f, "; {it} is {carried:#06x} and should be {due:#06x}")?;
             if let Some(padding) = segment.padding_in_checksum() {
-                write!(f, " (it counts {padding} bytes of padding in)")?;
+                write!(f, " (it counts {} of padding in)", counted(padding, "byte"))?;
             }
         }
         Checksum::Right => f.write_str("; its TCP checksum is right")?,
@@ -217,10 +221,10 @@ fn fmt_failure(attempt: &Attempt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn fmt_scanned(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("found waiting")?;
     if let Some(count) = socket.retransmits.filter(|count| *count > 0) {
-        write!(f, " after {count} retransmission timeouts")?;
+        write!(f, " after {}", counted(count, "retransmission timeout"))?;
     }
     if let Some(count) = socket.unanswered_probes().filter(|count| *count > 0) {
-        write!(f, " with {count} probes unanswered")?;
+        write!(f, " with {} unanswered", counted(count, "probe"))?;
     }
     if socket.window_is_shut() {
         f.write_str(" for the peer to open its window")?;
@@ -232,27 +236,70 @@ fn fmt_scanned(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn fmt_numbers(socket: &SocketView, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut separator = ": ";
-    if let Some(bytes) = socket.unacknowledged_data().filter(|bytes| *bytes > 0) {
-        write!(f, "{separator}{bytes} bytes unacknowledged")?;
+    let unacknowledged = socket.unacknowledged_data().filter(|bytes| *bytes > 0);
+    if let Some(bytes) = unacknowledged {
+        write!(f, "{separator}{} unacknowledged", counted(bytes, "byte"))?;
         separator = ", ";
     }
     if let Some(bytes) = socket.unsent().filter(|bytes| *bytes > 0) {
-        let behind = if socket.packets_out == Some(0) { "not sent yet" } else { "waiting behind them" };
-        write!(f, "{separator}{bytes} bytes {behind}")?;
+        let state = match (socket.packets_out, unacknowledged) {
+            (Some(0), _) => "not sent yet",
+            (_, Some(1)) => "waiting behind it",
+            (_, _) => "waiting behind them",
+        };
+        write!(f, "{separator}{} {state}", counted(bytes, "byte"))?;
         separator = ", ";
     }
     if let Some(rto) = socket.rto {
-        write!(f, "{separator}RTO {}", seconds(rto))?;
+        write!(f, "{separator}RTO {}", span(rto))?;
         separator = ", ";
     }
     if let Some(ago) = socket.last_ack_ago {
-        write!(f, "{separator}last ACK from the peer {} before", seconds(ago))?;
+        write!(f, "{separator}last ACK from the peer {} before", span(ago))?;
     }
     Ok(())
 }
 
-/// A duration in seconds with as many digits as help a reader.
-pub(super) fn seconds(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    if seconds < 100.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        judge::rules::scene,
+        model::{DropPlace, Knowledge},
+    };
+
+    #[test]
+    fn a_wrong_checksum_that_tcp_drops_for_is_told_once() {
+        let checksum = Checksum::Wrong { carried: 0xbad, due: 0xb6c9 };
+        let segment = |reason, function: &str| {
+            let function = Some(function.to_owned());
+            EvidenceKind::SegmentDropped(Box::new(DroppedSegment {
+                reason,
+                function,
+                checksum,
+                is_tracked: Some(true),
+                ..scene::fin()
+            }))
+        };
+        assert_eq!(
+            segment(DropReason::TcpChecksum, "tcp_v4_rcv").to_string(),
+            "FIN from the peer dropped in tcp_v4_rcv because its TCP checksum is wrong; it is 0x0bad and should be 0xb6c9"
+        );
+        assert_eq!(
+            segment(DropReason::TcEgress, "sch_handle_egress").to_string(),
+            "FIN from the peer dropped in sch_handle_egress by a tc filter on the way out; its TCP checksum is 0x0bad and should be 0xb6c9"
+        );
+    }
+
+    #[test]
+    fn a_place_is_told_by_its_calls_where_it_has_no_name() {
+        let place = |functions: &[&str]| {
+            let functions = functions.iter().map(|name| (*name).to_owned()).collect();
+            EvidenceKind::DropPlace(Box::new(DropPlace { site: None, functions, rules: Knowledge::NotAsked }))
+                .to_string()
+        };
+        let calls = ["sk_skb_reason_drop", "tcp_v4_rcv"];
+        assert_eq!(place(&calls), "it was dropped in sk_skb_reason_drop, called by tcp_v4_rcv");
+        assert_eq!(place(&[]), "it was dropped at a place that is not known");
+    }
 }

@@ -3,28 +3,46 @@
 use super::{ONLY_LOOKS, Patient, Remedy, kernel, silent};
 use crate::{
     judge::Evidence,
-    model::{FilterRule, InvalidSegment, Knowledge, Origin, Site},
+    model::{Checksum, FilterRule, InvalidSegment, Knowledge, Origin, Site},
 };
 
 pub(super) fn conntrack_bad_checksum(patient: &Patient<'_>) -> Vec<Remedy> {
-    let here = patient.here();
-    let text = "Let connection tracking no longer look at checksums: the receivers of the packets do so themselves.";
-    let mut remedies =
-        vec![kernel::setting(patient, text.to_owned(), &[("net.netfilter.nf_conntrack_checksum", 0)]).risk(
+    let find = |who: &str| {
+        Remedy::new(format!("Find who makes the wrong checksum: {who}"))
+            .command(format!("{}tcpdump -nnvv -i any 'tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'", patient.here()))
+            .place(patient.place())
+            .risk("none: it only looks; checksums of packets that this host sends look wrong there when its card computes them")
+    };
+    let look_no_longer = |text: &str| {
+        let text = format!(
+            "Let connection tracking no longer look at checksums: the receivers of the packets do so themselves.{text}"
+        );
+        kernel::setting(patient, text, &[("net.netfilter.nf_conntrack_checksum", 0)]).risk(
             "packets that were damaged on the way pass the firewall, up to the host they are for, which drops them",
-        )];
-    remedies.extend(except(patient).or_else(|| flows(patient)));
-    remedies.extend(end_it(patient));
-    remedies.push(
-        Remedy::new(
-            "Find who makes the wrong checksum: a sender that pads short frames and lets the padding into the sum, a network card \
-             that computes it wrongly, or a kernel of this host that does not cut off the padding (mended in current ones).",
         )
-        .command(format!("{here}tcpdump -nnvv -i any 'tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'"))
-        .place(patient.place())
-        .risk("none: it only looks; checksums of packets that this host sends look wrong there when its card computes them"),
+    };
+    let checksum = Evidence::dropped(patient.evidence).map(|[_, (_, latest)]| latest.checksum);
+    let first = match checksum {
+        // It was computed over what the IP header states, as TCP does (`tcp_v4_rcv`).
+        Some(Checksum::Wrong { .. }) => {
+            let find = find(
+                "a sender that pads short frames and lets the padding into the sum, or a network card that computes it wrongly. To let it \
+                 pass does not help (no exception, no nf_conntrack_checksum = 0): its receiver's TCP finds the sum wrong, too, and drops \
+                 it next (`stack_drop`).",
+            );
+            return [find].into_iter().chain(end_it(patient)).chain(flows(patient)).collect();
+        }
+        Some(Checksum::Right) => look_no_longer(""),
+        Some(Checksum::Offloaded | Checksum::NotVerifiable) | None => {
+            look_no_longer(" Where the sum is wrong to them, too, their TCP drops them next (`stack_drop`).")
+        }
+    };
+    let find = find(
+        "a sender that pads short frames and lets the padding into the sum, a network card that computes it wrongly, or a kernel of this \
+         host that does not cut off the padding (mended in current ones).",
     );
-    remedies
+    let between = except(patient).or_else(|| flows(patient));
+    [first].into_iter().chain(between).chain(end_it(patient)).chain([find]).collect()
 }
 
 pub(super) fn conntrack_invalid(patient: &Patient<'_>) -> Vec<Remedy> {

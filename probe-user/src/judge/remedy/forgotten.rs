@@ -1,6 +1,6 @@
 //! The peer, or something between, has forgotten a connection that was idle.
 
-use super::{Patient, Remedy, kernel, silent, software};
+use super::{End, Patient, Remedy, kernel, silent, software};
 
 pub(super) fn keepalive_unanswered(patient: &Patient<'_>) -> Vec<Remedy> {
     let mut remedies = vec![silent::look_whether_known(patient)];
@@ -10,12 +10,16 @@ pub(super) fn keepalive_unanswered(patient: &Patient<'_>) -> Vec<Remedy> {
 }
 
 pub(super) fn peer_reset(patient: &Patient<'_>) -> Vec<Remedy> {
+    let (remote, port) = (patient.remote(), patient.key.remote.port());
+    let who = match patient.service() {
+        Some(End::Peer) => format!("what listens on port {port}"),
+        Some(End::Here) => "the client".to_owned(),
+        None => "what held the other end".to_owned(),
+    };
     let mut remedies = vec![Remedy::new(format!(
-        "See on {} whether what listens on port {} was restarted since, or ended idle connections; else look at the idle \
-         timeouts of what is between: firewalls, load balancers, in HAProxy `timeout client`, `timeout server` and `timeout \
-         tunnel`.",
-        patient.remote(),
-        patient.key.remote.port()
+        "See on {remote} whether {who} was restarted since, or ended idle connections, and whether the address has moved there from \
+         another host (a virtual address): its new holder knows none of the old connections. Else look at the idle timeouts of what is \
+         between: firewalls, load balancers, in HAProxy `timeout client`, `timeout server` and `timeout tunnel`."
     ))];
     remedies.extend(noticed_earlier(patient));
     remedies
@@ -33,10 +37,8 @@ pub(super) fn peer_restarted(patient: &Patient<'_>) -> Vec<Remedy> {
         .risk(super::ONLY_LOOKS),
     ];
     // Where the peer's reset does not come through, it goes on asking in vain.
-    remedies.extend(patient.end_now().map(|remedy| Remedy {
-        text: "End the old connection: until it is gone, the peer gets no new one from that port.".to_owned(),
-        ..remedy
-    }));
+    let text = "End the old connection: until it is gone, the peer gets no new one from that port.";
+    remedies.extend(patient.end_known_to_peer(text));
     remedies.extend(noticed_earlier(patient));
     remedies
 }

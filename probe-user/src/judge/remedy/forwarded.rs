@@ -102,11 +102,11 @@ mod tests {
                 forwarded_remedies(&forwarded, &ruling(cause), is_over, &[])
             };
             let end = of(Some(Waiting { netns: 8, owner: None }), false).swap_remove(1);
-            assert_eq!(end.command.unwrap(), "ss -K src 10.0.0.1 sport = :40000 dst 10.0.0.2 dport = :5672");
+            assert_eq!(end.command.unwrap(), "ss -tK src 10.0.0.1 sport = :40000 dst 10.0.0.2 dport = :5672");
             assert!(end.place.unwrap().contains("namespace 8 "));
             let owner = Owner { pid: 77, ..Owner::default() };
             let end = of(Some(Waiting { netns: 8, owner: Some(&owner) }), false).swap_remove(1);
-            assert!(end.command.unwrap().starts_with("nsenter -t 77 -n ss -K "));
+            assert!(end.command.unwrap().starts_with("nsenter -t 77 -n ss -tK "));
             assert!(of(None, false)[1].place.as_ref().unwrap().starts_with("on 10.0.0.1"));
             assert!(of(None, true).iter().all(|remedy| !remedy.text.starts_with("End the connection")));
         }
@@ -147,7 +147,7 @@ mod tests {
                 .into_iter()
                 .filter_map(|remedy| remedy.command)
                 .collect();
-            let ends = "ss -K src 10.0.0.1 sport = :40000 dst 10.0.0.100 dport = :443";
+            let ends = "ss -tK src 10.0.0.1 sport = :40000 dst 10.0.0.100 dport = :443";
             assert!(said.iter().any(|command| command == ends), "{said:?}");
             let passes = "ip saddr 10.0.0.2 ip daddr 10.0.0.1 tcp flags";
             assert!(said.iter().any(|command| command.contains(passes)), "{said:?}");

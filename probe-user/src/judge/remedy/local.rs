@@ -19,11 +19,11 @@ pub(super) fn source_address_lost(patient: &Patient<'_>) -> Vec<Remedy> {
             Remedy::new(format!(
                 "End all connections from {local} at once: without the address none of them gets anywhere."
             ))
-            .command(format!("{}ss -K src {}", patient.here(), patient.local()))
+            .command(format!("{}ss -tK src {}", patient.here(), patient.local()))
             .place(patient.place())
             .risk(format!(
-                "cuts every connection from {local} in that namespace, whoever holds it: first see that the address is \
-                     still gone; needs CONFIG_INET_DIAG_DESTROY"
+                "cuts every connection from {local} in that namespace, whoever holds it, and their peers may not be told: first see \
+                     that the address is still gone; needs CONFIG_INET_DIAG_DESTROY"
             )),
         );
     }

@@ -97,7 +97,27 @@ struct Patient<'a> {
     evidence: &'a [Evidence],
 }
 
+/// One of the two ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The local one.
+    Here,
+    /// The remote one.
+    Peer,
+}
+
 impl Patient<'_> {
+    /// The end that serves, as far as the ports tell: the one with a port of AMQP, or with one that no client is given.
+    fn service(&self) -> Option<End> {
+        let ports = [self.key.local.port(), self.key.remote.port()];
+        let only_one = |serves: fn(u16) -> bool| match ports.map(serves) {
+            [true, false] => Some(End::Here),
+            [false, true] => Some(End::Peer),
+            [true, true] | [false, false] => None,
+        };
+        only_one(software::is_amqp).or_else(|| only_one(|port| port < FIRST_EPHEMERAL_PORT))
+    }
+
     /// What a command begins with to run in the network namespace of the process that holds the socket.
     fn here(&self) -> String {
         self.owner.map_or(String::new(), |owner| format!("nsenter -t {} -n ", owner.pid))
@@ -151,24 +171,34 @@ impl Patient<'_> {
         matches!(set_by, Some(DeadlineSource::TcpUserTimeout { .. }))
     }
 
-    /// Ends the connection, if it is still there.
+    /// Ends the connection, if it is still there, where what this host sends gets lost: so does the RST by which the kernel tells the peer
+    /// (`tcp_abort`, `net/ipv4/tcp.c`).
     fn end_now(&self) -> Option<Remedy> {
-        (!self.is_over).then(|| Remedy {
-            risk: Some(
-                "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost, as it will be at the \
-                 deadline; needs CONFIG_INET_DIAG_DESTROY"
-                    .to_owned(),
-            ),
-            ..self.kill(
-                "End the connection now instead of waiting: the application gets an error at once and can reconnect.",
+        let remedy = self.end_known_to_peer(
+            "End the connection now instead of waiting: the application gets an error at once and can reconnect.",
+        )?;
+        Some(remedy.risk(
+            "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost, as it will be at the \
+             deadline; where segments are lost on the way, so is the RST that tells the peer, and its end stays open: end that, too; \
+             needs CONFIG_INET_DIAG_DESTROY",
+        ))
+    }
+
+    /// Ends the connection, if it is still there, where the peer is told.
+    fn end_known_to_peer(&self, text: &str) -> Option<Remedy> {
+        let remedy = || {
+            self.kill(text).risk(
+                "cuts this one connection: the application gets ECONNABORTED, and unacknowledged data is lost; needs \
+                 CONFIG_INET_DIAG_DESTROY",
             )
-        })
+        };
+        (!self.is_over).then(remedy)
     }
 
     fn kill(&self, text: &str) -> Remedy {
         Remedy::new(text)
             .command(format!(
-                "{}ss -K src {} sport = :{} dst {} dport = :{}",
+                "{}ss -tK src {} sport = :{} dst {} dport = :{}",
                 self.here(),
                 self.local(),
                 self.key.local.port(),
@@ -194,6 +224,9 @@ fn in_filter(address: IpAddr) -> String {
         IpAddr::V6(address) => format!("[{address}]"),
     }
 }
+
+/// Of the ports that clients get. Linux begins here (`inet_init_net`, `net/ipv4/af_inet.c`), others higher (RFC 6335 section 6).
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 
 const ONLY_LOOKS: &str = "none: it only looks";
 

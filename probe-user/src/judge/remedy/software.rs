@@ -61,7 +61,7 @@ fn software(patient: &Patient<'_>) -> Option<Software> {
     }
 }
 
-fn is_amqp(port: u16) -> bool {
+pub(super) fn is_amqp(port: u16) -> bool {
     AMQP_PORTS.contains(&port)
 }
 
@@ -216,8 +216,9 @@ fn oslo_heartbeat(patient: &Patient<'_>, project: Option<&str>) -> Remedy {
 
 fn client_heartbeat() -> Remedy {
     Remedy::new(
-        "Let the client ask for AMQP heartbeats (its connection option `heartbeat`): it then notices within a minute that the \
-         broker is gone, also while data is unacknowledged. On the broker, `0` in the column `timeout` is a client without.",
+        "Let the client ask for AMQP heartbeats (its connection option `heartbeat`): it then gives up a connection on which nothing \
+         has come back for a minute, also while data is unacknowledged. On the broker, `0` in the column `timeout` is a client \
+         without.",
     )
     .command("rabbitmqctl list_connections name timeout")
     .place(ON_THE_BROKER)

@@ -42,7 +42,7 @@ fn every_cause_has_one_to_five_remedies_whoever_holds_the_socket() {
                         remedies(&key(local, remote), &ruling(cause, DEFAULT), owner.as_ref(), None, is_over, &[]);
                     assert!((1..=MOST_REMEDIES).contains(&remedies.len()), "{cause:?} {comm}");
                     let kills =
-                        |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -K"));
+                        |remedy: &Remedy| remedy.command.as_ref().is_some_and(|command| command.contains("ss -tK"));
                     assert!(!(is_over && remedies.iter().any(kills)), "{cause:?}: what is over cannot be ended");
                 }
             }
@@ -87,8 +87,19 @@ fn what_ends_more_than_one_connection_says_so() {
         let is_it = |remedy: &&Remedy| remedy.command.as_ref().is_some_and(|it| it.ends_with(command));
         remedies.iter().find(is_it).and_then(|remedy| remedy.risk.clone()).unwrap()
     };
-    assert!(risk("ss -K src 10.0.0.1").contains("cuts every connection from 10.0.0.1"));
-    assert!(risk("ss -K src 10.0.0.1 sport = :1 dst 10.0.0.2 dport = :2").contains("cuts this one connection"));
+    assert!(risk("ss -tK src 10.0.0.1").contains("cuts every connection from 10.0.0.1"));
+    assert!(risk("ss -tK src 10.0.0.1 sport = :1 dst 10.0.0.2 dport = :2").contains("cuts this one connection"));
+}
+
+#[test]
+fn what_is_ended_where_segments_are_lost_stays_open_at_the_peer() {
+    let warns = |cause| said(cause, &key(40_000, 5672), None).contains("so is the RST that tells the peer");
+    for lost in [Cause::PeerSilent, Cause::KeepaliveUnanswered, Cause::ConntrackExpired, Cause::EmbryonicExpired] {
+        assert!(warns(lost), "{lost:?}");
+    }
+    for told in [Cause::PeerRestarted, Cause::PeerWindowShut, Cause::ConntrackInvalid] {
+        assert!(!warns(told), "{told:?}");
+    }
 }
 
 #[test]
@@ -127,6 +138,20 @@ fn the_broker_is_told_of_heartbeats_and_its_clients_are() {
 }
 
 #[test]
+fn what_was_reset_is_asked_of_the_peer_by_its_role() {
+    for (local, remote, expected) in [
+        (40_000, 80, "whether what listens on port 80 was"),
+        (5672, 39_473, "whether the client was"),
+        (5672, 20_000, "whether the client was"),
+        (40_000, 40_001, "whether what held the other end was"),
+        (80, 443, "whether what held the other end was"),
+    ] {
+        let text = said(Cause::PeerReset, &key(local, remote), None);
+        assert!(text.contains(expected) && text.contains("virtual address"), "{local} and {remote}: {text}");
+    }
+}
+
+#[test]
 fn the_kernels_limit_is_named_only_where_it_decides_and_can_be_lowered() {
     let lowers = |set_by| {
         let remedies = remedies(&key(1, 2), &ruling(Cause::PeerSilent, set_by), None, None, false, &[]);
@@ -158,7 +183,8 @@ fn addresses_of_ipv6_are_written_as_ss_reads_them() {
         remote: "[2001:db8::2]:2".parse().unwrap(),
     };
     assert!(
-        said(Cause::PeerSilent, &key, None).contains("ss -K src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
+        said(Cause::PeerSilent, &key, None)
+            .contains("ss -tK src [2001:db8::1] sport = :1 dst [2001:db8::2] dport = :2")
     );
 }
 
@@ -209,6 +235,27 @@ fn every_risk_has_one_to_five_remedies_whoever_holds_the_sockets_and_none_withou
             }
         }
     }
+}
+
+#[test]
+fn a_checksum_that_is_wrong_to_its_receiver_is_not_let_pass() {
+    use crate::{
+        judge::{EvidenceKind, rules::scene},
+        model::{Checksum, DroppedSegment},
+    };
+    let first = |checksum| {
+        let segment = DroppedSegment { checksum, ..scene::fin() };
+        let kind = EvidenceKind::SegmentDropped(Box::new(segment));
+        let ruling = ruling(Cause::ConntrackBadChecksum, DEFAULT);
+        let evidence = [Evidence { at: MonoTime::from_ns(1), kind }];
+        let remedies = remedies(&key(40_000, 80), &ruling, None, None, false, &evidence);
+        let command = |remedy: &Remedy| remedy.command.clone().unwrap_or_default();
+        let sets = remedies.iter().position(|remedy| command(remedy).ends_with("nf_conntrack_checksum=0"));
+        (sets, remedies.iter().any(|remedy| remedy.text.contains("stack_drop")))
+    };
+    assert_eq!(first(Checksum::Wrong { carried: 1, due: 2 }), (None, true));
+    assert_eq!(first(Checksum::NotVerifiable), (Some(0), true));
+    assert_eq!(first(Checksum::Right), (Some(0), false));
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{dropped_for_that, dropping_rule, latest_dropped, padding, span, time_of_day, why_invalid};
+use super::{
+    dropped::{dropped_for_that, dropping_rule, latest_dropped, padding, why_invalid},
+    time_of_day,
+};
 use crate::{
     case::{Finding, FlowView},
     judge::{Cause, Evidence, Verdict},
-    model::{Behind, ControlMessage, Knowledge, MonoTime, Port},
+    model::{Behind, ControlMessage, Knowledge, MonoTime, Port, span},
     report::WallClock,
 };
 
@@ -124,7 +127,7 @@ fn waits(flow: &FlowView) -> String {
                 "{receiver} is in network namespace {} of this host{owner}, and still has the connection open ({}); without keepalive or \
                  a timeout of its own it waits for ever.",
                 end.netns,
-                end.status.state.name()
+                end.status.state.spoken()
             )
         }
         None => format!(

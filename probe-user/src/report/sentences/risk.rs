@@ -2,15 +2,15 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::{owner, span};
+use super::owner;
 use crate::{
     judge::risk::{KeepaliveTimes, LimitSource, Risk, RiskKind, ServiceDirection},
-    model::OwnerKnowledge,
+    model::{OwnerKnowledge, counted, span},
 };
 
 /// `37 connections of nova-compute to :5672`
 pub(in crate::report) fn heading(risk: &Risk) -> String {
-    let mut text = connections(risk.count);
+    let mut text = counted(risk.count, "connection");
     match &risk.holder {
         OwnerKnowledge::Process(owner) => {
             let _ = write!(text, " of {}", owner.comm);
@@ -23,10 +23,6 @@ pub(in crate::report) fn heading(risk: &Risk) -> String {
         ServiceDirection::Accepted => write!(text, " from clients at :{}", risk.service.port),
     };
     text
-}
-
-fn connections(count: usize) -> String {
-    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
 /// Who holds the sockets.

@@ -157,7 +157,7 @@ fn a_translated_connection_is_told_with_both_its_names() {
         "translated to 10.3.0.50:51050 -> 10.3.0.100:5672",
         "10.3.0.100 has ended the connection",
         "Nothing tells 10.3.0.50 ",
-        "$ ss -K src 10.3.0.50 sport = :51050 dst 10.96.0.10 dport = :443",
+        "$ ss -tK src 10.3.0.50 sport = :51050 dst 10.96.0.10 dport = :443",
     ] {
         assert!(text.contains(said), "{said}: {text}");
     }

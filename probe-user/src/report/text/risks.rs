@@ -8,6 +8,7 @@ use crate::{
         risk::{LookedBy, Risk, Risks},
         risk_remedies,
     },
+    model::{counted, span},
     report::{handbook::Topic, sentences},
 };
 
@@ -49,11 +50,7 @@ impl Writer {
         self.line(BODY, format!("network namespace {}, {}", risk.netns, sentences::holder(risk)));
         self.line(BODY, sentences::risk(risk));
         for example in &risk.examples {
-            self.hanging(
-                "     ",
-                "       ",
-                format!("{}, idle for {}", example.key, sentences::span(example.idle_for)),
-            );
+            self.hanging("     ", "       ", format!("{}, idle for {}", example.key, span(example.idle_for)));
         }
         let left_out = risk.count.saturating_sub(risk.examples.len());
         if left_out > 0 {
@@ -76,17 +73,18 @@ fn remarks(risks: &Risks) -> Vec<String> {
     let mut remarks = Vec::new();
     if risks.left_out > 0 {
         remarks.push(format!(
-            "{} more risks with {} connections together are left out",
-            risks.left_out, risks.connections_left_out
+            "left out, those with the fewest connections: {}, {} together",
+            counted(risks.left_out, "risk"),
+            counted(risks.connections_left_out, "connection")
         ));
     }
     if risks.not_judged > 0 {
-        remarks.push(format!("{} idle connections were too many to be judged", risks.not_judged));
+        remarks.push(format!("not judged, being too many: {}", counted(risks.not_judged, "idle connection")));
     }
     if risks.keepalive_unknown > 0 {
         remarks.push(format!(
-            "of {} idle connections it is not known whether keepalive asks in time",
-            risks.keepalive_unknown
+            "of {} it is not known whether keepalive asks in time",
+            counted(risks.keepalive_unknown, "idle connection")
         ));
     }
     if risks.looked_by == LookedBy::SockDiag && !risks.risks.is_empty() {

@@ -11,16 +11,18 @@ pub(super) fn fmt(place: &DropPlace, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     // Where only connection tracking's word is known, that is where it was looked at, not where it was dropped.
     let is_held = place.functions.first().is_some_and(|name| name.ends_with("log_invalid"));
     f.write_str(if is_held { "it was held for invalid" } else { "it was dropped" })?;
+    let calls: Vec<_> = place.functions.iter().take(TOLD_CALLS).map(String::as_str).collect();
+    let calls = if calls.is_empty() { String::new() } else { format!("in {}", calls.join(", called by ")) };
     match place.site {
         Some(Site::Netfilter(hook)) => write!(f, " on netfilter's hook {}", hook.name())?,
         Some(Site::Bridge(hook)) => write!(f, " on a bridge, on netfilter's hook {}", hook.name())?,
         Some(Site::OpenVswitch) => f.write_str(" by Open vSwitch")?,
         Some(Site::TrafficControl) => f.write_str(" by tc")?,
-        None => f.write_str(" at a place that the calls do not name")?,
+        None if calls.is_empty() => f.write_str(" at a place that is not known")?,
+        None => write!(f, " {calls}")?,
     }
-    let calls: Vec<_> = place.functions.iter().take(TOLD_CALLS).map(String::as_str).collect();
-    if !calls.is_empty() {
-        write!(f, " (in {})", calls.join(", called by "))?;
+    if place.site.is_some() && !calls.is_empty() {
+        write!(f, " ({calls})")?;
     }
     match &place.rules {
         Knowledge::NotAsked => Ok(()),

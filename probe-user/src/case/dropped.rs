@@ -25,6 +25,12 @@ impl Case {
         Evidence::dropped(self.evidence.as_slice()).filter(|_| is_about_it).map(|[_, (_, latest)]| latest)
     }
 
+    /// Whether a FIN is among what was dropped.
+    pub(super) fn has_dropped_fin(&self) -> bool {
+        let mut segments = self.evidence.as_slice().iter().filter_map(Evidence::segment);
+        segments.any(|segment| segment.message == ControlMessage::Fin)
+    }
+
     /// Whether nothing but received packets was ever seen of it: no socket of this network namespace.
     pub(super) fn is_of_no_socket(&self) -> bool {
         let is_received = |segment: &DroppedSegment| matches!(segment.origin, Origin::Received { .. });

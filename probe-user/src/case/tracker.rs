@@ -70,8 +70,10 @@ pub struct Tracker {
     guesses: Allowance,
     /// Connections looked into of which nothing is known but that ACKs, data or SYN-ACKs are dropped.
     strays: Allowance,
-    /// Searches through all zones of connection tracking.
+    /// Searches for them through all zones of connection tracking.
     searches: Allowance,
+    /// The same for connections of which only a RST is dropped.
+    reset_searches: Allowance,
     standards: Standards,
     cases_opened: u64,
 }

@@ -25,10 +25,10 @@ impl Flow {
             return Vec::new();
         }
         self.awaited.conntrack = true;
-        let zone = match self.key.zone.or_else(|| self.held_in_zone()) {
-            Some(zone) => InZone::First(zone),
-            None if self.may_search => InZone::Any,
-            None => InZone::Only(0),
+        let zone = match (self.key.zone.or_else(|| self.held_in_zone()), self.may_search) {
+            (Some(zone), true) => InZone::First(zone),
+            (None, true) => InZone::Any,
+            (zone, false) => InZone::Only(zone.unwrap_or(0)),
         };
         let mut questions = vec![Question::FlowConntrack { key: self.asked_as, zone }];
         if self.is_worth_more() {

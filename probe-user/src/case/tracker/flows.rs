@@ -14,25 +14,34 @@ use crate::{
     },
 };
 
-/// Of so many connections whose ACKs, data or SYN-ACKs are dropped all zones of connection tracking are searched in a while: that goes
-/// through its whole table. Of the others, the default zone is looked into.
+/// Of so many connections whose ACKs, data or SYN-ACKs are dropped all zones of connection tracking are searched in a while, and of as
+/// many of which only a RST is: that goes through its whole table. Of the others, the default zone is looked into, or the one that
+/// connection tracking has named.
 const MOST_SEARCHES: u32 = 4;
 
 impl Tracker {
     /// A segment was dropped, and no socket of its network namespace waits for it: this host only forwards it.
     pub(super) fn begin_flow(&mut self, case: &Case) {
-        let may_search = !case.may_forward_handshake() || self.searches.take(self.now, MOST_SEARCHES);
         let mut flow = match self.flows.take(&case.key) {
             // The other direction was there first.
             Some(mut flow) => {
                 flow.take_evidence_of(case);
                 flow
             }
-            None => Flow::from_case(case, may_search, self.now),
+            None => Flow::from_case(case, self.may_search(case), self.now),
         };
         flow.touched = self.now;
         self.ask_about_flow(&mut flow);
         self.judge_flow(flow);
+    }
+
+    /// Whether all zones of connection tracking may be searched for it. Of a FIN, which is asked about when it has come again, they may.
+    fn may_search(&mut self, case: &Case) -> bool {
+        if case.may_forward_handshake() {
+            self.searches.take(self.now, MOST_SEARCHES)
+        } else {
+            case.has_dropped_fin() || self.reset_searches.take(self.now, MOST_SEARCHES)
+        }
     }
 
     /// Takes an event in that is about a flow; `false` for another.

@@ -1,7 +1,7 @@
 //! What nobody waits for.
 
 use super::*;
-use crate::model::InZone;
+use crate::model::{DropReason, InZone, InvalidSegment};
 
 #[test]
 fn a_stray_segment_is_forgotten() {
@@ -58,13 +58,15 @@ fn flows_beyond_the_bound_go_the_oldest_without_a_finding_first() {
     assert_eq!((lab.states().len(), lab.tracker.open_cases()), (1, table::MAX_FLOWS));
 }
 
-#[test]
-fn of_a_flood_of_strays_a_sample_is_looked_into_and_hardly_a_table_gone_through() {
+/// What is asked of 500 connections of each of which these are dropped: for sockets, for entries in the default zone, in all zones,
+/// and all together.
+fn asked_of_a_flood(segments: &[DroppedSegment]) -> (u32, u32, u32, u32) {
     let mut lab = Lab::new(World { is_tracking: true, ..World::default() });
     for port in 0..500 {
         let key = ConnectionKey { remote: ([10, 0, 0, 9], port).into(), ..key() };
-        lab.tracker.handle_event(drop_at(0, key, step(ControlMessage::Ack)));
-        lab.tracker.handle_event(drop_at(1, key, step(ControlMessage::Ack)));
+        for (ms, segment) in (0..).zip(segments) {
+            lab.tracker.handle_event(drop_at(ms, key, segment.clone()));
+        }
     }
     let mut asked = (0, 0, 0, 0);
     let mut now = at(1);
@@ -81,5 +83,35 @@ fn of_a_flood_of_strays_a_sample_is_looked_into_and_hardly_a_table_gone_through(
         now = now.max(due);
         lab.tracker.handle_timeout(now);
     }
-    assert_eq!(asked, (32, 28, 4, 64));
+    asked
+}
+
+#[test]
+fn of_a_flood_of_strays_a_sample_is_looked_into_and_hardly_a_table_gone_through() {
+    assert_eq!(asked_of_a_flood(&[step(ControlMessage::Ack), step(ControlMessage::Ack)]), (32, 28, 4, 64));
+}
+
+#[test]
+fn of_a_flood_of_resets_each_is_looked_up_and_hardly_a_table_gone_through() {
+    assert_eq!(asked_of_a_flood(&[step(ControlMessage::Reset)]), (500, 496, 4, 1_000));
+}
+
+#[test]
+fn a_reset_beyond_those_that_are_searched_for_is_looked_up_in_the_zone_that_is_named() {
+    let mut lab = Lab::new(World { is_tracking: true, ..World::default() });
+    for port in 0..10 {
+        let key = ConnectionKey { remote: ([10, 0, 0, 9], port).into(), ..key() };
+        let segment = DroppedSegment { reason: DropReason::Unseen, ..step(ControlMessage::Reset) };
+        let invalid = InvalidSegment { segment, why: "invalid rst".to_owned(), zone: Some(5), hook: None };
+        let kind = EventKind::SegmentInvalid(Box::new(invalid));
+        let event = ConnectionEvent { at: at(0), key, socket: SocketView::default(), kind };
+        lab.tracker.handle_event(Event::Connection(event));
+    }
+    lab.held = Some(Vec::new());
+    lab.run_until(2_000);
+    let of = |wanted| {
+        let is_it = |question: &&Question| matches!(question, Question::FlowConntrack { zone, .. } if *zone == wanted);
+        lab.held.iter().flatten().filter(is_it).count()
+    };
+    assert_eq!((of(InZone::First(5)), of(InZone::Only(5))), (4, 6));
 }

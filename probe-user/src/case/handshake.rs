@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{finding::Outcome, open_case::Case, standards::Standards, wakes::Wake};
 use crate::{
-    judge::{Evidence, EvidenceKind, Step, Verdict},
+    judge::{Evidence, EvidenceKind, Step, SynAckRepeat, Verdict},
     model::{ConnectionEvent, EventKind, Knowledge, MonoTime, Origin, Question, ServiceStatus, SocketStatus, TcpState},
 };
 
@@ -22,6 +22,15 @@ const BEFORE_A_LOOK: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Timer firings of a request socket before it is given up with the default `tcp_synack_retries`.
 const LAST_TIMEOUT: u8 = 4;
+
+/// What a client does of whom nothing else is known, and who may be forged: so many of each kind are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stranger {
+    /// It does not complete its handshake, or its SYNs are dropped.
+    Silent,
+    /// It repeats its SYN.
+    Repeating,
+}
 
 impl Case {
     /// Whether what was reported is about the handshake itself.
@@ -139,21 +148,32 @@ impl Case {
 
     /// Asks once what this host serves there, when that may decide and `may_guess` says that it may be asked for that, or to tell who
     /// waits for the connection.
-    pub(super) fn ask_service(&mut self, standards: &Standards, may_guess: impl FnOnce() -> bool) -> Option<Question> {
-        /// Before, there may be others who tell whether the client is real.
-        const TIMEOUTS: u8 = 2;
-        let evidence = self.evidence.as_slice();
-        let is_missed = Evidence::syn_ack_repeats(evidence)
-            .next_back()
-            .is_some_and(|(_, repeat)| repeat.timeouts.is_some_and(|timeouts| timeouts >= TIMEOUTS));
-        let is_unreached = Evidence::dropped_steps(evidence, Step::SynReceived).nth(1).is_some();
-        let is_server = self.socket.state == Some(TcpState::NewSynReceived)
-            || Evidence::dropped_steps(evidence, Step::SynAckSent).next().is_some();
+    pub(super) fn ask_service(
+        &mut self,
+        standards: &Standards,
+        may_guess: impl FnOnce(Stranger) -> bool,
+    ) -> Option<Question> {
         if self.surroundings.has_asked_service() {
             return None;
         }
-        let is_asked = is_server && self.ruling(standards).is_some() || (is_missed || is_unreached) && may_guess();
+        let is_server = self.socket.state == Some(TcpState::NewSynReceived)
+            || Evidence::dropped_steps(self.evidence.as_slice(), Step::SynAckSent).next().is_some();
+        let is_asked = is_server && self.ruling(standards).is_some() || self.stranger().is_some_and(may_guess);
         (is_asked && self.surroundings.asks_service()).then_some(Question::Service { key: self.key })
+    }
+
+    /// What the client does, where what this host serves may decide.
+    fn stranger(&self) -> Option<Stranger> {
+        /// Before, there may be others who tell whether the client is real.
+        const TIMEOUTS: u8 = 2;
+        let evidence = self.evidence.as_slice();
+        let latest = Evidence::syn_ack_repeats(evidence).next_back().map(|(_, repeat)| repeat);
+        if latest.is_some_and(SynAckRepeat::is_asked_for_again) {
+            return Some(Stranger::Repeating);
+        }
+        let is_missed = latest.is_some_and(|repeat| repeat.timeouts.is_some_and(|timeouts| timeouts >= TIMEOUTS));
+        let is_unreached = Evidence::dropped_steps(evidence, Step::SynReceived).nth(1).is_some();
+        (is_missed || is_unreached).then_some(Stranger::Silent)
     }
 
     /// Takes in what this host serves. `Some` is the inode of the socket that would accept the connection.

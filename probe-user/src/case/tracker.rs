@@ -9,6 +9,7 @@ use super::{
     cases::Cases,
     finding::{Finding, Outcome},
     flow::Flows,
+    handshake::Stranger,
     open_case::{Case, is_closing},
     questions::Questions,
     standards::Standards,
@@ -66,8 +67,10 @@ pub struct Tracker {
     flows: Flows,
     findings: VecDeque<Finding>,
     questions: Questions,
-    /// Questions for what this host serves, for clients of whom nothing else is known.
+    /// Questions for what this host serves, for clients of whom nothing else is known: for those that are silent, and for those that
+    /// repeat their SYN.
     guesses: Allowance,
+    repeating: Allowance,
     /// Connections looked into of which nothing is known but that ACKs, data or SYN-ACKs are dropped.
     strays: Allowance,
     /// Searches for them through all zones of connection tracking.
@@ -265,7 +268,11 @@ impl Tracker {
 
     /// Asks about a case what is worth asking, and judges it, or waits for the answers.
     fn consider(&mut self, mut case: Box<Case>) {
-        if let Some(question) = case.ask_service(&self.standards, || self.guesses.take(self.now, MOST_GUESSES)) {
+        let may_guess = |stranger| match stranger {
+            Stranger::Silent => self.guesses.take(self.now, MOST_GUESSES),
+            Stranger::Repeating => self.repeating.take(self.now, MOST_GUESSES),
+        };
+        if let Some(question) = case.ask_service(&self.standards, may_guess) {
             self.ask(question);
         }
         let ruling = case.ruling(&self.standards);

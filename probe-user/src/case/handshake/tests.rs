@@ -128,19 +128,39 @@ fn a_request_that_is_given_up_has_timed_out_and_one_that_just_goes_was_not_seen_
     }
 }
 
-#[test]
-fn of_a_flood_only_so_many_requests_are_looked_into() {
+/// Of a flood of clients, each of which has made the SYN-ACK be sent again as often as `repeats` says of the timeouts.
+fn flooded(repeats: fn(u8) -> u32) -> Tracker {
     let mut tracker = Tracker::new();
     for count in 0..=3 {
         for port in 0..500u16 {
-            let Event::Connection(event) = repeat(1_000 * ((2 << count) - 1), count, count.into()) else { panic!() };
+            let Event::Connection(event) = repeat(1_000 * ((2 << count) - 1), count, repeats(count)) else { panic!() };
             let key = ConnectionKey { remote: ([10, 0, 0, 2], port).into(), ..key() };
             tracker.handle_event(Event::Connection(ConnectionEvent { key, ..event }));
         }
     }
-    let questions = std::iter::from_fn(|| tracker.poll_output()).collect::<Vec<_>>();
-    assert!(questions.iter().all(|output| matches!(output, Output::Question(Question::Service { .. }))));
-    assert_eq!(questions.len(), usize::try_from(MOST_GUESSES).unwrap());
+    tracker
+}
+
+#[test]
+fn of_a_flood_only_so_many_requests_are_looked_into() {
+    let most = usize::try_from(MOST_GUESSES).unwrap();
+    // The last come after the first ten seconds.
+    for (repeats, windows) in
+        [((|timeouts| timeouts.into()) as fn(u8) -> u32, 1), (|timeouts| 3 * u32::from(timeouts), 2)]
+    {
+        let mut tracker = flooded(repeats);
+        let questions = std::iter::from_fn(|| tracker.poll_output()).collect::<Vec<_>>();
+        assert!(questions.iter().all(|output| matches!(output, Output::Question(Question::Service { .. }))));
+        assert_eq!(questions.len(), windows * most);
+    }
+}
+
+#[test]
+fn a_client_that_repeats_its_syn_is_told_once_it_was_looked_into() {
+    let mut tracker = Tracker::new();
+    tracker.handle_event(repeat(1_000, 0, 2));
+    let findings = run(&mut tracker, 2_000, &found(TcpState::NewSynReceived));
+    assert_eq!(told(&findings), [(FindingState::Opened, Cause::SynackLost, Confidence::Suspected)]);
 }
 
 #[test]

@@ -25,6 +25,11 @@ impl SynAckRepeat {
     pub fn syn_repeats(&self) -> Option<u32> {
         Some(self.repeats?.saturating_sub(u32::from(self.timeouts?)))
     }
+
+    /// Whether the client has repeated its SYN so often that it cannot have got a SYN-ACK: one may have crossed a late one.
+    pub fn is_asked_for_again(&self) -> bool {
+        self.syn_repeats().is_some_and(|count| count >= 2)
+    }
 }
 
 /// What of a handshake was thrown away on this host.

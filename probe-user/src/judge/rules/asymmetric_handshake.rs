@@ -22,8 +22,6 @@ use crate::{
 /// A SYN-ACK that cannot leave is tried once more by its timer, and then the request is dropped (`reqsk_timer_handler`,
 /// `net/ipv4/inet_connection_sock.c`): a third one answers a SYN that the client has repeated.
 const SYN_ACKS_OF_A_REAL_CLIENT: usize = 3;
-/// One repeated SYN may have crossed a late SYN-ACK.
-const SYNS_OF_A_REAL_CLIENT: u32 = 2;
 /// A SYN is dropped, and the client sends it again.
 const SYNS_DROPPED: usize = 2;
 /// Timeouts of a request socket before a client that is known otherwise is missed: 7 s after its SYN.
@@ -127,9 +125,11 @@ fn server(history: &History<'_>) -> Option<Ruling> {
     let (since, _) = Evidence::syn_ack_repeats(history.evidence).next()?;
     let (_, latest) = Evidence::syn_ack_repeats(history.evidence).next_back()?;
     let missing = || vec![MissingEvidence::PeersEnd];
-    // Who has got a SYN-ACK does not send its SYN again.
-    if latest.syn_repeats()? >= SYNS_OF_A_REAL_CLIENT {
-        return Some(Ruling::new(Cause::SynackLost, since, missing()));
+    // Who has got a SYN-ACK does not send its SYN again. A flood may do so for any number of clients that there are not: it is told of
+    // those that were looked into, whatever came of it.
+    if latest.is_asked_for_again() {
+        let is_looked_into = *history.service != Knowledge::NotAsked;
+        return is_looked_into.then(|| Ruling::new(Cause::SynackLost, since, missing()));
     }
     let is_known = matches!(history.service, Knowledge::Known(service) if service.connections_with_peer > 0);
     (is_known && latest.timeouts? >= REQUEST_TIMEOUTS && latest.syn_repeats() == Some(0))
@@ -245,8 +245,9 @@ mod tests {
     #[test]
     fn a_client_that_repeats_its_syn_has_not_got_the_syn_ack() {
         let repeated = |count| Scene::default().then(repeat(0, 0)).then(repeat(0, count));
-        assert_eq!(ruled(&repeated(1)), None, "it may have crossed the SYN-ACK");
-        assert_eq!(ruled(&repeated(2)), Some((Cause::SynackLost, Confidence::Suspected)));
+        assert_eq!(ruled(&repeated(1).served(0)), None, "it may have crossed the SYN-ACK");
+        assert_eq!(ruled(&repeated(2).served(0)), Some((Cause::SynackLost, Confidence::Suspected)));
+        assert_eq!(ruled(&repeated(2)), None, "one of a flood, which is not looked into");
     }
 
     #[test]

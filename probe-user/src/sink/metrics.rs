@@ -16,14 +16,19 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONNECTION, CONTENT_TYPE},
+    },
+    middleware::map_response,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
 };
 
 use super::{
@@ -86,6 +91,7 @@ impl Server {
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
+            .layer(map_response(close_after))
             .with_state(Arc::clone(&self.shared));
         let take = async {
             while let Some(next) = records.next().await {
@@ -103,6 +109,10 @@ impl Server {
 /// Connections at once: whoever may connect may hold as many open, and the process has only so many descriptors.
 const MOST_CONNECTIONS: usize = 32;
 
+/// A connection ends then, whatever has come of it: else whoever holds so many open keeps everybody out. A request and its answer take
+/// some round trips; Kubernetes waits five seconds for it (`service/daemonset.yaml`), and Prometheus ten.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(2);
+
 /// A listener that accepts only so many connections at once.
 struct Few {
     listener: tokio::net::TcpListener,
@@ -117,7 +127,7 @@ impl axum::serve::Listener for Few {
         // The semaphore is never closed.
         let place = Arc::clone(&self.free).acquire_owned().await.ok();
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-        (Accepted { stream, _place: place }, address)
+        (Accepted { stream, end: Box::pin(sleep(LONGEST_CONNECTION)), _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -125,30 +135,47 @@ impl axum::serve::Listener for Few {
     }
 }
 
-/// A connection, and its place among them.
+/// A connection, how long it may take, and its place among them.
 struct Accepted {
     stream: TcpStream,
+    end: Pin<Box<Sleep>>,
     _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Accepted {
+    /// The stream, while it may take longer; what waits for it is woken when it may not.
+    fn stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
+        match self.end.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(Pin::new(&mut self.stream)),
+        }
+    }
 }
 
 impl AsyncRead for Accepted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        self.stream(cx)?.poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Accepted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.stream(cx)?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream(cx)?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.stream(cx)?.poll_shutdown(cx)
     }
+}
+
+/// One request a connection: the next scrape would come upon its end.
+async fn close_after(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn lock(shared: &Mutex<Metrics>) -> MutexGuard<'_, Metrics> {

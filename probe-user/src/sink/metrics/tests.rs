@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    time::Duration,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use promql_parser::{
@@ -14,8 +17,11 @@ use promql_parser::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Metrics;
-use crate::report::{record, tests::records_of_every_type};
+use super::{LONGEST_CONNECTION, MOST_CONNECTIONS, Metrics, MetricsSpec, Server};
+use crate::{
+    report::{record, tests::records_of_every_type},
+    sink::queue::Queue,
+};
 
 const ALERTS: &str = include_str!("../../../../docs/operations/alerts.yml");
 const ALERTS_AT_WORK: &str = include_str!("../../../../docs/operations/alerts_test.yml");
@@ -242,4 +248,44 @@ fn panels_of_the_dashboard_have_numbers_of_their_own_and_do_not_overlap() {
             assert!(x < 24 && cells.insert((x, y)), "{}", panel["title"]);
         }
     }
+}
+
+/// What is answered on one connection, which the server closes.
+fn ask(address: SocketAddr, request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(LONGEST_CONNECTION * 10))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map(|_| answer)
+}
+
+#[tokio::test]
+async fn who_holds_all_connections_open_keeps_nobody_out_for_long() {
+    let server =
+        Server::bind(MetricsSpec { listen: ([127, 0, 0, 1], 0).into(), heartbeat_every: Duration::from_secs(60) });
+    let server = server.unwrap();
+    let address = server.listener.local_addr().unwrap();
+    let queue = Queue::new();
+    let serving = server.serve(queue.reader(&Arc::default()));
+    let asking = tokio::task::spawn_blocking(move || {
+        let idle = || TcpStream::connect(address).unwrap();
+        let unfinished = || {
+            let mut stream = idle();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n").unwrap();
+            stream
+        };
+        let each = |number: usize| if number.is_multiple_of(2) { idle() } else { unfinished() };
+        let held: Vec<_> = (0..MOST_CONNECTIONS).map(each).collect();
+        let begun = Instant::now();
+        let answer = ask(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let waited = begun.elapsed();
+        drop(held);
+        (answer, waited)
+    });
+    let (answer, waited) = tokio::select! {
+        result = serving => panic!("it serves on: {result:?}"),
+        answer = asking => answer.unwrap(),
+    };
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close\r\n"), "{answer}");
+    assert!(waited > LONGEST_CONNECTION / 2 && waited < LONGEST_CONNECTION * 2, "{waited:?}");
 }

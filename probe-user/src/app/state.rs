@@ -7,11 +7,12 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, DirEntry, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -44,6 +45,25 @@ pub struct State {
 }
 
 impl State {
+    /// Makes `folder` where it is missing, before anything is written below it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made, or when others than root and this user may put something there.
+    pub fn make_folder(folder: &Path) -> anyhow::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| cannot(folder))?;
+        let found = fs::metadata(folder).with_context(|| cannot(folder))?;
+        ensure!(
+            is_safe(found.uid(), found.mode(), Uid::effective()),
+            "{}: others may write there, for it belongs to user {} and its mode is {:04o}; make it this user's alone by chown and \
+             `chmod go-w`, or give another by --state-dir",
+            cannot(folder),
+            found.uid(),
+            found.mode() & 0o7777,
+        );
+        Ok(())
+    }
+
     /// Opens `folder`, makes it where it is missing, and reads what the run before has left open. What is of other boots is removed, and so is
     /// what cannot be read, with a warning.
     ///
@@ -51,9 +71,10 @@ impl State {
     ///
     /// When the folder cannot be made, read or written to.
     pub fn open(folder: &Path, boot_id: Uuid) -> anyhow::Result<(Self, Vec<Finding>)> {
-        let cannot = || format!("the state in {} cannot be kept", folder.display());
+        let cannot = || cannot(folder);
         let own = folder.join(boot_id.to_string());
-        DirBuilder::new().recursive(true).mode(0o700).create(&own).with_context(cannot)?;
+        Self::make_folder(folder)?;
+        Self::make_folder(&own)?;
         for entry in fs::read_dir(folder).with_context(cannot)? {
             let entry = entry.with_context(cannot)?;
             let is_of_a_boot = entry.file_name().to_str().is_some_and(|name| Uuid::try_parse(name).is_ok());
@@ -114,6 +135,17 @@ impl State {
         // No two findings of a run have the same number, and no two runs open one at the same moment.
         self.folder.join(format!("{}-{}", id.opened_at.as_ns(), id.case)).with_extension(SUFFIX)
     }
+}
+
+fn cannot(folder: &Path) -> String {
+    format!("the state in {} cannot be kept", folder.display())
+}
+
+/// Whether only root and this user may put files into a folder, or take them away. In one with a sticky bit others may put theirs.
+fn is_safe(owner: u32, mode: u32, us: Uid) -> bool {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    let owner = Uid::from_raw(owner);
+    (owner.is_root() || owner == us) && mode & WRITABLE_BY_OTHERS == 0
 }
 
 /// What is in a file; it is removed where it is no use.
@@ -193,7 +225,7 @@ fn forget_boot(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
 
     use super::*;
     use crate::{
@@ -256,6 +288,26 @@ mod tests {
         fs::write(file(4).with_extension(UNFINISHED), "").unwrap();
         assert_eq!(State::open(folder.path(), BOOT).unwrap().1, [open(4)]);
         assert_eq!(fs::read_dir(&state.folder).unwrap().count(), 1, "they are not read again");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused_before_anything_is_read_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut state, _) = State::open(folder.path(), BOOT).unwrap();
+        state.keep(&open(1));
+        state.write_all();
+        for path in [folder.path(), &state.folder] {
+            for mode in [0o770, 0o702, 0o1777] {
+                fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+                let error = format!("{:#}", State::open(folder.path(), BOOT).unwrap_err());
+                assert!(error.contains(&format!("{mode:04o}")) && error.contains("--state-dir"), "{error}");
+            }
+            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(State::open(folder.path(), BOOT).unwrap().1, [open(1)]);
+        }
+        let [root, daemon, other] = [0, 999, 1_000].map(Uid::from_raw);
+        assert!(is_safe(0, 0o40_755, daemon) && is_safe(999, 0o40_700, daemon) && is_safe(0, 0o40_700, root));
+        assert!(!is_safe(other.as_raw(), 0o40_700, daemon) && !is_safe(other.as_raw(), 0o40_700, root));
     }
 
     #[test]

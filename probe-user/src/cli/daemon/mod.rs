@@ -93,6 +93,7 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
     let prepared = prepare(kernel)?;
     let _instance = instance::Lock::take(&resolved.lock)?;
     let host = this_host()?;
+    resolved.state_dir.as_deref().map(State::make_folder).transpose()?;
     let _state_lock = resolved.state_dir.as_deref().map(instance::Lock::take_folder).transpose()?;
     let state = resolved.state_dir.as_deref().map(|folder| State::open(folder, host.boot_id)).transpose()?;
     let sinks = Sinks::start(&resolved.sinks)?;

@@ -76,6 +76,15 @@ impl Evidence {
         ends(Self::as_dropped).or_else(|| ends(|evidence| Some((evidence.at, &evidence.as_invalid()?.segment))))
     }
 
+    /// When copies of this FIN were thrown away that have not got through since, or where no drop was seen were held for invalid.
+    pub fn copies(evidence: &[Self], fin: &DroppedSegment) -> Vec<MonoTime> {
+        let of = |evidence: &Self| {
+            let segment = evidence.segment().filter(|segment| segment.is_copy_of(fin))?;
+            (segment.reason.is_seen() == fin.reason.is_seen()).then_some(evidence.at)
+        };
+        Self::since_got_through(evidence).iter().filter_map(of).collect()
+    }
+
     /// Why connection tracking held this segment for invalid, dropped at this time, where it has told so.
     pub fn why_invalid<'a>(evidence: &'a [Self], at: MonoTime, dropped: &DroppedSegment) -> Option<&'a InvalidSegment> {
         /// A packet passes from one hook of netfilter to a rule on the next in microseconds; the copy before it came 0.2 s earlier

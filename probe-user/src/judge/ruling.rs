@@ -314,7 +314,8 @@ impl fmt::Display for MissingEvidence {
                 "whether an ICMP error has come back is not told here: the peer may be unreachable rather than silent",
             ),
             Self::AnotherCopy => f.write_str(
-                "its sender sends it again soon: a copy that gets through would end this, one that is dropped alike would prove it",
+                "its sender sends it again, each time after a longer wait: a copy that gets through would end this, copies that are dropped \
+                 alike would prove it",
             ),
             Self::Tracking => f.write_str(
                 "whether connection tracking held the segment for invalid, or a rule drops it for another reason, is not known",

@@ -24,7 +24,8 @@ pub struct Thresholds {
     /// How long a peer has been silent that answers with a reset, for it to have forgotten the connection: before, the reset may be its
     /// way to close.
     pub silence_before_reset: Duration,
-    /// For how long a receiver waits for a FIN of which one copy was dropped before that is a fact: by then a sender has sent it again.
+    /// For how long a receiver waits for a FIN of which one copy was dropped, within the window, before that is a fact: by then a sender
+    /// has sent it again.
     pub fin_confirmed: Duration,
     /// Copies of a FIN that were dropped on their way through this host, from which on it is a fact although nothing else tells that none
     /// got through.

@@ -52,5 +52,5 @@ pub(crate) use segment::dropped_fin;
 pub use segment::{Checksum, ControlMessage, DroppedSegment, LinkAddress, Origin};
 pub use socket::{Keepalive, PendingTimer, SocketStatus, SocketTimer, SocketView, Ticks};
 pub(crate) use spoken::{counted, span};
-pub use tcp_timing::{COARSEST_TICK, RTO_MAX, RTO_MIN};
+pub use tcp_timing::{COARSEST_TICK, RTO_MAX, RTO_MIN, are_timed, may_be_timed};
 pub use time::MonoTime;

@@ -73,17 +73,30 @@ impl DroppedSegment {
         self.is_missed_in(state) || !is_told && (state.awaits_final_ack() || matches!(state, TcpState::Established))
     }
 
-    /// Whether it is a RST whose sender goes on talking to the receiver's socket, which was asked for so long after the drop: it was
-    /// forged, or of an earlier connection.
+    /// Whether it was forged, or of an earlier connection: its sender goes on talking to the receiver's socket, which was asked for so long
+    /// after the drop.
     pub fn was_no_end(&self, status: &SocketStatus, asked_after: Duration) -> bool {
-        /// What was on its way before the reset, and the kernel's ticks.
+        /// What was on its way before, and the kernel's ticks.
         const SLACK: Duration = Duration::from_millis(100);
-        matches!(self.message, ControlMessage::Reset) && status.heard_ago + SLACK < asked_after
+        let heard_ago = match (self.origin, self.message) {
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Reset) => Some(status.heard_ago),
+            // Who has sent a FIN goes on acknowledging. Data that it sends again comes before its FIN, of which another copy then follows.
+            (Origin::Received { .. } | Origin::Forwarded { .. }, ControlMessage::Fin) => status.data_ago,
+            (Origin::Sent, _)
+            | (_, ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data) => None,
+        };
+        heard_ago.is_some_and(|ago| ago + SLACK < asked_after)
     }
 
     /// The sequence number behind its data: of every copy of a FIN the same, also where one carries data that was sent before.
     pub const fn end_sequence(&self) -> u32 {
         self.sequence.wrapping_add(self.data_bytes)
+    }
+
+    /// Whether it is the same FIN from the same end, with its data or without.
+    pub fn is_copy_of(&self, fin: &Self) -> bool {
+        let of = |segment: &Self| (segment.message, segment.end_sequence(), segment.origin.forwarded_sender());
+        self.message == ControlMessage::Fin && of(self) == of(fin)
     }
 
     /// The interface it came in by; `None` for one that this host has sent.

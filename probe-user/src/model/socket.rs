@@ -216,6 +216,9 @@ pub struct SocketStatus {
     pub probes: u8,
     /// Time since the peer was last heard of, by an ACK or by data (`tcpi_last_ack_recv`, `tcpi_last_data_recv`).
     pub heard_ago: Duration,
+    /// Time since data last came in (`tcpi_last_data_recv`); `None` in what an earlier version has recorded.
+    #[serde(default)]
+    pub data_ago: Option<Duration>,
     /// Which timer is pending (`idiag_timer`), and in how long it fires.
     pub timer: Option<(SocketTimer, Duration)>,
 }

@@ -255,13 +255,14 @@ fn lookup() -> BoxedStrategy<SocketLookup> {
 }
 
 fn status() -> BoxedStrategy<SocketStatus> {
-    (any::<u32>(), any::<[u8; 2]>(), duration(), option::of(duration()))
-        .prop_map(|(inode, [retransmits, probes], heard_ago, due_in)| SocketStatus {
+    (any::<u32>(), any::<[u8; 2]>(), duration(), option::of(duration()), option::of(duration()))
+        .prop_map(|(inode, [retransmits, probes], heard_ago, data_ago, due_in)| SocketStatus {
             state: TcpState::Established,
             inode,
             retransmits,
             probes,
             heard_ago,
+            data_ago,
             timer: due_in.map(|due_in| (SocketTimer::Retransmission, due_in)),
         })
         .boxed()

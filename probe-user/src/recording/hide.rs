@@ -357,7 +357,7 @@ impl Hider {
 
 /// Numbers only. A field that is added is decided upon here.
 fn plain(status: &SocketStatus) {
-    let SocketStatus { state: _, inode: _, retransmits: _, probes: _, heard_ago: _, timer: _ } = status;
+    let SocketStatus { state: _, inode: _, retransmits: _, probes: _, heard_ago: _, data_ago: _, timer: _ } = status;
 }
 
 /// 0.0.0.0/8 (this host), loopback, multicast, reserved and broadcast: they tell nothing about a host, and what they are tells much.

@@ -204,6 +204,7 @@ fn lookup(response: &InetResponse) -> SocketLookup {
             retransmits: info.retransmits,
             probes: info.probes,
             heard_ago: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
+            data_ago: Some(Duration::from_millis(info.last_data_recv.into())),
             timer,
         }),
         // A request socket shows as SYN-RECEIVED, without counters (`inet_req_diag_fill`).
@@ -216,6 +217,7 @@ fn lookup(response: &InetResponse) -> SocketLookup {
             },
             probes: 0,
             heard_ago: Duration::ZERO,
+            data_ago: None,
             timer,
         }),
         (None, _) => SocketLookup::Unknown("the kernel gave no tcp_info".to_owned()),

@@ -10,11 +10,12 @@ use connprobe_tests::{
     findings::{confirmed, ensure_is_about, recovered, wait as finding},
     firewall::drops_invalid,
     labs::routed::Routed,
+    padded::{Padding, Wire},
     peer::{Options, Peer},
     probe::Probe,
     require::Requirement::Conntrack,
     runner::{Test, TestContext},
-    watching::{SOON, WATCHING, connect, stop, watch},
+    watching::{PORT, SOON, WATCHING, connect, stop, watch},
     wire::{Connection, Finding},
 };
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a FIN that a rule drops is a finding until a copy gets through", rule),
         test("a RST that a rule drops leaves the receiver with a connection that is none", reset),
         test("a FIN of this host that its own rule drops is told, too", own_rule),
+        test("a FIN that anybody can forge is told of nobody, or taken back when data comes", forged),
         test("a FIN of this host that nobody acknowledges ends at the stated time", unacknowledged),
     ]
 }
@@ -181,6 +183,40 @@ fn own_rule(test: &TestContext) -> Result<()> {
     ensure_is_about(&opened, &client, &lab.client)?;
     ensure!(opened.evidence_of("segment_dropped")?.data.get("ingress_ifindex") == Some(&Value::Null), "{opened:?}");
     lab.client.nft("delete table inet drops\n")?;
+    recovered::<Connection>(&probe, SOON)?;
+    stop(probe)?;
+    Ok(())
+}
+
+/// Sends FINs that the server has not sent, as far from each other, to the client.
+fn forge(lab: &Routed, client: &Peer, copies: u32) -> Result<()> {
+    let wire = Wire { from: (&lab.router, "client"), to: (&lab.client, "uplink") };
+    for _ in 0..copies {
+        wire.send_padded_fin(Routed::server_v4(PORT), client.local()?, Padding::Garbage)?;
+        sleep(Duration::from_millis(400));
+    }
+    Ok(())
+}
+
+fn forged(test: &TestContext) -> Result<()> {
+    let own = test.lab()?;
+    let lab = Routed::new(&own)?;
+    let (server, client) = connect(&lab, &Options::default())?;
+    let probe = watch(&lab.client, &[])?;
+    // TCP finds it outside of the window.
+    forge(&lab, &client, 4)?;
+    sleep(Duration::from_secs(4));
+    ensure!(probe.records().iter().all(|record| record.get("verdict").is_none()), "{:#?}", probe.records());
+    // What drops these knows nothing of the window.
+    lab.client.nft(
+        "table inet drops { chain input { type filter hook input priority 0; tcp flags & fin == fin drop; }; }\n",
+    )?;
+    forge(&lab, &client, 4)?;
+    let opened = finding(&probe, "opened", SOON)?;
+    sleep(Duration::from_secs(4));
+    let is_sure = |record: &Value| record.get("confidence").is_some_and(|confidence| confidence == "confirmed");
+    ensure!(opened.confidence == "suspected" && !probe.records().iter().any(is_sure), "{opened:#?}");
+    server.command("write 100")?;
     recovered::<Connection>(&probe, SOON)?;
     stop(probe)?;
     Ok(())

@@ -27,7 +27,15 @@ fn fin(ms: u64, origin: Origin) -> Event {
 const RECEIVED: Origin = Origin::Received { ifindex: 2 };
 
 fn found(state: TcpState) -> Answer {
-    let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago: Duration::ZERO };
+    let status = SocketStatus {
+        state,
+        inode: 0,
+        retransmits: 0,
+        probes: 0,
+        timer: None,
+        heard_ago: Duration::ZERO,
+        data_ago: None,
+    };
     Answer::Socket { key: key(), lookup: SocketLookup::Found(status) }
 }
 
@@ -121,6 +129,7 @@ fn a_rule_that_could_not_be_found_out_is_said_to_be_missing_and_why() {
         let dropped = || EventKind::SegmentDropped(Box::new(segment.clone()));
         tracker.handle_event(event(0, SocketView::default(), dropped()));
         tracker.handle_event(event(200, SocketView::default(), dropped()));
+        tracker.handle_event(event(600, SocketView::default(), dropped()));
         tracker.handle_timeout(at(1_000));
         tracker.handle_answer(at(1_001), found(TcpState::Established));
         tracker.handle_answer(at(1_002), Answer::DropPlace { key: key(), place });
@@ -139,10 +148,14 @@ fn a_rule_that_could_not_be_found_out_is_said_to_be_missing_and_why() {
 }
 
 #[test]
-fn one_that_still_waits_later_is_a_fact_and_one_that_has_got_a_copy_has_recovered() {
+fn one_of_which_copies_are_dropped_is_a_fact_and_one_that_has_got_a_copy_has_recovered() {
     let mut tracker = looked_at(TcpState::Established, RECEIVED);
     answer_all(&mut tracker);
     let mut states = Vec::new();
+    for ms in [1_200, 3_600] {
+        states.extend(said(&mut tracker).1.iter().map(|finding| (finding.state, finding.ruling.confidence)));
+        tracker.handle_event(fin(ms, RECEIVED));
+    }
     while tracker.open_cases() > 0 {
         let now = tracker.poll_timeout().unwrap();
         tracker.handle_timeout(now);
@@ -170,11 +183,41 @@ fn a_reset_whose_sender_goes_on_talking_was_none() {
         tracker.handle_timeout(at(1_000));
         said(&mut tracker);
         let state = TcpState::Established;
-        let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago };
+        let status =
+            SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago, data_ago: None };
         tracker.handle_answer(at(1_001), Answer::Socket { key: key(), lookup: SocketLookup::Found(status) });
         answer_all(&mut tracker);
         assert_eq!((said(&mut tracker).1.len() == 1, tracker.open_cases() == 1), (is_told, is_told));
     }
+}
+
+#[test]
+fn a_fin_whose_sender_sends_data_afterwards_was_forged_or_late() {
+    let found = |data_ago| {
+        let (state, heard_ago) = (TcpState::Established, Duration::ZERO);
+        let data_ago = Some(Duration::from_millis(data_ago));
+        let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago, data_ago };
+        Answer::Socket { key: key(), lookup: SocketLookup::Found(status) }
+    };
+    let looked_at = |data_ago| {
+        let mut tracker = Tracker::new();
+        tracker.handle_event(fin(0, RECEIVED));
+        tracker.handle_timeout(at(1_000));
+        said(&mut tracker);
+        tracker.handle_answer(at(1_001), found(data_ago));
+        answer_all(&mut tracker);
+        tracker
+    };
+    assert_eq!((said(&mut looked_at(500)).1, looked_at(500).open_cases()), (vec![], 0));
+    let mut tracker = looked_at(2_000);
+    let opened = said(&mut tracker).1;
+    assert_eq!(opened[0].ruling.confidence, Confidence::Suspected, "ACKs alone say nothing");
+    let next = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(next);
+    tracker.handle_answer(next, found(100));
+    let closed = said(&mut tracker).1;
+    assert_eq!(closed[0].state, FindingState::Closed(Outcome::Recovered));
+    assert_eq!(tracker.open_cases(), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ impl Flow {
     /// What there is to ask. Firewalls drop strays all day: of a FIN that has come once nothing is asked, for one that is missed comes
     /// again; of a RST, which does not, at first only what connection tracking knows, and so of what begins a connection or goes on with
     /// it.
-    pub(in crate::case) fn questions(&mut self) -> Vec<Question> {
+    pub(in crate::case) fn questions(&mut self, now: MonoTime) -> Vec<Question> {
         let is_told_once = |(_, _, segment): &(_, _, DroppedSegment)| segment.message != ControlMessage::Fin;
         if !self.is_worth_more() && !self.latest_dropped().as_ref().is_some_and(is_told_once) {
             return Vec::new();
@@ -32,7 +32,7 @@ impl Flow {
         };
         let mut questions = vec![Question::FlowConntrack { key: self.asked_as, zone }];
         if self.is_worth_more() {
-            questions.extend(self.more_questions());
+            questions.extend(self.more_questions(now));
         }
         questions
     }
@@ -60,10 +60,10 @@ impl Flow {
     }
 
     /// All the rest; of what does not change, once.
-    fn more_questions(&mut self) -> Vec<Question> {
+    fn more_questions(&mut self, now: MonoTime) -> Vec<Question> {
         let key = self.asked_as;
         let mut questions = vec![self.ask_ends()];
-        self.awaited.ends = true;
+        self.awaited.ends.get_or_insert(now);
         let latest = self.latest_dropped();
         if let Some((_, _, segment)) = &latest
             && let Some(ingress_ifindex) = segment.ingress_ifindex()
@@ -177,13 +177,13 @@ impl Flow {
             return Vec::new();
         }
         if !was_worth_more {
-            return self.more_questions();
+            return self.more_questions(now);
         }
         let asked_now = self.ask_ends();
         if asked_now == asked_before {
             return Vec::new();
         }
-        self.awaited.ends = true;
+        self.awaited.ends.get_or_insert(now);
         vec![asked_now]
     }
 
@@ -208,7 +208,7 @@ impl Flow {
 
     /// Takes in which sockets of this host are its ends; the question who holds that of the receiver.
     pub(in crate::case) fn take_ends(&mut self, now: MonoTime, ends: FlowEnds) -> Option<Question> {
-        self.awaited.ends = false;
+        let asked_at = self.awaited.ends.take().unwrap_or(now);
         let before = std::mem::replace(&mut self.ends, ends);
         let (receiver, sender) = (self.asked_as.local, self.asked_as.remote);
         let seen = [
@@ -218,10 +218,14 @@ impl Flow {
         for (sender, was_there, end) in seen {
             let evidence = self.evidence.as_slice();
             let dropped = Evidence::segments_from(evidence, sender).next_back();
-            let Some((_, segment)) = dropped.or_else(|| Evidence::dropped_from(evidence, sender).pop()) else {
+            let Some((at, segment)) = dropped.or_else(|| Evidence::dropped_from(evidence, sender).pop()) else {
                 continue;
             };
+            let is_about_it = self.sender() == Some(sender);
             match end {
+                Some(end) if is_about_it && segment.was_no_end(&end.status, asked_at.since(at)) => {
+                    self.note(now, EvidenceKind::AcknowledgmentsResumed);
+                }
                 Some(end) if segment.may_be_missed_in(end.status.state) => {
                     let state = end.status.state;
                     self.note_waiting(now, WaitingEnd { netns: end.netns, sender, state });

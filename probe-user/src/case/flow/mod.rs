@@ -51,7 +51,8 @@ pub(super) enum FlowWake {
 struct Awaited {
     path: bool,
     conntrack: bool,
-    ends: bool,
+    /// Since when.
+    ends: Option<MonoTime>,
     function: bool,
     place: bool,
     owner: bool,
@@ -238,7 +239,7 @@ impl Flow {
 
     const fn awaits_answers(&self) -> bool {
         let Awaited { path, conntrack, ends, function, place, owner } = self.awaited;
-        path || conntrack || ends || function || place || owner
+        path || conntrack || ends.is_some() || function || place || owner
     }
 
     /// Whether a first judgment is to wait, now that something was asked or answered.

@@ -6,7 +6,7 @@ use crate::{
     judge::{Evidence, EvidenceKind, Verdict},
     model::{
         ConntrackState, ControlMessage, Direction, FlowConntrack, FlowEnds, HostEnd, Knowledge, MonoTime, RTO_MAX,
-        RTO_MIN, TcpState, TrackedFlow,
+        RTO_MIN, TcpState, TrackedFlow, may_be_timed,
     },
 };
 
@@ -20,6 +20,8 @@ pub(in crate::case) enum Progress {
     None,
     /// A copy got through.
     GotThrough,
+    /// Its sender goes on talking: it was no end.
+    NoEnd,
     /// The connection is over, or its sender has given up: how it ended was not seen.
     Over,
 }
@@ -33,6 +35,10 @@ impl Flow {
         }
         let dropped = Evidence::dropped_from(self.evidence.as_slice(), sender);
         let Some((latest_at, latest)) = dropped.last().copied() else { return Progress::Over };
+        let goes_on = |evidence: &Evidence| evidence.kind == EvidenceKind::AcknowledgmentsResumed;
+        if self.evidence.as_slice().iter().any(|evidence| evidence.at >= latest_at && goes_on(evidence)) {
+            return Progress::NoEnd;
+        }
         let FlowEnds { receiver, sender: its_sender } = self.ends_from(sender);
         if let Some(end) = receiver {
             return if latest.is_missed_in(end.status.state) { Progress::None } else { Progress::GotThrough };
@@ -55,10 +61,12 @@ impl Flow {
             ControlMessage::Fin => {
                 let times: Vec<_> = dropped.iter().map(|(at, _)| *at).collect();
                 let is_silent = now > latest_at + time_for_two_more(&times);
-                match (is_silent, follows && self.is_known_open() && !is_gone) {
+                // A FIN that may be forged was sent by nobody who waits.
+                let is_told_open = follows && may_be_timed(&times) && self.is_known_open() && !is_gone;
+                match (is_silent, is_told_open) {
                     (false, _) | (true, true) => Progress::None,
                     // Who waits may yet be told.
-                    (true, false) if self.awaited.ends || self.awaited.conntrack => Progress::None,
+                    (true, false) if self.awaited.ends.is_some() || self.awaited.conntrack => Progress::None,
                     // It got through, it took another way, or its sender has given up.
                     (true, false) => Progress::Over,
                 }

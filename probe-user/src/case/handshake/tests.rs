@@ -38,7 +38,15 @@ fn dropped(ms: u64, message: ControlMessage, origin: Origin, reason: DropReason)
 const RECEIVED: Origin = Origin::Received { ifindex: 2 };
 
 fn found(state: TcpState) -> Answer {
-    let status = SocketStatus { state, inode: 0, retransmits: 0, probes: 0, timer: None, heard_ago: Duration::ZERO };
+    let status = SocketStatus {
+        state,
+        inode: 0,
+        retransmits: 0,
+        probes: 0,
+        timer: None,
+        heard_ago: Duration::ZERO,
+        data_ago: None,
+    };
     Answer::Socket { key: key(), lookup: SocketLookup::Found(status) }
 }
 

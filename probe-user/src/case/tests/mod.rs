@@ -84,6 +84,7 @@ fn status(retransmits: u8) -> SocketStatus {
         retransmits,
         probes: 0,
         heard_ago: Duration::from_secs(3_600),
+        data_ago: None,
         timer: None,
     }
 }

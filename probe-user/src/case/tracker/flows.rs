@@ -139,7 +139,7 @@ impl Tracker {
     }
 
     pub(super) fn ask_about_flow(&mut self, flow: &mut Flow) {
-        flow.questions().into_iter().for_each(|question| self.ask(question));
+        flow.questions(self.now).into_iter().for_each(|question| self.ask(question));
     }
 
     /// Judges a flow that is taken out of its table, and puts it back, unless it is over.
@@ -151,6 +151,10 @@ impl Tracker {
                     self.now,
                     if is_about_handshake { EvidenceKind::HandshakeCompleted } else { EvidenceKind::SegmentGotThrough },
                 );
+                self.close_flow(flow, Outcome::Recovered);
+                return;
+            }
+            Progress::NoEnd => {
                 self.close_flow(flow, Outcome::Recovered);
                 return;
             }

@@ -161,8 +161,16 @@ impl Scene {
             expires_in: Some(Duration::from_secs(400_000)),
             zone: 0,
         };
-        let settings = ConntrackSettings { checksum, ..ConntrackSettings::default() };
+        let settings = ConntrackSettings { checksum, be_liberal: Some(false), ..ConntrackSettings::default() };
         self.conntrack = Knowledge::Known(ConntrackStatus::Tracked(entry, settings));
+        self
+    }
+
+    /// Connection tracking takes what lies outside of the window, too.
+    pub(super) fn liberal(mut self) -> Self {
+        if let Knowledge::Known(ConntrackStatus::Tracked(_, settings)) = &mut self.conntrack {
+            settings.be_liberal = Some(true);
+        }
         self
     }
 

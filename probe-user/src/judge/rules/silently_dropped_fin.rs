@@ -5,8 +5,13 @@
 //! connection tracking held for invalid, more than once or with a receiver that waits for long, where the drop itself was not seen.
 //! Or this host's own FIN, sent again and again without any answer. Of connections that this host only forwards: [`forwarded`].
 //!
+//! Anybody can forge a FIN of which only addresses and ports are right. What tells a real one: its sender sends it again, each time after
+//! a longer wait ([`may_be_timed`]), or connection tracking has found its sequence number right ([`was_in_window`]). Without either it stays a
+//! suspicion.
+//!
 //! Not this verdict: a segment for a connection that this host does not hold; a FIN of which a copy gets through; a duplicate,
-//! which the state of the socket tells; data of the application that is unacknowledged (`retransmit_stalled`).
+//! which the state of the socket tells; one whose sender goes on talking ([`DroppedSegment::was_no_end`]); one outside of the window, unless
+//! it comes again as a real one does; data of the application that is unacknowledged (`retransmit_stalled`).
 
 pub(in crate::judge) mod forwarded;
 
@@ -15,7 +20,10 @@ use std::time::Duration;
 use super::retransmit_stalled::gave_up;
 use crate::{
     judge::{Cause, Evidence, EvidenceKind, History, MissingEvidence, Ruling, deadline},
-    model::{Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime, Site},
+    model::{
+        Checksum, ConntrackSettings, ConntrackStatus, ControlMessage, DropReason, DroppedSegment, InvalidSegment,
+        Knowledge, MonoTime, Origin, Site, are_timed, may_be_timed,
+    },
 };
 
 /// Judges what was dropped, or else our own FIN.
@@ -34,14 +42,52 @@ fn dropped(history: &History<'_>) -> Option<Ruling> {
     if !latest.reason.is_seen() && !is_repeated {
         return None;
     }
+    let is_outside_window = is_outside_window(history, latest_at, latest);
+    let is_real = match (latest.message, latest.origin) {
+        (ControlMessage::Fin, Origin::Sent) => is_repeated,
+        (ControlMessage::Fin, Origin::Received { .. } | Origin::Forwarded { .. }) => {
+            let copies = Evidence::copies(history.evidence, latest);
+            is_from_a_timer(&copies, is_outside_window) || is_repeated && was_in_window(latest, history.conntrack)
+        }
+        // A RST is sent once.
+        (
+            ControlMessage::Reset
+            | ControlMessage::Syn
+            | ControlMessage::SynAck
+            | ControlMessage::Ack
+            | ControlMessage::Data,
+            _,
+        ) => first.message != ControlMessage::Fin || is_repeated,
+    };
+    if is_outside_window && (latest.message == ControlMessage::Reset || !is_real) {
+        return None;
+    }
     let (cause, why) = cause(latest, latest_at, history);
     let mut missing = Vec::new();
-    // A RST is sent once.
-    if first.message == ControlMessage::Fin && !is_repeated {
+    if !is_real {
         missing.push(MissingEvidence::AnotherCopy);
     }
     missing.extend(why);
     Some(Ruling::new(cause, since, missing))
+}
+
+/// Whether copies of a FIN come as its sender sends them; where there is a reason to doubt it, without any other explanation.
+fn is_from_a_timer(copies: &[MonoTime], is_outside_window: bool) -> bool {
+    if is_outside_window { are_timed(copies) } else { may_be_timed(copies) }
+}
+
+/// Whether connection tracking has taken a segment for one of its connection's, which it does only within the window that it has followed,
+/// unless it is told to be liberal (`tcp_in_window`, `net/netfilter/nf_conntrack_proto_tcp.c`).
+fn was_in_window(segment: &DroppedSegment, conntrack: &Knowledge<ConntrackStatus>) -> bool {
+    let Knowledge::Known(ConntrackStatus::Tracked(_, settings)) = conntrack else { return false };
+    segment.is_tracked == Some(true) && settings.be_liberal == Some(false)
+}
+
+/// Whether TCP, or connection tracking, has found that it lies outside of the window: it may be forged, or late (RFC 5961 section 3, RFC
+/// 9293 section 3.10.7.4).
+fn is_outside_window(history: &History<'_>, at: MonoTime, segment: &DroppedSegment) -> bool {
+    segment.reason == DropReason::InvalidSequence
+        || Evidence::why_invalid(history.evidence, at, segment).is_some_and(InvalidSegment::is_about_window)
 }
 
 /// Who is to blame for a drop, and what is not known of that.
@@ -136,10 +182,22 @@ mod tests {
         Scene::default().then(EvidenceKind::SegmentDropped(Box::new(segment))).then(STILL_OPEN)
     }
 
-    /// What a segment is blamed on that is dropped twice where connection tracking knows the connection.
-    fn blamed(segment: DroppedSegment) -> (Cause, Vec<MissingEvidence>) {
-        let again = EvidenceKind::SegmentDropped(Box::new(segment.clone()));
-        let ruling = drop_of(segment).then(again).tracked(Some(true)).judge().unwrap();
+    /// Dropped at these times in milliseconds, and a second later the socket is still open.
+    fn drops_of(segment: &DroppedSegment, times: &[u64]) -> Scene {
+        let mut scene = Scene::default();
+        for (before, at) in times.iter().scan(0, |before, at| Some((std::mem::replace(before, *at), *at))) {
+            let dropped = EvidenceKind::SegmentDropped(Box::new(segment.clone()));
+            scene = scene.later(Duration::from_millis(at - before), dropped);
+        }
+        scene.then(STILL_OPEN)
+    }
+
+    /// The first copies of a FIN, as its sender's timer sends them.
+    const COPIES: [u64; 3] = [0, 200, 600];
+
+    /// What a segment is blamed on of which copies are dropped where connection tracking knows the connection.
+    fn blamed(segment: &DroppedSegment) -> (Cause, Vec<MissingEvidence>) {
+        let ruling = drops_of(segment, &COPIES).tracked(Some(true)).judge().unwrap();
         assert_eq!(ruling.verdict, Verdict::SilentlyDroppedFin);
         (ruling.cause, ruling.missing)
     }
@@ -153,13 +211,31 @@ mod tests {
     }
 
     #[test]
-    fn one_dropped_fin_is_a_suspicion_a_second_one_or_a_longer_wait_a_fact() {
+    fn one_dropped_fin_is_a_suspicion_and_copies_as_a_sender_sends_them_are_a_fact() {
         let one = drop_of(fin()).tracked(Some(true));
         let ruling = one.judge().unwrap();
         assert_eq!((ruling.confidence, ruling.since), (Confidence::Suspected, SEEN_AT));
         assert_eq!(ruling.missing, [MissingEvidence::AnotherCopy]);
         let later = one.then(STILL_OPEN).then(STILL_OPEN);
-        assert_eq!(later.judge().unwrap().confidence, Confidence::Confirmed);
+        assert_eq!(later.judge().unwrap().missing, [MissingEvidence::AnotherCopy], "anybody can send one");
+        let confidence = |times: &[u64]| drops_of(&fin(), times).tracked(Some(true)).judge().unwrap().confidence;
+        // With a probe for a lost tail; where some were not told; with an RTO that is shorter than most; and when the watch began late.
+        let with_a_probe = [0, 200, 400, 800];
+        let short = [0, 5, 15, 35, 315, 635, 1_275];
+        let lasting = [0, 2_000, 4_000];
+        for copies in [&COPIES[..], &with_a_probe, &[0, 195, 590], &[0, 1_400, 6_200], &short, &[0, 1_600], &lasting] {
+            assert_eq!(confidence(copies), Confidence::Confirmed, "{copies:?}");
+        }
+        let alike = [0, 1_000, 2_000, 3_000];
+        for strays in
+            [&[0, 1][..], &[0, 200], &[0, 400], &[0, 1, 2, 3], &[0, 400, 800, 1_200], &[0, 1_000, 1_200, 1_400], &alike]
+        {
+            assert_eq!(confidence(strays), Confidence::Suspected, "{strays:?}");
+        }
+        let other = DroppedSegment { sequence: 7, ..fin() };
+        let mixed = drops_of(&fin(), &[0, 200])
+            .later(Duration::from_millis(400), EvidenceKind::SegmentDropped(Box::new(other)));
+        assert_eq!(mixed.then(STILL_OPEN).judge().unwrap().confidence, Confidence::Suspected, "another FIN is no copy");
         let reset = DroppedSegment { message: ControlMessage::Reset, ..fin() };
         assert_eq!(drop_of(reset).tracked(Some(true)).judge().unwrap().confidence, Confidence::Confirmed);
     }
@@ -167,12 +243,12 @@ mod tests {
     #[test]
     fn a_wrong_checksum_is_to_blame_where_connection_tracking_looks_at_it() {
         let wrong = DroppedSegment { checksum: Checksum::Wrong { carried: 1, due: 2 }, ..fin() };
-        assert_eq!(blamed(wrong.clone()), (Cause::ConntrackBadChecksum, vec![]));
+        assert_eq!(blamed(&wrong), (Cause::ConntrackBadChecksum, vec![]));
         let unlooked = drop_of(wrong).then(STILL_OPEN).then(STILL_OPEN).tracked(Some(false)).judge().unwrap();
         assert_eq!(unlooked.cause, Cause::ConntrackInvalid);
         let with_data = DroppedSegment { checksum: Checksum::NotVerifiable, data_bytes: 9, ..fin() };
-        assert_eq!(blamed(with_data), (Cause::ConntrackInvalid, vec![MissingEvidence::WhyInvalid]));
-        assert_eq!(blamed(fin()), (Cause::ConntrackInvalid, vec![]));
+        assert_eq!(blamed(&with_data), (Cause::ConntrackInvalid, vec![MissingEvidence::WhyInvalid]));
+        assert_eq!(blamed(&fin()), (Cause::ConntrackInvalid, vec![]));
     }
 
     #[test]
@@ -194,19 +270,19 @@ mod tests {
     #[test]
     fn a_right_checksum_is_wrong_to_who_takes_the_padding_into_it() {
         let padded = DroppedSegment { actual_bytes: 46, ..fin() };
-        assert_eq!(blamed(padded.clone()), (Cause::ConntrackBadChecksum, vec![MissingEvidence::WhyInvalid]));
+        assert_eq!(blamed(&padded), (Cause::ConntrackBadChecksum, vec![MissingEvidence::WhyInvalid]));
         let unlooked = drop_of(padded).then(STILL_OPEN).then(STILL_OPEN).tracked(Some(false)).judge().unwrap();
         assert_eq!(unlooked.cause, Cause::ConntrackInvalid);
     }
 
     #[test]
     fn a_segment_that_connection_tracking_accepts_or_never_sees_is_dropped_by_a_rule() {
-        assert_eq!(blamed(DroppedSegment { is_tracked: Some(true), ..fin() }), (Cause::FirewallDrop, vec![]));
+        assert_eq!(blamed(&DroppedSegment { is_tracked: Some(true), ..fin() }), (Cause::FirewallDrop, vec![]));
         assert_eq!(
-            blamed(DroppedSegment { is_tracked: None, ..fin() }),
+            blamed(&DroppedSegment { is_tracked: None, ..fin() }),
             (Cause::FirewallDrop, vec![MissingEvidence::Tracking])
         );
-        let unasked = drop_of(fin()).then(STILL_OPEN).then(STILL_OPEN).judge().unwrap();
+        let unasked = drops_of(&fin(), &COPIES).judge().unwrap();
         assert_eq!((unasked.cause, unasked.missing), (Cause::FirewallDrop, vec![MissingEvidence::Tracking]));
     }
 
@@ -222,7 +298,7 @@ mod tests {
         let blamed = |why: &str, later| {
             let with_data = DroppedSegment { checksum: Checksum::NotVerifiable, data_bytes: 9, ..fin() };
             let dropped = EvidenceKind::SegmentDropped(Box::new(with_data.clone()));
-            let scene = drop_of(with_data.clone()).then(held(why, with_data)).later(later, dropped);
+            let scene = drops_of(&with_data, &COPIES).then(held(why, with_data)).later(later, dropped);
             let ruling = scene.tracked(Some(true)).judge().unwrap();
             (ruling.cause, ruling.missing)
         };
@@ -244,13 +320,39 @@ mod tests {
         }] {
             let ruling = scene.judge().unwrap();
             assert_eq!((ruling.cause, ruling.confidence), (Cause::ConntrackBadChecksum, Confidence::Suspected));
-            assert_eq!(ruling.missing, [MissingEvidence::WhoDropped]);
+            assert!(ruling.missing.contains(&MissingEvidence::WhoDropped), "{:?}", ruling.missing);
         }
     }
 
     #[test]
+    fn what_tcp_or_connection_tracking_finds_outside_of_the_window_is_told_when_it_comes_as_a_sender_sends_it() {
+        let outside = DroppedSegment { reason: DropReason::InvalidSequence, ..fin() };
+        assert_eq!(drop_of(outside.clone()).then(STILL_OPEN).then(STILL_OPEN).judge(), None);
+        assert_eq!(drops_of(&outside, &[0, 400, 800]).judge(), None);
+        assert_eq!(drops_of(&outside, &[0, 1_600]).judge(), None);
+        assert_eq!(blamed(&outside), (Cause::StackDrop, vec![]));
+        let reset = DroppedSegment { message: ControlMessage::Reset, ..fin() };
+        let told = |segment: DroppedSegment, why: &str| {
+            let dropped = EvidenceKind::SegmentDropped(Box::new(segment.clone()));
+            let scene = Scene::default().then(held(why, segment)).later(Duration::from_micros(20), dropped);
+            scene.then(STILL_OPEN).tracked(Some(true)).judge().is_some()
+        };
+        for segment in [fin(), reset] {
+            assert!(!told(segment.clone(), "SEQ is over the upper bound …") && told(segment, "invalid rst"));
+        }
+    }
+
+    #[test]
+    fn a_fin_that_connection_tracking_found_within_the_window_is_a_fact_without_copies() {
+        let valid = || DroppedSegment { is_tracked: Some(true), ..fin() };
+        let confidence = |scene: Scene| scene.then(STILL_OPEN).then(STILL_OPEN).judge().unwrap().confidence;
+        assert_eq!(confidence(drop_of(valid()).tracked(Some(true))), Confidence::Confirmed);
+        assert_eq!(confidence(drop_of(valid()).tracked(Some(true)).liberal()), Confidence::Suspected);
+    }
+
+    #[test]
     fn what_no_filter_dropped_is_the_stacks_own_doing() {
-        assert_eq!(blamed(DroppedSegment { reason: DropReason::TcpChecksum, ..fin() }), (Cause::StackDrop, vec![]));
+        assert_eq!(blamed(&DroppedSegment { reason: DropReason::TcpChecksum, ..fin() }), (Cause::StackDrop, vec![]));
     }
 
     #[test]

@@ -102,6 +102,7 @@ pub(super) fn to_a_container() -> Finding {
         probes: 0,
         timer: None,
         heard_ago: Duration::ZERO,
+        data_ago: None,
     };
     let flow = finding.flow.as_mut().unwrap();
     flow.key.netns = 4_026_532_500;

@@ -80,6 +80,27 @@ fn a_receiver_on_this_host_is_looked_at_until_it_has_got_a_copy() {
 }
 
 #[test]
+fn a_fin_to_a_receiver_on_this_host_whose_sender_sends_data_afterwards_was_forged_or_late() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established).with_receiver(TcpState::Established));
+    lab.drops([0, 400], key(), &segment(false));
+    lab.run_until(20_000);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Suspected)]);
+    lab.world.ends.receiver.as_mut().unwrap().status.data_ago = Some(Duration::from_secs(1));
+    lab.run_until(40_000);
+    assert_eq!((lab.outcome(), lab.tracker.open_cases()), (RECOVERED, 0));
+}
+
+#[test]
+fn copies_that_come_otherwise_than_a_sender_sends_them_are_forgotten_when_no_more_come() {
+    let mut lab = Lab::new(World::tracked(ConntrackState::Established));
+    lab.drops([0, 400, 800, 1_200], key(), &segment(false));
+    lab.run_until(1_500);
+    assert_eq!(lab.states(), [(FindingState::Opened, Confidence::Suspected)]);
+    lab.run_until(20_000);
+    assert_eq!(lab.outcome(), Some(FindingState::Closed(Outcome::Unobserved)));
+}
+
+#[test]
 fn a_rule_that_drops_valid_copies_is_told_until_they_stop_coming() {
     let mut lab = Lab::new(World::tracked(ConntrackState::LastAck));
     lab.drops(COPIES, key(), &segment(true));
@@ -99,6 +120,7 @@ fn both_directions_are_one_case() {
     lab.drops([100], back(), &segment(false));
     lab.drops([200], key(), &segment(false));
     lab.drops([300], back(), &segment(false));
+    lab.drops([600], key(), &segment(false));
     lab.run_until(3_000);
     assert_eq!(lab.findings.len(), 1);
     assert_eq!(lab.tracker.open_cases(), 1);

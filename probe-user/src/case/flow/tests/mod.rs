@@ -54,7 +54,16 @@ fn entry(state: ConntrackState, zone: u16, closed_by: Option<Direction>) -> Trac
 }
 
 fn end(state: TcpState) -> HostEnd {
-    let status = SocketStatus { state, inode: 9, retransmits: 0, probes: 0, timer: None, heard_ago: Duration::ZERO };
+    let long_ago = Duration::from_secs(3_600);
+    let status = SocketStatus {
+        state,
+        inode: 9,
+        retransmits: 0,
+        probes: 0,
+        timer: None,
+        heard_ago: long_ago,
+        data_ago: Some(long_ago),
+    };
     HostEnd { netns: 8, status }
 }
 

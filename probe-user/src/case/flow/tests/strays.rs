@@ -48,7 +48,7 @@ fn what_is_for_an_address_of_this_host_is_no_flow() {
 #[test]
 fn flows_beyond_the_bound_go_the_oldest_without_a_finding_first() {
     let mut lab = Lab::new(World::tracked(ConntrackState::Established));
-    lab.drops([0, 200], key(), &segment(false));
+    lab.drops([0, 200, 600], key(), &segment(false));
     lab.run_until(2_000);
     assert_eq!(lab.states().len(), 1);
     for netns in 2..u32::try_from(table::MAX_FLOWS).unwrap() + 100 {

@@ -2,23 +2,23 @@
 //!
 //! Required, one of these for the segments that one end has sent:
 //! - the receiver is a socket of another network namespace of this host, and still waits for what was dropped;
-//! - of a FIN, two copies that were dropped, and an entry of connection tracking that says that none has got through: it has not
+//! - of a FIN, copies that were dropped, and an entry of connection tracking that says that none has got through: it has not
 //!   followed a segment that it held for invalid, and a copy that it lets pass moves it on;
 //! - of a FIN, two copies that were dropped (suspected), or three: its sender does not get the acknowledgment. Without a sign that the
 //!   receiver lives it stays a suspicion: an entry of connection tracking with a reply, which it has not closed, or a segment of its own;
 //! - of a RST, which is sent once, an entry that still says that both ends hold the connection open (suspected).
 //!
+//! A FIN that does not come again as a sender's timer sends it, and that connection tracking has not found within the window, stays a
+//! suspicion: it may be forged.
+//!
 //! Not this verdict: a stray FIN or RST, which comes once and which nobody waits for.
 
 use std::net::SocketAddr;
 
-use super::cause;
+use super::{cause, is_from_a_timer, is_outside_window, was_in_window};
 use crate::{
     judge::{Evidence, EvidenceKind, History, MissingEvidence, Ruling},
-    model::{
-        ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, InvalidSegment, Knowledge,
-        MonoTime,
-    },
+    model::{ConntrackEntry, ConntrackState, ConntrackStatus, ControlMessage, DroppedSegment, Knowledge, MonoTime},
 };
 
 /// Judges what was dropped on its way from either end: the surest, then the first.
@@ -38,15 +38,18 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
     let (since, _) = *dropped.first()?;
     let (latest_at, latest) = *dropped.last()?;
     let waiting_at = Evidence::receiver_waits(history.evidence, sender).map(|(at, _)| at).filter(|at| *at >= since);
+    let is_outside_window = is_outside_window(history, latest_at, latest);
     let mut missing = match latest.message {
-        ControlMessage::Fin => of_fin(&dropped, waiting_at, history)?,
-        // TCP itself takes no RST that lies outside of its window (RFC 5961 section 3): it may be forged, or late.
-        ControlMessage::Reset if is_outside_window(history, latest_at, latest) => return None,
+        ControlMessage::Fin => of_fin(&dropped, waiting_at, is_outside_window, history)?,
+        // TCP itself takes none.
+        ControlMessage::Reset if is_outside_window => return None,
         ControlMessage::Reset => of_reset(latest, waiting_at, history.conntrack)?,
         ControlMessage::Syn | ControlMessage::SynAck | ControlMessage::Ack | ControlMessage::Data => return None,
     };
     // One that was not seen to be dropped may be on its way yet.
-    if !latest.reason.is_seen() && !missing.is_empty() {
+    if !latest.reason.is_seen() && !missing.is_empty()
+        || is_outside_window && missing.contains(&MissingEvidence::AnotherCopy)
+    {
         return None;
     }
     let (cause, why) = cause(latest, latest_at, history);
@@ -58,21 +61,25 @@ fn assess_from(history: &History<'_>, sender: SocketAddr) -> Option<Ruling> {
 fn of_fin(
     dropped: &[(MonoTime, &DroppedSegment)],
     waiting_at: Option<MonoTime>,
+    is_outside_window: bool,
     history: &History<'_>,
 ) -> Option<Vec<MissingEvidence>> {
     let (since, _) = *dropped.first()?;
     let (_, latest) = *dropped.last()?;
-    let is_copy = |segment: &DroppedSegment| {
-        segment.message == ControlMessage::Fin && segment.end_sequence() == latest.end_sequence()
-    };
-    let copies = dropped.iter().filter(|(_, segment)| is_copy(segment)).count();
+    let copies: Vec<_> = dropped.iter().filter(|(_, segment)| segment.is_copy_of(latest)).map(|(at, _)| *at).collect();
+    let (is_timed, is_in_window) =
+        (is_from_a_timer(&copies, is_outside_window), was_in_window(latest, history.conntrack));
     let is_proven = match waiting_at {
-        Some(at) => copies > 1 || at.since(since) >= history.thresholds.fin_confirmed,
-        None if copies < 2 => return None,
+        Some(at) => {
+            let is_repeated = copies.len() > 1 || at.since(since) >= history.thresholds.fin_confirmed;
+            is_timed || is_in_window && is_repeated
+        }
+        None if copies.len() < 2 => return None,
         // What is held for invalid does not move the entry on, whether it is dropped or let pass.
         None => {
-            copies >= usize::from(history.thresholds.fin_copies_confirmed)
-                || latest.reason.is_seen() && has_not_followed(latest, history.conntrack)
+            let are_enough = copies.len() >= usize::from(history.thresholds.fin_copies_confirmed);
+            (is_timed || is_in_window) && are_enough
+                || is_timed && latest.reason.is_seen() && has_not_followed(latest, history.conntrack)
         }
     };
     let is_awaited = waiting_at.is_some() || shows_life(history, since, latest);
@@ -104,10 +111,6 @@ fn shows_life(history: &History<'_>, since: MonoTime, fin: &DroppedSegment) -> b
         }
     };
     entry(history.conntrack).is_some_and(is_open) || history.evidence.iter().any(is_sign)
-}
-
-fn is_outside_window(history: &History<'_>, at: MonoTime, segment: &DroppedSegment) -> bool {
-    Evidence::why_invalid(history.evidence, at, segment).is_some_and(InvalidSegment::is_about_window)
 }
 
 /// The same of a RST.
@@ -184,6 +187,13 @@ mod tests {
         segments.into_iter().map(dropped).fold(Scene::default().forwarded(), Scene::then)
     }
 
+    /// The first three copies of a FIN, as its sender's timer sends them.
+    fn copies_of(segment: &DroppedSegment) -> Scene {
+        let dropped = |segment: &DroppedSegment| EvidenceKind::SegmentDropped(Box::new(segment.clone()));
+        let [first, second] = [200, 400].map(Duration::from_millis);
+        drops([segment.clone()]).later(first, dropped(segment)).later(second, dropped(segment))
+    }
+
     const WAITS: TcpState = TcpState::Established;
 
     fn waits_for(sender: SocketAddr) -> EvidenceKind {
@@ -211,8 +221,8 @@ mod tests {
     fn a_receiver_on_this_host_that_waits_is_a_finding() {
         let one = drops([fin()]).then(waits_for(server())).tracked(Some(true));
         assert_eq!(said(&one), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::AnotherCopy])));
-        let two = drops([fin(), fin()]).then(waits_for(server())).tracked(Some(true));
-        assert_eq!(said(&two), Some((Cause::ConntrackBadChecksum, vec![])));
+        let copies = copies_of(&fin()).then(waits_for(server())).tracked(Some(true));
+        assert_eq!(said(&copies), Some((Cause::ConntrackBadChecksum, vec![])));
         assert_eq!(said(&drops([reset()]).then(waits_for(server())).tracked(Some(true))).unwrap().1, []);
         assert_eq!(said(&drops([fin()]).then(waits_for(client())).tracked(Some(true))), None, "that is the sender");
         let gone = drops([fin()]).then(waits_for(server())).then(EvidenceKind::SocketGone);
@@ -221,12 +231,16 @@ mod tests {
 
     #[test]
     fn an_entry_that_has_not_followed_proves_that_no_copy_got_through() {
-        let two = || drops([fin(), fin()]);
         for state in [ConntrackState::Established, ConntrackState::FinWait, ConntrackState::CloseWait] {
-            assert_eq!(said(&two().tracked_as(state, Some(true))), Some((Cause::ConntrackBadChecksum, vec![])));
+            let copies = copies_of(&fin()).tracked_as(state, Some(true));
+            assert_eq!(said(&copies), Some((Cause::ConntrackBadChecksum, vec![])));
+            let again = EvidenceKind::SegmentDropped(Box::new(fin()));
+            let two = drops([fin()]).later(Duration::from_millis(400), again);
+            let two = said(&two.tracked_as(state, Some(true))).unwrap();
+            assert_eq!(two.1, [MissingEvidence::AnotherCopy], "anybody can send two");
         }
-        let moved = said(&two().tracked_as(ConntrackState::LastAck, Some(true))).unwrap();
-        assert_eq!(moved.1, [MissingEvidence::AnotherCopy, MissingEvidence::Receiver]);
+        let moved = said(&copies_of(&fin()).tracked_as(ConntrackState::LastAck, Some(true))).unwrap();
+        assert_eq!(moved.1, [MissingEvidence::Receiver]);
         let other = DroppedSegment { sequence: 2_000, ..fin() };
         assert_eq!(said(&drops([fin(), other]).tracked(Some(true))), None, "another FIN is no copy");
         let with_data = DroppedSegment { sequence: 990, data_bytes: 10, ..fin() };
@@ -246,7 +260,7 @@ mod tests {
 
     #[test]
     fn without_a_sign_that_the_receiver_lives_copies_stay_a_suspicion() {
-        let copies = || drops([fin(), fin(), fin(), fin()]);
+        let copies = || copies_of(&fin());
         let missing = |scene: Scene| {
             let mut missing = said(&scene).unwrap().1;
             // Nothing tells here whether checksums are looked at.
@@ -274,6 +288,23 @@ mod tests {
         assert_eq!(missing(copies().then(waits_for(server())).forgotten_by_conntrack()), []);
     }
 
+    #[test]
+    fn copies_that_come_otherwise_than_a_sender_sends_them_and_outside_of_the_window_may_be_forged() {
+        let waits =
+            |scene: Scene| said(&scene.then(waits_for(server())).tracked(Some(true))).map(|(_, missing)| missing);
+        assert_eq!(waits(drops([fin(), fin(), fin(), fin()])), Some(vec![MissingEvidence::AnotherCopy]));
+        let right = || DroppedSegment { checksum: Checksum::Right, ..fin() };
+        let outside = |segment: DroppedSegment| {
+            let why = "SEQ is over the upper bound …".to_owned();
+            EvidenceKind::SegmentInvalid(Box::new(InvalidSegment { segment, why, zone: None, hook: None }))
+        };
+        let at_once = Duration::from_micros(20);
+        let again =
+            |scene: Scene| scene.then(outside(right())).later(at_once, EvidenceKind::SegmentDropped(Box::new(right())));
+        assert_eq!(waits(again(drops([right()]))), None);
+        assert_eq!(waits(again(copies_of(&right()))), Some(vec![]), "what is followed there is wrong");
+    }
+
     fn entry_of(scene: &Scene) -> ConntrackEntry {
         *entry(scene.conntrack()).unwrap()
     }
@@ -295,9 +326,9 @@ mod tests {
         let one = || Scene::default().forwarded().then(held(fin()));
         assert_eq!(said(&one().tracked(Some(true))), None);
         assert_eq!(said(&one().then(waits_for(server())).tracked(Some(true))), None, "it may be on its way");
-        let two = || one().then(held(fin()));
+        let two = || one().later(Duration::from_millis(200), held(fin()));
         assert_eq!(said(&two().tracked(Some(true))), None, "one may be lost further on");
-        let three = two().then(held(fin())).tracked(Some(true));
+        let three = two().later(Duration::from_millis(400), held(fin())).tracked(Some(true));
         assert_eq!(said(&three), Some((Cause::ConntrackBadChecksum, vec![MissingEvidence::WhoDropped])));
     }
 

@@ -126,7 +126,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
         ensure!(drop.data.get(name) == Some(&value), "{name}: {drop:?}");
     }
     let sure = confirmed(&probe, opened, SOON)?;
-    ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("checksums")), "{:?}", sure.remedies);
+    ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("`stack_drop`")), "{:?}", sure.remedies);
     ensure!(sure.evidence.iter().any(|evidence| evidence.kind == "conntrack_entry"), "{sure:#?}");
     lab.router.nft("delete table inet mangle\n")?;
     let closed = recovered::<ForwardedConnection>(&probe, SOON)?;

@@ -85,7 +85,7 @@ fn bad_checksum(test: &TestContext) -> Result<()> {
     }
     ensure!(drop.data.get("ingress_ifindex").is_some_and(Value::is_number), "{drop:?}");
     let sure = confirmed(&probe, opened, SOON)?;
-    ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("checksums")), "{:?}", sure.remedies);
+    ensure!(sure.remedies.iter().any(|remedy| remedy.text.contains("`stack_drop`")), "{:?}", sure.remedies);
     // Looking it up takes a slow guest longer than a first judgment waits.
     wait_for_place(&probe)?;
     lab.router.nft("delete table inet mangle\n")?;

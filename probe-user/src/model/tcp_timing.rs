@@ -12,15 +12,10 @@ pub const RTO_MAX: Duration = Duration::from_secs(120);
 pub const COARSEST_TICK: Duration = Duration::from_millis(10);
 
 /// Whether copies of a segment came at these times as a sender's timer sends them: no closer than the shortest RTO, and then after a wait
-/// that is twice as long (RFC 6298 section 5.5), less what the way adds to the one before. A probe for a lost tail may come first, after
-/// as long as the timeout that follows it (RFC 8985 section 7).
+/// that is twice as long (RFC 6298 section 5.5), as far as the way lets that be seen. A probe for a lost tail may come first, after as long
+/// as the timeout that follows it (RFC 8985 section 7).
 pub fn are_timed(copies: &[MonoTime]) -> bool {
-    let mut shortest = Duration::MAX;
-    gaps(copies).any(|gap| {
-        let has_grown = gap >= shortest.saturating_mul(3) / 2;
-        shortest = shortest.min(gap);
-        has_grown
-    })
+    gaps(copies).zip(gaps(copies).skip(1)).any(|(gap, next)| next >= gap * 3 / 2 && next <= gap * 3)
 }
 
 /// Whether they may have: also those of a sender that has waited for long before the first is seen, of which two gaps take long to see.

@@ -227,9 +227,17 @@ mod tests {
             assert_eq!(confidence(copies), Confidence::Confirmed, "{copies:?}");
         }
         let alike = [0, 1_000, 2_000, 3_000];
-        for strays in
-            [&[0, 1][..], &[0, 200], &[0, 400], &[0, 1, 2, 3], &[0, 400, 800, 1_200], &[0, 1_000, 1_200, 1_400], &alike]
-        {
+        let twice = [0, 400, 800, 1_200, 6_000, 6_400, 6_800];
+        for strays in [
+            &[0, 1][..],
+            &[0, 200],
+            &[0, 400],
+            &[0, 1, 2, 3],
+            &[0, 400, 800, 1_200],
+            &[0, 1_000, 1_200, 1_400],
+            &alike,
+            &twice,
+        ] {
             assert_eq!(confidence(strays), Confidence::Suspected, "{strays:?}");
         }
         let other = DroppedSegment { sequence: 7, ..fin() };

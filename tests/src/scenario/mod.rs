@@ -69,6 +69,8 @@ pub struct Expectation {
     pub cause: &'static str,
     /// How sure it must become, and may remain: any of these.
     pub confidence: &'static [&'static str],
+    /// The same of a watch that begins after it has happened, which may have seen less.
+    pub confidence_late: &'static [&'static str],
     /// Whether and when the kernel gives up.
     pub deadline: Deadline,
     /// How long after the failure it must be told at the latest, in seconds.
@@ -104,6 +106,7 @@ impl Expectation {
             verdict,
             cause,
             confidence: &["confirmed"],
+            confidence_late: &["confirmed"],
             deadline: Deadline::NotLookedAt,
             told_within_seconds: 8.0,
             sure_within_seconds: 16.0,
@@ -120,7 +123,7 @@ impl Expectation {
 
     /// Never more than a suspicion.
     const fn suspected(self) -> Self {
-        Self { confidence: &["suspected"], ..self }
+        Self { confidence: &["suspected"], confidence_late: &["suspected"], ..self }
     }
 
     /// Told, and as sure as it becomes, within so many seconds.

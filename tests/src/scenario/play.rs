@@ -199,7 +199,7 @@ fn judge(seen: &Seen<'_>, watch: Watch, expected: Option<&Expectation>, probe: P
                 if told.is_about(client)? { ours.push(told) } else { others.push(told) }
             }
             let outcome = expected
-                .check(&ours, (seen.stage, seen.seat), client, seen.acted, *given_up)
+                .check(&ours, (seen.stage, seen.seat, watch), client, seen.acted, *given_up)
                 .with_context(|| format!("{}, {watch:?}: {ours:#?}", seen.seat));
             connections.push(outcome);
         }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::{Deadline, Expectation, Seat, Stage};
+use super::{Deadline, Expectation, Seat, Stage, play::Watch};
 use crate::{
     clocks::wall_seconds,
     peer::Peer,
@@ -95,7 +95,7 @@ impl Expectation {
     pub(super) fn check(
         &self,
         told: &[Told],
-        (stage, seat): (&dyn Stage, Seat),
+        (stage, seat, watch): (&dyn Stage, Seat, Watch),
         client: &Peer,
         acted: f64,
         given_up: Option<GivenUp>,
@@ -126,10 +126,13 @@ impl Expectation {
             }
             self.check_deadline(told)?;
         }
-        let is_as_sure = |told: &&Told| self.confidence.contains(&told.confidence.as_str());
+        let confidence = match watch {
+            Watch::On => self.confidence,
+            Watch::Late => self.confidence_late,
+        };
+        let is_as_sure = |told: &&Told| confidence.contains(&told.confidence.as_str());
         let sure = told.iter().find(is_as_sure);
-        let sure =
-            sure.filter(|_| is_as_sure(&latest)).with_context(|| format!("not {}", self.confidence.join(" or ")))?;
+        let sure = sure.filter(|_| is_as_sure(&latest)).with_context(|| format!("not {}", confidence.join(" or ")))?;
         let off_deadline_seconds = given_up.map(|given_up| self.check_giving_up(told, latest, given_up)).transpose()?;
         Ok(Outcome { told_seconds: first.at - acted, sure_seconds: sure.at - acted, off_deadline_seconds })
     }

@@ -19,7 +19,8 @@ as single watches have told them:
 - **first word**, **certain**: from what happened to the record, of watches that were there. Certain is as sure as the evidence ever makes
   it: a fact, or a suspicion where it can be no more.
 - **deadline**: how far from the time last stated the kernel gave up, the furthest of all; a dash where nothing ends it, or that was not
-  waited for.
+  waited for. Where ICMP errors come back, each takes a doubling of the timer away (RFC 6069): how many will come is not to be known, and the
+  time is then right to one step of the timer.
 
 Times are medians, with the longest in brackets. What the kernel itself waits for is in them: the fourth retransmission timeout in a row, by
 default the first that is told, comes 3 s after the first segment. Guests have one emulated processor, some ten times slower than a real one.

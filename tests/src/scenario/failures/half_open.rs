@@ -87,6 +87,7 @@ pub(super) fn all() -> Vec<Scenario> {
             // Segments leave. That a rule drops the answers is seen where it happens to be one's turn to be told.
             views: forgotten(Expectation {
                 confidence: &["suspected", "confirmed"],
+                confidence_late: &["suspected", "confirmed"],
                 ..until_retransmissions_end(VERDICT, "conntrack_expired")
             }),
             prepare: |lab| {

@@ -209,7 +209,7 @@ impl<T: Topology> Script<T> {
             heal: None,
             also: |_| Ok(()),
             is_alone: false,
-            is_shared: true,
+            is_shared: false,
             limit: Duration::from_secs(120),
         }
     }
@@ -217,7 +217,7 @@ impl<T: Topology> Script<T> {
     /// A healthy workload, watched from these seats, which makes its connections itself.
     pub(super) fn control(name: &'static str, summary: &'static str, seats: &[Seat]) -> Self {
         let views = seats.iter().map(|seat| (*seat, None)).collect();
-        Self { views, connects_first: false, ..Self::new(name, summary) }
+        Self { views, connects_first: false, is_shared: true, ..Self::new(name, summary) }
     }
 
     pub(super) fn scenario(self) -> Scenario {

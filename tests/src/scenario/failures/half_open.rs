@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<Scenario> {
     let forgotten = |expected| vec![(Seat::Client, Some(expected))];
     vec![
         Script::<Routed> {
+            is_shared: true,
             views: vec![(
                 Seat::Client,
                 Some(
@@ -45,6 +46,7 @@ pub(super) fn all() -> Vec<Scenario> {
         }
         .scenario(),
         Script::<Routed> {
+            is_shared: true,
             views: vec![(Seat::Client, Some(unreachable()))],
             act: |cast| {
                 cast.lab.refuse()?;
@@ -83,6 +85,7 @@ pub(super) fn all() -> Vec<Scenario> {
         }
         .scenario(),
         Script::<Routed> {
+            is_shared: true,
             needs: &[Conntrack],
             // Segments leave. That a rule drops the answers is seen where it happens to be one's turn to be told.
             views: forgotten(Expectation {

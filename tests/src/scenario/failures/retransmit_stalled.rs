@@ -23,6 +23,7 @@ pub(super) fn all() -> Vec<Scenario> {
     let silent = || vec![(Seat::Client, Some(until_retransmissions_end(VERDICT, "peer_silent")))];
     vec![
         Script::<Routed> {
+            is_shared: true,
             views: silent(),
             act: |cast| {
                 cast.lab.cut()?;
